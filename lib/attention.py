@@ -1,0 +1,100 @@
+"""Multi-head attention (Vaswani et al. 2017, section 3.2.2) with masks and static-shape key-value caches.
+
+Axes: b batch, t query positions, s key positions, d model width, h heads, c channels per head.
+A mask is boolean, True where the query may attend, and broadcasts to (b, h, t, s).
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lib import nn, random
+from lib.random import Key
+from lib.tree import Tree
+
+SHORT = 128 * 128  # query times key positions
+KeysValues = tuple[Float[Tensor, "b h s c"], Float[Tensor, "b h s c"]]
+
+
+def attention_init(key: Key, d: int, heads: int) -> Tree:
+    """Xavier-uniform projections without biases. Raises ValueError where heads do not divide the width."""
+    if d % heads:
+        raise ValueError(f"the width must be a multiple of the number of heads: {d} is not a multiple of {heads}")
+    c = d // heads
+    k_q, k_k, k_v, k_o = random.split(key, 4)
+    return {
+        "w_q": nn.xavier(k_q, (d, heads, c), d, d),
+        "w_k": nn.xavier(k_k, (d, heads, c), d, d),
+        "w_v": nn.xavier(k_v, (d, heads, c), d, d),
+        "w_o": nn.xavier(k_o, (heads, c, d), d, d),
+    }
+
+
+def keys_values(p: Tree, x: Float[Tensor, "b s d"]) -> KeysValues:
+    k = einsum(x, p["w_k"], "b s d, d h c -> b h s c")
+    return k, einsum(x, p["w_v"], "b s d, d h c -> b h s c")
+
+
+def attention(
+    p: Tree,
+    x: Float[Tensor, "b t d"],
+    kv: KeysValues,
+    mask: Bool[Tensor, "..."] | None = None,
+    key: Key | None = None,
+    *,
+    dropout: float = 0.0,
+    weights: bool = False,
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b h t s"] | None]:
+    """Attend from x to keys and values. `weights=True` also returns the attention weights, otherwise None.
+
+    The framework's fused attention is used where it can be: it draws dropout from the global generator and shows no
+    weights. On a CPU its backward is slower than the plain formula for short sequences (LOG.md, 2026-11-21).
+    """
+    q = einsum(x, p["w_q"], "b t d, d h c -> b h t c")
+    k, v = kv
+    short = not x.is_cuda and q.shape[2] * k.shape[2] <= SHORT
+    if weights or short or (key is not None and dropout > 0):
+        y, w = math_attention(q, k, v, mask, key, dropout=dropout)
+    else:
+        y, w = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
+    return einsum(y, p["w_o"], "b h t c, h c d -> b t d"), w if weights else None
+
+
+def math_attention(
+    q: Float[Tensor, "b h t c"],
+    k: Float[Tensor, "b h s c"],
+    v: Float[Tensor, "b h s c"],
+    mask: Bool[Tensor, "..."] | None = None,
+    key: Key | None = None,
+    *,
+    dropout: float = 0.0,
+) -> tuple[Float[Tensor, "b h t c"], Float[Tensor, "b h t s"]]:
+    """softmax(q k^T / sqrt(c)) v written out: for dropout, pictures, forward-mode and second derivatives."""
+    scores = einsum(q * q.shape[-1] ** -0.5, k, "b h t c, b h s c -> b h t s")
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    w = torch.softmax(scores.float(), dim=-1).to(q.dtype)
+    return einsum(nn.dropout(w, dropout, key), v, "b h t s, b h s c -> b h t c"), w
+
+
+def causal_mask(t: int, device: torch.device | str = "cpu") -> Bool[Tensor, "t t"]:
+    """Position t attends to itself and what came before."""
+    return torch.ones(t, t, dtype=torch.bool, device=device).tril()
+
+
+def segment_mask(q: Int[Tensor, "b t"], k: Int[Tensor, "b s"]) -> Bool[Tensor, "b 1 t s"]:
+    """Sequences packed into one row attend within themselves: equal segment numbers."""
+    return rearrange(q, "b t -> b 1 t 1") == rearrange(k, "b s -> b 1 1 s")
+
+
+def cache_init(b: int, h: int, s: int, c: int, dtype: torch.dtype, device: torch.device | str) -> Tree:
+    """An empty cache for up to s positions: shapes never change, so a decoding step is one graph."""
+    return {name: torch.zeros(b, h, s, c, dtype=dtype, device=device) for name in ("k", "v")}
+
+
+def cache_write(cache: Tree, kv: KeysValues, position: Int[Tensor, ""]) -> Tree:
+    """The cache with keys and values of t positions written from `position` on; the input stays as it was."""
+    slots = position + torch.arange(kv[0].shape[2], device=position.device)
+    return {name: cache[name].index_copy(2, slots, x) for name, x in zip(("k", "v"), kv, strict=True)}

@@ -1,0 +1,117 @@
+"""Counter-based randomness with explicit keys: JAX's verbs and JAX's bits.
+
+A key is an int32 tensor of shape (2,), the bit pattern of `jax.random.key_data(key)`. Everything is a pure function
+of the key, so the same key gives the same numbers on CPU and GPU, eager, compiled, vmapped and on every rank.
+The generator is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+laid out as JAX's default "partitionable" stream: element i of a draw is `x0 ^ x1` of the block at counter (0, i).
+A key is used once or split: never draw twice from the same key. Where a function takes `key=None`, None means no
+randomness, and `split(None)` gives Nones.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Key = Int[Tensor, "2"]
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+
+
+def key(seed: int, device: torch.device | str = "cpu") -> Key:
+    """The key of a 64-bit seed."""
+    words = [(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF]
+    return torch.tensor([w - (1 << 32) if w >= 1 << 31 else w for w in words], dtype=torch.int32, device=device)
+
+
+def split(key: Key | None, n: int = 2) -> list[Key] | list[None]:
+    """n independent keys."""
+    if key is None:
+        return [None] * n
+    x0, x1 = _threefry(key, torch.arange(n, dtype=torch.int32, device=key.device))
+    return list(torch.stack([x0, x1], dim=-1).unbind(0))
+
+
+def fold_in(key: Key | None, data: int | Tensor) -> Key | None:
+    """The key's child number `data` (an int or a 0-d integer tensor): one key per step, layer or replica."""
+    if key is None:
+        return None
+    counter = torch.as_tensor(data, device=key.device).to(torch.int32)
+    return torch.stack(_threefry(key, counter), dim=-1)
+
+
+def bits(key: Key, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
+    """Uniform 32-bit words, as int32 bit patterns."""
+    x0, x1 = _threefry(key, torch.arange(math.prod(shape), dtype=torch.int32, device=key.device))
+    return (x0 ^ x1).reshape(shape)
+
+
+def uniform(key: Key, shape: tuple[int, ...] = (), low: float = 0.0, high: float = 1.0) -> Float[Tensor, "..."]:
+    """fp32 in [low, high), 23 random bits."""
+    return ((bits(key, shape) >> 9) & 0x7FFFFF).float() * 2.0**-23 * (high - low) + low
+
+
+def normal(key: Key, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
+    """Standard normal, by the inverse of the distribution function."""
+    lowest = -1.0 + 2.0**-24  # the float after -1, so that erfinv stays finite
+    u = uniform(key, shape) * 2.0 + lowest  # 2 = float32(1 - lowest), as JAX rounds it
+    return math.sqrt(2) * torch.erfinv(torch.clamp(u, min=lowest))
+
+
+def bernoulli(key: Key, p: float | Tensor = 0.5, shape: tuple[int, ...] = ()) -> Tensor:
+    """True with probability p."""
+    return uniform(key, shape) < p
+
+
+def gumbel(key: Key, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
+    """Standard Gumbel noise: -log(-log(u))."""
+    tiny = torch.finfo(torch.float32).tiny
+    return -torch.log(-torch.log(torch.clamp(uniform(key, shape), min=tiny)))
+
+
+def categorical(key: Key, logits: Float[Tensor, "... v"]) -> Int[Tensor, "..."]:
+    """Indices drawn with probability softmax(logits) over the last axis, by the Gumbel-max trick."""
+    return torch.argmax(logits + gumbel(key, tuple(logits.shape)), dim=-1)
+
+
+def randint(key: Key, shape: tuple[int, ...], low: int, high: int) -> Int[Tensor, "..."]:
+    """int32 in [low, high). Two words per number keep the bias of the modulus below 2^-32 for small ranges."""
+    if high <= low:
+        raise ValueError(f"randint needs low < high, got {low} and {high}")
+    span = high - low
+    upper, lower = (_unsigned(bits(k, shape)) % span for k in split(key))
+    multiplier = (2**16 % span) ** 2 % 2**32 % span
+    # uint32 arithmetic, as in JAX: the product wraps before the last modulus.
+    return (((upper * multiplier + lower) & 0xFFFFFFFF) % span + low).to(torch.int32)
+
+
+def permutation(key: Key, n: int) -> Int[Tensor, "n"]:
+    """A uniform permutation of 0..n-1: stable sorts by random words, repeated until ties cannot matter."""
+    order = torch.arange(n, device=key.device)
+    for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
+        key, subkey = split(key)
+        words = _unsigned(bits(subkey, (n,)))
+        order = order[torch.sort(words, stable=True).indices]
+    return order
+
+
+def _unsigned(words: Tensor) -> Tensor:
+    return words.to(torch.int64) & 0xFFFFFFFF
+
+
+def _rotate(x: Tensor, n: int) -> Tensor:
+    return (x << n) | ((x >> (32 - n)) & ((1 << n) - 1))  # int32 >> copies the sign: mask it off
+
+
+def _threefry(key: Key, counter: Tensor) -> tuple[Tensor, Tensor]:
+    """The block at counter (0, `counter`). int32 arithmetic throughout: it wraps as uint32 does."""
+    k0, k1 = key[..., 0], key[..., 1]
+    keys = (k0, k1, k0 ^ k1 ^ 0x1BD11BDA)
+    x0, x1 = torch.zeros_like(counter) + k0, counter + k1
+    for i in range(5):
+        for rotation in _ROTATIONS[i % 2]:
+            x0 = x0 + x1
+            x1 = _rotate(x1, rotation) ^ x0
+        x0 = x0 + keys[(i + 1) % 3]
+        x1 = x1 + keys[(i + 2) % 3] + (i + 1)
+    return x0, x1

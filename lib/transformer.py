@@ -1,0 +1,127 @@
+"""Stacks of pre-norm Transformer blocks: encoder, decoder with cross-attention, decoder alone.
+
+Vaswani et al. 2017 with the norm inside the residual branch (as in the book and every later model) and a norm at the
+end of the stack. Axes: b batch, t positions, s memory positions, d model width, h heads, c channels per head,
+f feed-forward width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lib import attention as attn
+from lib import nn, random
+from lib.random import Key
+from lib.tree import Tree
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 256
+    heads: int = 8
+    ff: int = 1024
+    dropout: float = 0.0
+    norm: str = "rms"
+    activation: str = "relu"
+
+
+def block_init(key: Key, cfg: Config, cross: bool = False) -> Tree:
+    k_self, k_cross, k_in, k_out = random.split(key, 4)
+    norm = lambda: nn.norm_init(cfg.norm, cfg.width, key.device)  # noqa: E731
+    p = {"norm_attn": norm(), "attn": attn.attention_init(k_self, cfg.width, cfg.heads)}
+    if cross:
+        p |= {"norm_cross": norm(), "cross": attn.attention_init(k_cross, cfg.width, cfg.heads)}
+    ff = {"in": nn.linear_init(k_in, cfg.width, cfg.ff), "out": nn.linear_init(k_out, cfg.ff, cfg.width)}
+    return p | {"norm_ff": norm(), "ff": ff}
+
+
+def block(
+    p: Tree,
+    x: Float[Tensor, "b t d"],
+    mask: Bool[Tensor, "..."] | None,
+    memory: Float[Tensor, "b s d"] | None = None,
+    memory_mask: Bool[Tensor, "..."] | None = None,
+    key: Key | None = None,
+    cache: Tree | None = None,
+    *,
+    cfg: Config,
+    weights: bool = False,
+) -> tuple[Float[Tensor, "b t d"], Tree]:
+    """One block. Cross-attends to `memory` where the parameters have "cross".
+
+    `cache` (see `stack_cache`) holds what came before position `cache["position"]` and, for cross-attention, the
+    memory's keys and values. Returns x and the cache as it is after x; with `weights`, the cross-attention weights
+    stand in it as "weights".
+    """
+    k_attn, k_attn_out, k_cross, k_cross_out, k_ff, k_ff_out = random.split(key, 6)
+    norm, after = nn.NORMS[cfg.norm], dict(cache or {})
+
+    h = norm(p["norm_attn"], x)
+    kv = attn.keys_values(p["attn"], h)
+    if cache is not None:
+        after |= attn.cache_write(cache, kv, cache["position"])
+        after["position"] = cache["position"] + x.shape[1]
+        kv = after["k"], after["v"]
+    h, _ = attn.attention(p["attn"], h, kv, mask, k_attn, dropout=cfg.dropout)
+    x = x + nn.dropout(h, cfg.dropout, k_attn_out)
+
+    if "cross" in p:
+        kv = (cache["cross_k"], cache["cross_v"]) if cache is not None else attn.keys_values(p["cross"], memory)
+        h = norm(p["norm_cross"], x)
+        h, w = attn.attention(p["cross"], h, kv, memory_mask, k_cross, dropout=cfg.dropout, weights=weights)
+        x = x + nn.dropout(h, cfg.dropout, k_cross_out)
+        after |= {"weights": w} if weights else {}
+
+    h = ACTIVATIONS[cfg.activation](nn.linear(p["ff"]["in"], norm(p["norm_ff"], x)))
+    h = nn.linear(p["ff"]["out"], nn.dropout(h, cfg.dropout, k_ff))
+    return x + nn.dropout(h, cfg.dropout, k_ff_out), after
+
+
+def stack_init(key: Key, layers: int, cfg: Config, cross: bool = False) -> Tree:
+    blocks = [block_init(k, cfg, cross) for k in random.split(key, layers)]
+    return {"blocks": blocks, "norm": nn.norm_init(cfg.norm, cfg.width, key.device)}
+
+
+def stack(
+    p: Tree,
+    x: Float[Tensor, "b t d"],
+    mask: Bool[Tensor, "..."] | None,
+    memory: Float[Tensor, "b s d"] | None = None,
+    memory_mask: Bool[Tensor, "..."] | None = None,
+    key: Key | None = None,
+    cache: list[Tree] | None = None,
+    *,
+    cfg: Config,
+    weights: bool = False,
+) -> tuple[Float[Tensor, "b t d"], list[Tree]]:
+    """All blocks and the final norm. Arguments and results as `block`; the cache is a list, one entry a block."""
+    after = []
+    keys = random.split(key, len(p["blocks"]))
+    for i, (p_i, k_i) in enumerate(zip(p["blocks"], keys, strict=True)):
+        x, c = block(p_i, x, mask, memory, memory_mask, k_i, cache and cache[i], cfg=cfg, weights=weights)
+        after.append(c)
+    return nn.NORMS[cfg.norm](p["norm"], x), after
+
+
+def stack_cache(p: Tree, b: int, length: int, memory: Float[Tensor, "b s d"] | None, like: Tensor) -> list[Tree]:
+    """Empty caches for `length` positions of `b` sequences, in the dtype and on the device of `like`."""
+    caches = []
+    for p_i in p["blocks"]:
+        _, h, c = p_i["attn"]["w_k"].shape
+        cache = attn.cache_init(b, h, length, c, like.dtype, like.device)
+        cache["position"] = torch.zeros((), dtype=torch.int64, device=like.device)
+        if memory is not None:
+            cache["cross_k"], cache["cross_v"] = attn.keys_values(p_i["cross"], memory)
+        caches.append(cache)
+    return caches
+
+
+def cache_mask(position: Int[Tensor, ""], t: int, length: int) -> Bool[Tensor, "t s"]:
+    """Queries at `position`.. may attend to the cache's slots up to their own."""
+    slots = torch.arange(length, device=position.device)
+    return slots[None, :] <= position + slots[:t, None]
