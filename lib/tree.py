@@ -32,9 +32,7 @@ def flatten(tree: Tree) -> dict[str, Tensor]:
 
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Like `map`, with the path as the first argument of `fn`."""
-    return pytree.tree_map_with_path(
-        lambda path, x, *xs: None if x is None else fn(_name(path), x, *xs), tree, *rest
-    )
+    return pytree.tree_map_with_path(lambda path, x, *xs: None if x is None else fn(_name(path), x, *xs), tree, *rest)
 
 
 def match(pattern: str, tree: Tree) -> Tree:

@@ -1,0 +1,365 @@
+"""English to French with the 2017 Transformer (Vaswani et al. 2017, "Attention is all you need").
+
+What it shows: an encoder-decoder of a few million parameters, trained from nothing in minutes, translates everyday
+sentences. `just run exp_transformer_fr` trains preset `small` on packaged corpora, prints BLEU and chrF on held-out
+sentences and a table of translations; `just sample exp_transformer_fr --text "How are you?"` uses the result.
+Expected numbers, time and hardware: RESULTS.md.
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lib import checkpoint, cli, metrics, optim, random, run, transformer, tree
+from lib.data import packing, pairs, tokens
+from lib.random import Key
+from lib.run import RunError
+from lib.seq2seq import Config, Sequences, Translator, apply, init
+from lib.transform import jit, value_and_grad
+from lib.tree import Tree
+
+NAME = "exp_transformer_fr"
+
+
+@dataclass(frozen=True)
+class Args(run.Args):
+    """Train a Transformer on text pairs: English to French by default, any two languages from a TSV."""
+
+    data: str = "default"
+    """default (packaged corpora), tatoeba, multi30k, or the path of a two-column TSV."""
+    steps: int = 1200
+    """Updates of the optimiser; the learning-rate schedule ends there."""
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    width: int = 256
+    """Model width d; a multiple of the number of heads."""
+    heads: int = 4
+    ff: int = 1024
+    """Width of the feed-forward layers."""
+    norm: Literal["layer", "rms"] = "rms"
+    dropout: float = 0.0
+    vocabulary: int = 8000
+    """Entries of the byte-pair encoding, at most."""
+    shared: bool = True
+    """One vocabulary and one table for source, target and head; otherwise three."""
+    rows: int = 32
+    """Rows of a batch; each holds as many whole pairs as fit."""
+    length: int = 64
+    """Tokens of a row on either side; longer sentences are left out."""
+    lr: float = 2e-3
+    """Peak learning rate (linear schedule) or its factor (inverse_sqrt schedule)."""
+    schedule: Literal["linear", "inverse_sqrt"] = "linear"
+    warmup: int = 150
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-9
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest global gradient norm; 0: no clipping."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+    ema_decay: float = 0.0
+    """Decay of the averaged parameters that are evaluated; 0: evaluate the parameters themselves."""
+    beams: int = 4
+    """Beams of the final evaluation."""
+    test_sentences: int = 500
+    """Held-out sentences per corpus in the final evaluation, at most."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
+
+
+PRESETS = {
+    "small": Args(),
+    # Chapter 10 of the book: 6 + 6 layers, untied tables of 11,000, Noam schedule, smoothing .1. Its feed-forward has
+    # no activation; here it has ReLU. 128 pairs of some 10 tokens are 20 rows of 64.
+    "book": Args(
+        steps=36_900, encoder_layers=6, decoder_layers=6, heads=8, norm="layer", dropout=0.1, vocabulary=11_000,
+        shared=False, rows=20, lr=1.0, schedule="inverse_sqrt", warmup=2000, weight_decay=0.0, clip=0.0, beams=1,
+        eval_every=1000, save_every=1000, test_sentences=5000,
+    ),
+    "best": Args(
+        steps=30_000, encoder_layers=6, decoder_layers=6, width=512, heads=8, ff=2048, dropout=0.2, vocabulary=10_000,
+        rows=128, lr=1e-3, warmup=2000, ema_decay=0.999, eval_every=1000, save_every=2000, test_sentences=5000,
+    ),
+}  # fmt: skip
+
+# What a person would try first; none of it is made part of the corpora on purpose.
+TRY = [
+    "How are you?", "Today is a beautiful day!", "I don't speak French.", "I love skiing in the winter!",
+    "Where is the train station?", "My sister doesn't like coffee.", "We will go to the beach tomorrow.",
+    "Did you see my keys?", "He was too tired to work.", "I would like a glass of water, please.",
+    "The children are playing in the garden.", "Why didn't you call me yesterday?",
+]  # fmt: skip
+
+
+# ---- model and loss: edit here ----
+
+
+def model_config(args: Args, vocabularies: tuple[int, int]) -> Config:
+    block = transformer.Config(args.width, args.heads, args.ff, args.dropout, args.norm)
+    return Config(args.encoder_layers, args.decoder_layers, block, *vocabularies, args.shared)
+
+
+def loss(
+    params: Tree, batch: packing.Batch, key: Key | None = None, *, cfg: Config, dtype: torch.dtype, smoothing: float
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy per target token in nats, with label smoothing (Szegedy et al. 2016)."""
+    source = Sequences(batch.source, batch.source_position, batch.source_segment)
+    target = Sequences(batch.target_in, batch.target_position, batch.target_segment)
+    logits, _ = apply(tree.cast(params, dtype), source, target, key, cfg=cfg)
+    labels = batch.target_out.flatten().long()
+    return F.cross_entropy(logits.float().flatten(0, 1), labels, ignore_index=tokens.PAD, label_smoothing=smoothing)
+
+
+def optimizer(args: Args) -> tuple[optim.Optimizer, optim.Schedule]:
+    if args.schedule == "inverse_sqrt":
+        schedule = optim.inverse_sqrt(args.width, args.warmup, args.lr)
+    else:
+        schedule = optim.linear(args.lr, args.steps, args.warmup)
+    return optim.adamw(schedule, args.betas, args.eps, args.weight_decay, optim.matrices), schedule
+
+
+class TrainState(NamedTuple):
+    params: Tree
+    opt: Tree
+    ema: Tree  # None without averaging
+    key: Key
+    step: Int[Tensor, ""]
+
+
+def init_state(key: Key, cfg: Config, args: Args) -> TrainState:
+    k_params, k_train = random.split(key)
+    params = init(k_params, cfg)
+    ema = tree.map(torch.clone, params) if args.ema_decay else None
+    step = torch.zeros((), dtype=torch.int32, device=key.device)
+    return TrainState(params, optimizer(args)[0].init(params), ema, k_train, step)
+
+
+def step(
+    state: TrainState, batch: packing.Batch, *, cfg: Config, args: Args, dtype: torch.dtype
+) -> tuple[TrainState, dict[str, Tensor]]:
+    """One update. The whole of training is this function, applied again and again."""
+    adam, schedule = optimizer(args)
+    key = random.fold_in(state.key, state.step) if args.dropout else None
+    objective = partial(loss, cfg=cfg, dtype=dtype, smoothing=args.smoothing)
+    value, grads = value_and_grad(objective)(state.params, batch, key)
+    grads, norm = optim.clip(grads, args.clip)
+    params, opt = adam.update(grads, state.opt, state.params)
+    ema = optim.ema(state.ema, params, args.ema_decay, state.step) if args.ema_decay else None
+    out = {"train/loss": value, "grad/norm": norm, "train/lr": schedule(state.step)}
+    return TrainState(params, opt, ema, state.key, state.step + 1), out
+
+
+# ---- data and evaluation ----
+
+
+def tokenizers(args: Args, train: list[pairs.Pair]) -> tuple[Tokenizer, Tokenizer]:
+    """Source and target tokenizers trained on the run's own corpus; one for both where the vocabulary is shared."""
+    sides = [p.source for p in train], [p.target for p in train]
+    if args.shared:
+        both = tokens.train_bpe([*sides[0], *sides[1]], args.vocabulary)
+        return both, both
+    return tokens.train_bpe(sides[0], args.vocabulary), tokens.train_bpe(sides[1], args.vocabulary)
+
+
+def encoded(part: list[pairs.Pair], vocabularies: tuple[Tokenizer, Tokenizer], length: int) -> packing.Tokens:
+    source = [[*ids, tokens.END] for ids in tokens.encode(vocabularies[0], [p.source for p in part])]
+    target = tokens.encode(vocabularies[1], [p.target for p in part])
+    return packing.fits(packing.Tokens(source, target), length)
+
+
+@torch.no_grad()
+def held_out_loss(params: Tree, batches: list[packing.Batch], cfg: Config, dtype: torch.dtype) -> float:
+    """Cross-entropy per target token in nats, without smoothing."""
+    counts = [int((b.target_out != tokens.PAD).sum()) for b in batches]
+    losses = [float(loss(params, b, cfg=cfg, dtype=dtype, smoothing=0.0)) for b in batches]
+    return sum(n * x for n, x in zip(counts, losses, strict=True)) / max(1, sum(counts))
+
+
+def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tuple[dict[str, float], list[str]]:
+    """BLEU and chrF on held-out sentences, each corpus by itself, and the lines to print."""
+    scores, lines, signatures = {}, [], []
+    for origin, references in sorted(pairs.references(test).items()):
+        sources = list(references)[: args.test_sentences]
+        found = [hypotheses[0][0] for hypotheses in translator.translate(sources, args.beams)]
+        score = metrics.bleu_chrf(found, [references[s] for s in sources])
+        scores |= {f"{origin}/bleu": score["bleu"], f"{origin}/chrf": score["chrf"]}
+        lines.append(f"{origin:<12} {len(sources):>6} {score['bleu']:>8.1f} {score['chrf']:>8.1f}")
+        signatures = [f"BLEU {score['bleu_signature']}", f"chrF {score['chrf_signature']}"]
+    return scores, [f"{'held out':<12} {'n':>6} {'BLEU':>8} {'chrF':>8}", *lines, *signatures]
+
+
+def attention_figure(translator: Translator, text: str, translation: str) -> Figure:
+    """The last layer's cross-attention as a picture: target tokens down, source tokens across."""
+    weights, rows, columns = translator.attention_map(text, translation)
+    figure = Figure(figsize=(0.5 * len(columns) + 2, 0.4 * len(rows) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(weights.numpy(), cmap="viridis", vmin=0)
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    return figure
+
+
+# ---- training: plumbing ----
+
+
+def train(args: Args) -> None:
+    device = run.device(args)
+    dtype, compiled = run.dtype(args, device), run.compiles(args)
+    splits = pairs.load(args.data, args.data_dir)
+    here = run.Run(args, NAME, Path(__file__))
+    if not args.resume:
+        for side, tokenizer in zip(SIDES, tokenizers(args, splits.train), strict=True):
+            tokenizer.save(str(here.path / f"tokenizer.{side}.json"))
+    vocabularies, cfg = load_model(here.path, args)
+    corpus, held_out = (encoded(part, vocabularies, args.length) for part in (splits.train, splits.val))
+    collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
+    rows = packing.pack(held_out, list(range(len(held_out.source))), args.length)
+    val = [tree.to(collate(held_out, rows[i : i + args.rows]), device) for i in range(0, len(rows), args.rows)]
+
+    k_init, k_data = random.split(random.key(args.seed))
+    state = init_state(tree.to(k_init, device), cfg, args)
+    state = here.restore(state, device) if args.resume else state
+    print(f"{len(corpus.source):,} training pairs, {len(held_out.source):,} for validation; {device}, {dtype}")
+    print(tree.table(state.params, depth=1), flush=True)
+    update = jit(partial(step, cfg=cfg, args=args, dtype=dtype), enabled=compiled)
+    data = packing.batches(corpus, k_data, args.rows, collate, args.length, first=here.step)
+    throughput = metrics.Throughput(model_flops(state.params), metrics.peak_flops(device, dtype))
+
+    def translator() -> Translator:
+        params = tree.cast(state.params if state.ema is None else state.ema, dtype)
+        return Translator(params, *vocabularies, cfg, args.length)
+
+    for n in here.progress():
+        batch = next(data)
+        state, out = update(state, tree.to(batch, device))
+        here.check(n, out["train/loss"] + out["grad/norm"])
+        throughput.count(int((batch.target_out != tokens.PAD).sum()), wait_for=out["train/loss"])
+        if here.due(n, args.log_every):
+            here.log(n + 1, {name: float(x) for name, x in out.items()} | throughput.read())
+        if here.due(n, args.eval_every):
+            with throughput.paused():
+                show(here, n + 1, translator(), held_out_loss(translator().params, val, cfg, dtype), args)
+        if here.due(n, args.save_every):
+            with throughput.paused():
+                here.save(n + 1, state)
+    here.save(here.step, state)
+    if here.stopped:
+        here.close()
+        print(f"stopped at step {here.step}; go on with: just run {NAME} --resume --run {here.path}")
+        return
+    scores, lines = evaluate(translator(), splits.test, args)
+    seen = {pairs.normalise(p.source) for p in splits.train}
+    tried = translator().translate(TRY, args.beams) if args.data in ("default", "tatoeba") else []
+    lines += ["", "* = this sentence was in the training data" if tried else ""]
+    for text, hypotheses in zip(TRY, tried, strict=False):
+        lines.append(f"{'*' if pairs.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
+    here.writer.add_text("samples/final", "    " + "\n    ".join(lines), here.step)
+    here.finish(scores)
+    print("\n".join(lines))
+    print(f"\nrun: {here.path}\nfirst step (with compilation): {throughput.first:.1f} s; all: {here.seconds():.0f} s")
+    print(f'next: just sample {NAME} --text "How are you?"\n      just tb')
+
+
+def show(here: run.Run, n: int, translator: Translator, val_loss: float, args: Args) -> None:
+    """What to watch while it trains: held-out loss, translations, and where the model looks."""
+    here.log(n, {"val/loss": val_loss})
+    found = [hypotheses[0][0] for hypotheses in translator.translate(TRY)]
+    rows = "\n".join(f"| {a} | {b} |" for a, b in zip(TRY, found, strict=True))
+    here.writer.add_text("samples/translations", f"| source | translation |\n|---|---|\n{rows}", n)
+    here.writer.add_figure("attention/cross", attention_figure(translator, TRY[2], found[2]), n)
+    here.bar.write(f"step {n}: held-out loss {val_loss:.3f}   {TRY[2]} -> {found[2]}", file=sys.stderr)
+
+
+def model_flops(params: Tree) -> int:
+    """Of one target token and its share of the source, forward and backward: 6 per weight (Kaplan et al. 2020)."""
+    head = params["embed"].get("head", params["embed"]["source"])
+    return 6 * (tree.size(params["encoder"]) + tree.size(params["decoder"]) + head.numel())
+
+
+# ---- using a run ----
+
+SIDES = ("source", "target")
+
+
+def load_model(path: Path, args: Args) -> tuple[tuple[Tokenizer, Tokenizer], Config]:
+    """The tokenizers of a run, and the model's configuration with their sizes."""
+    try:
+        source, target = (Tokenizer.from_file(str(path / f"tokenizer.{side}.json")) for side in SIDES)
+    except Exception as error:  # the library raises no narrower type
+        raise RunError(f"{path} has no readable tokenizers: {error}") from error
+    return (source, target), model_config(args, (source.get_vocab_size(), target.get_vocab_size()))
+
+
+def load(path: Path) -> Translator:
+    """The model of a run's latest checkpoint: the averaged parameters where there are any."""
+    args = run.load_config(path, Args)
+    vocabularies, cfg = load_model(path, args)
+    device = run.device(run.Args())
+    newest = checkpoint.latest(path / "checkpoints")
+    like = init(random.key(0), cfg)
+    params = checkpoint.load_tree(newest, like, device, prefix="ema" if args.ema_decay else "params")
+    return Translator(tree.cast(params, run.dtype(args, device)), *vocabularies, cfg, args.length)
+
+
+@dataclass(frozen=True)
+class Use:
+    """Translate a text, a file line by line, or what is typed at a prompt, with the latest finished run."""
+
+    text: str | None = None
+    file: Path | None = None
+    run: Path | None = None
+    """Run directory; the latest finished one if not given."""
+    beam: int = 1
+    """Beams; 1 is greedy. With more, all hypotheses of a text are shown with their scores."""
+    temperature: float = 0.0
+    """Above 0: sample instead of searching."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens; 0: among all."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """Of sampling."""
+    attention: Path | None = None
+    """Where to draw the cross-attention of --text."""
+
+
+def sample(use: Use) -> None:
+    translator = load(use.run or run.latest_run(NAME, finished=True))
+    options = {"temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
+    options = {"key": random.key(use.seed), **options} if use.temperature > 0 else {}
+
+    def answer(lines: list[str]) -> list[list[tuple[str, float]]]:
+        return translator.translate_texts(lines, use.beam, **options)
+
+    if use.text is not None:
+        if not use.text.strip():
+            raise RunError("nothing to translate: --text is empty")
+        for text, score in answer([use.text])[0]:
+            print(f"{score:8.3f}  {text}" if use.beam > 1 else text)
+        if use.attention:
+            attention_figure(translator, use.text, answer([use.text])[0][0][0]).savefig(use.attention, dpi=120)
+    elif use.file is not None:
+        try:
+            lines = use.file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"cannot read {use.file}: {error}") from error
+        print("\n".join(hypotheses[0][0] for hypotheses in answer(lines)))
+    else:
+        print("One sentence a line; an empty line ends.", file=sys.stderr)
+        while line := input("> " if sys.stdin.isatty() else "").strip():
+            print("\n".join(text for text, _ in answer([line])[0]), flush=True)
+
+
+if __name__ == "__main__":
+    cli.main(NAME, PRESETS, train, sample, Use)

@@ -1,0 +1,40 @@
+# Puregen: `just` lists what can be done. Each recipe makes its own environment in .venv first.
+set positional-arguments
+
+python := ".venv/bin/python"
+
+_default:
+    @just --list --unsorted
+
+# train: just run exp_transformer_fr [small|book|best] [--flags; --help lists them]
+run experiment *args: _environment
+    @{{ python }} -m experiments "$@"
+
+# use a finished run: just sample exp_transformer_fr --text "How are you?"
+sample experiment *args: _environment
+    @shift; {{ python }} -m experiments "{{ experiment }}" sample "$@"
+
+# run the tests: just test [pytest arguments]
+test *args: _environment
+    @{{ python }} -m pytest "$@"
+
+# format check, lint and type check
+check: _environment
+    @{{ python }} -m ruff format --check
+    @{{ python }} -m ruff check
+    @{{ python }} -m mypy
+
+# watch the runs in TensorBoard, on this machine only
+tb *args: _environment
+    @.venv/bin/tensorboard --logdir runs --host localhost "$@"
+
+# time our way against the usual ones: just bench step [--help]
+bench *args: _environment
+    @{{ python }} -m experiments.bench "$@"
+
+# .venv with the tested versions of requirements.txt, made again when that file changes
+_environment:
+    @cmp -s requirements.txt .venv/requirements.txt || ( \
+        uv venv --quiet --allow-existing --python '>=3.11' .venv && \
+        uv pip install --quiet --python .venv -r requirements.txt && \
+        cp requirements.txt .venv/requirements.txt )

@@ -1,0 +1,81 @@
+"""The command line of an experiment: `[preset] [flags]` trains, `sample [flags]` uses a finished run."""
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from lib import run
+from lib.checkpoint import CheckpointError
+from lib.data.sources import DataError, cache_dir
+
+
+def main(
+    experiment: str,
+    presets: dict[str, run.Args],
+    train: Callable[[Any], None],
+    sample: Callable[[Any], None],
+    use: type,
+) -> None:
+    """Parse `sys.argv` and call `train(args)` or `sample(args)`; `use` is the dataclass of sample's flags.
+
+    What a person can mend (bad data, a bad configuration, a run that cannot go on) ends with one line and exit status
+    1, a wrong command line with 2, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
+    """
+    # Compiled graphs are kept between runs; set before torch reads it, kept where the user chose a folder already.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
+    words = sys.argv[1:]
+    try:
+        if words[:1] == ["sample"]:
+            sample(tyro.cli(use, prog=f"{experiment} sample", args=words[1:]))
+        else:
+            train(parse(experiment, presets, words))
+    except (run.RunError, DataError, CheckpointError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse(experiment: str, presets: dict[str, run.Args], words: list[str]) -> run.Args:
+    """The configuration: a preset (the first word; "small" if none), changed by flags, or that of a resumed run."""
+    preset = words.pop(0) if words and not words[0].startswith("-") else None
+    if preset is not None and preset not in presets:
+        near = difflib.get_close_matches(preset, [*presets, "sample"], n=1, cutoff=0.0)
+        fail(f"{experiment} has no preset {preset!r}: did you mean {near[0]}? ({', '.join(presets)}, or sample)")
+    base = presets[preset or "small"]
+    if not {"--resume", "--resume=True"} & set(words):
+        return _cli(experiment, base, presets, words)
+    path = _cli(experiment, base, presets, words).run or run.latest_run(experiment)
+    stored = run.load_config(path, type(base))
+    wanted = _cli(experiment, presets[preset] if preset else stored, presets, words)
+    changed = run.changed_fields(stored, wanted)
+    if changed:
+        raise run.RunError(f"{path} was started with another configuration:\n  " + "\n  ".join(changed))
+    return dataclasses.replace(wanted, run=path)
+
+
+def _cli(experiment: str, base: run.Args, presets: dict[str, run.Args], words: list[str]) -> Any:
+    about = f"presets: {', '.join(presets)} (first word; small if none).  sample: use a finished run."
+    try:
+        return tyro.cli(type(base), prog=experiment, default=base, args=words, description=about)
+    except ValueError as error:  # from the configuration's own checks
+        fail(str(error))
+
+
+def fail(message: str) -> Any:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def nearest(name: str, folder: Path) -> str:
+    """The name of an experiment in `folder`, or exit status 2 with the nearest one."""
+    known = sorted(path.stem for path in folder.glob("exp_*.py"))
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return fail(f"no experiment {name!r}: did you mean {near[0]}? ({', '.join(known)})")

