@@ -15,15 +15,14 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import checkpoint, cli, metrics, optim, random, run, transformer, tree
+from lib import checkpoint, cli, metrics, optim, plot, random, run, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.random import Key
 from lib.run import RunError
-from lib.seq2seq import Config, Sequences, Translator, apply, init
+from lib.seq2seq import Config, Sequences, Translator, apply, init, matmul_weights
 from lib.transform import jit, value_and_grad
 from lib.tree import Tree
 
@@ -36,8 +35,6 @@ class Args(run.Args):
 
     data: str = "default"
     """default (packaged corpora), tatoeba, multi30k, or the path of a two-column TSV."""
-    steps: int = 1200
-    """Updates of the optimiser; the learning-rate schedule ends there."""
     encoder_layers: int = 3
     decoder_layers: int = 3
     width: int = 256
@@ -59,8 +56,6 @@ class Args(run.Args):
     """Peak learning rate (linear schedule) or its factor (inverse_sqrt schedule)."""
     schedule: Literal["linear", "inverse_sqrt"] = "linear"
     warmup: int = 150
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-9
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
@@ -79,7 +74,7 @@ class Args(run.Args):
 
 
 PRESETS = {
-    "small": Args(),
+    "small": Args(steps=1300, save_every=650, eval_every=325),
     # Chapter 10 of the book: 6 + 6 layers, untied tables of 11,000, Noam schedule, smoothing .1. Its feed-forward has
     # no activation; here it has ReLU. 128 pairs of some 10 tokens are 20 rows of 64.
     "book": Args(
@@ -93,7 +88,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-# What a person would try first; none of it is made part of the corpora on purpose.
+# What a person would try first; the final table marks what stands in the training data.
 TRY = [
     "How are you?", "Today is a beautiful day!", "I don't speak French.", "I love skiing in the winter!",
     "Where is the train station?", "My sister doesn't like coffee.", "We will go to the beach tomorrow.",
@@ -105,9 +100,10 @@ TRY = [
 # ---- model and loss: edit here ----
 
 
-def model_config(args: Args, vocabularies: tuple[int, int]) -> Config:
+def model_config(args: Args, vocabularies: tuple[Tokenizer, Tokenizer]) -> Config:
     block = transformer.Config(args.width, args.heads, args.ff, args.dropout, args.norm)
-    return Config(args.encoder_layers, args.decoder_layers, block, *vocabularies, args.shared)
+    sizes = [vocabulary.get_vocab_size() for vocabulary in vocabularies]
+    return Config(args.encoder_layers, args.decoder_layers, block, *sizes, args.shared)
 
 
 def loss(
@@ -126,7 +122,8 @@ def optimizer(args: Args) -> tuple[optim.Optimizer, optim.Schedule]:
         schedule = optim.inverse_sqrt(args.width, args.warmup, args.lr)
     else:
         schedule = optim.linear(args.lr, args.steps, args.warmup)
-    return optim.adamw(schedule, args.betas, args.eps, args.weight_decay, optim.matrices), schedule
+    adam = optim.adamw(schedule, (0.9, 0.98), 1e-9, args.weight_decay, optim.matrices)  # section 5.3's constants
+    return adam, schedule
 
 
 class TrainState(NamedTuple):
@@ -163,15 +160,6 @@ def step(
 # ---- data and evaluation ----
 
 
-def tokenizers(args: Args, train: list[pairs.Pair]) -> tuple[Tokenizer, Tokenizer]:
-    """Source and target tokenizers trained on the run's own corpus; one for both where the vocabulary is shared."""
-    sides = [p.source for p in train], [p.target for p in train]
-    if args.shared:
-        both = tokens.train_bpe([*sides[0], *sides[1]], args.vocabulary)
-        return both, both
-    return tokens.train_bpe(sides[0], args.vocabulary), tokens.train_bpe(sides[1], args.vocabulary)
-
-
 def encoded(part: list[pairs.Pair], vocabularies: tuple[Tokenizer, Tokenizer], length: int) -> packing.Tokens:
     source = [[*ids, tokens.END] for ids in tokens.encode(vocabularies[0], [p.source for p in part])]
     target = tokens.encode(vocabularies[1], [p.target for p in part])
@@ -199,17 +187,6 @@ def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tupl
     return scores, [f"{'held out':<12} {'n':>6} {'BLEU':>8} {'chrF':>8}", *lines, *signatures]
 
 
-def attention_figure(translator: Translator, text: str, translation: str) -> Figure:
-    """The last layer's cross-attention as a picture: target tokens down, source tokens across."""
-    weights, rows, columns = translator.attention_map(text, translation)
-    figure = Figure(figsize=(0.5 * len(columns) + 2, 0.4 * len(rows) + 1.5), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(weights.numpy(), cmap="viridis", vmin=0)
-    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
-    axes.set_yticks(range(len(rows)), rows)
-    return figure
-
-
 # ---- training: plumbing ----
 
 
@@ -219,13 +196,20 @@ def train(args: Args) -> None:
     splits = pairs.load(args.data, args.data_dir)
     here = run.Run(args, NAME, Path(__file__))
     if not args.resume:
-        for side, tokenizer in zip(SIDES, tokenizers(args, splits.train), strict=True):
-            tokenizer.save(str(here.path / f"tokenizer.{side}.json"))
-    vocabularies, cfg = load_model(here.path, args)
+        sides = [p.source for p in splits.train], [p.target for p in splits.train]
+        tokens.save_pair(here.path, tokens.train_pair(*sides, args.vocabulary, args.shared))
+    vocabularies = tokens.load_pair(here.path)
+    cfg = model_config(args, vocabularies)
     corpus, held_out = (encoded(part, vocabularies, args.length) for part in (splits.train, splits.val))
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
     rows = packing.pack(held_out, list(range(len(held_out.source))), args.length)
     val = [tree.to(collate(held_out, rows[i : i + args.rows]), device) for i in range(0, len(rows), args.rows)]
+
+    texts = (
+        TRY
+        if args.data in ("default", "tatoeba", "multi30k")
+        else [p.source for p in splits.train[:6] + splits.test[:6]]
+    )
 
     k_init, k_data = random.split(random.key(args.seed))
     state = init_state(tree.to(k_init, device), cfg, args)
@@ -234,7 +218,7 @@ def train(args: Args) -> None:
     print(tree.table(state.params, depth=1), flush=True)
     update = jit(partial(step, cfg=cfg, args=args, dtype=dtype), enabled=compiled)
     data = packing.batches(corpus, k_data, args.rows, collate, args.length, first=here.step)
-    throughput = metrics.Throughput(model_flops(state.params), metrics.peak_flops(device, dtype))
+    throughput = metrics.Throughput(6 * matmul_weights(state.params), metrics.peak_flops(device, dtype))
 
     def translator() -> Translator:
         params = tree.cast(state.params if state.ema is None else state.ema, dtype)
@@ -249,7 +233,7 @@ def train(args: Args) -> None:
             here.log(n + 1, {name: float(x) for name, x in out.items()} | throughput.read())
         if here.due(n, args.eval_every):
             with throughput.paused():
-                show(here, n + 1, translator(), held_out_loss(translator().params, val, cfg, dtype), args)
+                show(here, n + 1, translator(), held_out_loss(translator().params, val, cfg, dtype), texts)
         if here.due(n, args.save_every):
             with throughput.paused():
                 here.save(n + 1, state)
@@ -260,9 +244,8 @@ def train(args: Args) -> None:
         return
     scores, lines = evaluate(translator(), splits.test, args)
     seen = {pairs.normalise(p.source) for p in splits.train}
-    tried = translator().translate(TRY, args.beams) if args.data in ("default", "tatoeba") else []
-    lines += ["", "* = this sentence was in the training data" if tried else ""]
-    for text, hypotheses in zip(TRY, tried, strict=False):
+    lines += ["", "* = this sentence was in the training data"]
+    for text, hypotheses in zip(texts, translator().translate(texts, args.beams), strict=True):
         lines.append(f"{'*' if pairs.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
     here.writer.add_text("samples/final", "    " + "\n    ".join(lines), here.step)
     here.finish(scores)
@@ -271,40 +254,24 @@ def train(args: Args) -> None:
     print(f'next: just sample {NAME} --text "How are you?"\n      just tb')
 
 
-def show(here: run.Run, n: int, translator: Translator, val_loss: float, args: Args) -> None:
+def show(here: run.Run, n: int, translator: Translator, val_loss: float, texts: list[str]) -> None:
     """What to watch while it trains: held-out loss, translations, and where the model looks."""
     here.log(n, {"val/loss": val_loss})
-    found = [hypotheses[0][0] for hypotheses in translator.translate(TRY)]
-    rows = "\n".join(f"| {a} | {b} |" for a, b in zip(TRY, found, strict=True))
+    found = [hypotheses[0][0] for hypotheses in translator.translate(texts)]
+    rows = "\n".join(f"| {a} | {b} |" for a, b in zip(texts, found, strict=True))
     here.writer.add_text("samples/translations", f"| source | translation |\n|---|---|\n{rows}", n)
-    here.writer.add_figure("attention/cross", attention_figure(translator, TRY[2], found[2]), n)
-    here.bar.write(f"step {n}: held-out loss {val_loss:.3f}   {TRY[2]} -> {found[2]}", file=sys.stderr)
-
-
-def model_flops(params: Tree) -> int:
-    """Of one target token and its share of the source, forward and backward: 6 per weight (Kaplan et al. 2020)."""
-    head = params["embed"].get("head", params["embed"]["source"])
-    return 6 * (tree.size(params["encoder"]) + tree.size(params["decoder"]) + head.numel())
+    here.writer.add_figure("attention/cross", plot.heatmap(*translator.attention_map(texts[2], found[2])), n)
+    here.bar.write(f"step {n}: held-out loss {val_loss:.3f}   {texts[2]} -> {found[2]}", file=sys.stderr)
 
 
 # ---- using a run ----
-
-SIDES = ("source", "target")
-
-
-def load_model(path: Path, args: Args) -> tuple[tuple[Tokenizer, Tokenizer], Config]:
-    """The tokenizers of a run, and the model's configuration with their sizes."""
-    try:
-        source, target = (Tokenizer.from_file(str(path / f"tokenizer.{side}.json")) for side in SIDES)
-    except Exception as error:  # the library raises no narrower type
-        raise RunError(f"{path} has no readable tokenizers: {error}") from error
-    return (source, target), model_config(args, (source.get_vocab_size(), target.get_vocab_size()))
 
 
 def load(path: Path) -> Translator:
     """The model of a run's latest checkpoint: the averaged parameters where there are any."""
     args = run.load_config(path, Args)
-    vocabularies, cfg = load_model(path, args)
+    vocabularies = tokens.load_pair(path)
+    cfg = model_config(args, vocabularies)
     device = run.device(run.Args())
     newest = checkpoint.latest(path / "checkpoints")
     like = init(random.key(0), cfg)
@@ -336,19 +303,24 @@ class Use:
 
 def sample(use: Use) -> None:
     translator = load(use.run or run.latest_run(NAME, finished=True))
+    if use.temperature > 0 and use.beam > 1:
+        raise RunError("--beam searches and --temperature samples: give one of them")
     options = {"temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
     options = {"key": random.key(use.seed), **options} if use.temperature > 0 else {}
 
     def answer(lines: list[str]) -> list[list[tuple[str, float]]]:
+        if any(translator.strange(line) for line in lines):
+            print("warning: the model has hardly seen this script; expect nonsense", file=sys.stderr)
         return translator.translate_texts(lines, use.beam, **options)
 
     if use.text is not None:
         if not use.text.strip():
             raise RunError("nothing to translate: --text is empty")
-        for text, score in answer([use.text])[0]:
+        found = answer([use.text])[0]
+        for text, score in found:
             print(f"{score:8.3f}  {text}" if use.beam > 1 else text)
         if use.attention:
-            attention_figure(translator, use.text, answer([use.text])[0][0][0]).savefig(use.attention, dpi=120)
+            plot.heatmap(*translator.attention_map(use.text, found[0][0])).savefig(use.attention, dpi=120)
     elif use.file is not None:
         try:
             lines = use.file.read_text(encoding="utf-8").splitlines()
@@ -357,8 +329,10 @@ def sample(use: Use) -> None:
         print("\n".join(hypotheses[0][0] for hypotheses in answer(lines)))
     else:
         print("One sentence a line; an empty line ends.", file=sys.stderr)
-        while line := input("> " if sys.stdin.isatty() else "").strip():
-            print("\n".join(text for text, _ in answer([line])[0]), flush=True)
+        for line in sys.stdin:
+            if not line.strip():
+                break
+            print(answer([line])[0][0][0], flush=True)
 
 
 if __name__ == "__main__":

@@ -61,10 +61,7 @@ def parse(experiment: str, presets: dict[str, run.Args], words: list[str]) -> ru
 
 def _cli(experiment: str, base: run.Args, presets: dict[str, run.Args], words: list[str]) -> Any:
     about = f"presets: {', '.join(presets)} (first word; small if none).  sample: use a finished run."
-    try:
-        return tyro.cli(type(base), prog=experiment, default=base, args=words, description=about)
-    except ValueError as error:  # from the configuration's own checks
-        fail(str(error))
+    return tyro.cli(type(base), prog=experiment, default=base, args=words, description=about)
 
 
 def fail(message: str) -> Any:

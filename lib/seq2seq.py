@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import attention, decode, nn, random, transformer
+from lib import attention, decode, nn, random, transformer, tree
 from lib.data.tokens import END, PAD, START, pieces
 from lib.data.tokens import decode as to_text
 from lib.data.tokens import encode as to_ids
@@ -95,6 +95,12 @@ def apply(
     return head(params, x), layers
 
 
+def matmul_weights(params: Tree) -> int:
+    """Weights that take part in a matrix product for a target token and its share of the source: 2 FLOP each forward
+    and 4 backward (Kaplan et al. 2020, table 1; attention scores and norms left out)."""
+    return sum(x.numel() for x in tree.leaves([params["encoder"], params["decoder"], table(params, "head")]))
+
+
 def one_a_row(rows: list[list[int]], device: torch.device) -> Sequences:
     """Unpacked sequences, padded to the longest."""
     width = max(len(row) for row in rows)
@@ -137,7 +143,7 @@ class Translator(NamedTuple):
         """For each sentence its translations with scores, best first: `beams` of them from beam search, or a single
         one, greedy or with a key sampled (`sampling` as in `decode.generate`), whose score is 0. Sentences are
         batched with others of like length; tokens past `longest` are cut off."""
-        ids = [row[: self.longest - 1] + [END] for row in to_ids(self.source, texts)]
+        ids = [[*row[: self.longest - 1], END] for row in to_ids(self.source, texts)]
         out: list[list[tuple[str, float]]] = [[] for _ in texts]
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
         for i in range(0, len(order), 128):
@@ -170,7 +176,7 @@ class Translator(NamedTuple):
     def attention_map(self, text: str, translation: str) -> tuple[Float[Tensor, "t s"], list[str], list[str]]:
         """Cross-attention of the last decoder layer, averaged over heads, with the target and source tokens: row t is
         where the model looks as it predicts target token t."""
-        ids = to_ids(self.source, [text])[0][: self.longest - 1] + [END]
+        ids = [*to_ids(self.source, [text])[0][: self.longest - 1], END]
         target = to_ids(self.target, [translation])[0][: self.longest - 1]
         source, shifted = one_a_row([ids], self.device), one_a_row([[START, *target]], self.device)
         _, layers = apply(self.params, source, shifted, cfg=self.cfg, weights=True)
@@ -188,6 +194,12 @@ class Translator(NamedTuple):
             joined = [(" ".join(t for t, _ in ranks), sum(score for _, score in ranks)) for ranks in hypotheses]
             out.append(joined or [("", 0.0)])
         return out
+
+    def strange(self, text: str) -> bool:
+        """Whether most letters are unknown to the tokenizer as characters, and so spelled in bytes."""
+        letters = [c for c in text if c.isalpha()]
+        spelled = sum(len(ids) > 2 for ids in to_ids(self.source, letters))  # a space and the letter make two
+        return 2 * spelled > len(letters)
 
     def sentences(self, text: str) -> list[str]:
         """A text in pieces of up to `longest` tokens: its sentences, and where one is too long, runs of its words."""

@@ -47,7 +47,7 @@ def stack(trees: list[Tree]) -> Tree:
 
 def unstack(tree: Tree) -> list[Tree]:
     """The inverse of `stack`."""
-    return [map(lambda x: x[i], tree) for i in range(len(leaves(tree)[0]))]  # noqa: B023 (called at once)
+    return [map(lambda x: x[i], tree) for i in range(len(leaves(tree)[0]))]
 
 
 def cast(tree: Tree, dtype: torch.dtype) -> Tree:

@@ -4,10 +4,14 @@ Every text in every script has a spelling, so there is no unknown token.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from lib.data.sources import DataError
+
 PAD, START, END = 0, 1, 2
+_SIDES = ("source", "target")
 _SPECIAL = ["<pad>", "<s>", "</s>"]
 
 
@@ -26,6 +30,28 @@ def train_bpe(texts: Iterable[str], vocabulary: int, lowercase: bool = False) ->
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def train_pair(sources: list[str], targets: list[str], vocabulary: int, shared: bool) -> tuple[Tokenizer, Tokenizer]:
+    """A tokenizer for each side; one for both where `shared`."""
+    if shared:
+        both = train_bpe([*sources, *targets], vocabulary)
+        return both, both
+    return train_bpe(sources, vocabulary), train_bpe(targets, vocabulary)
+
+
+def save_pair(folder: Path, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
+    for tokenizer, side in zip(tokenizers, _SIDES, strict=True):
+        tokenizer.save(str(folder / f"tokenizer.{side}.json"))
+
+
+def load_pair(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+    """Raises DataError where a run has no readable tokenizers."""
+    try:
+        source, target = (Tokenizer.from_file(str(folder / f"tokenizer.{side}.json")) for side in _SIDES)
+    except Exception as error:  # the library raises no narrower type
+        raise DataError(f"{folder} has no readable tokenizers: {error}") from error
+    return source, target
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
