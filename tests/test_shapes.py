@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 HOOK = """
@@ -14,7 +17,7 @@ from lib.transform import value_and_grad
 torch.set_num_threads(2)
 key = random.key(0)
 """
-EVERYTHING = """
+RIGHT = """
 k1, k2 = random.split(key)
 assert random.split(None) == [None, None] and random.fold_in(None, 1) is None
 random.fold_in(key, 3), random.fold_in(key, torch.tensor(3)), random.bits(key, (2, 3))
@@ -60,17 +63,17 @@ assert refused(lambda: attn.attention(p, x, attn.keys_values(p, x[:1])))
 assert refused(lambda: attn.attention(p, x, attn.keys_values(p, x), torch.zeros(6, 6)))
 assert refused(lambda: random.uniform(torch.zeros(3, dtype=torch.int32), (2,)))
 """
+SCRIPTS = {"right shapes pass": RIGHT, "wrong shapes are refused": WRONG}
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-c", HOOK + code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def processes():
+    """Both scripts, side by side: most of their time goes into imports."""
+    start = partial(subprocess.Popen, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return {name: start([sys.executable, "-c", HOOK + code]) for name, code in SCRIPTS.items()}
 
 
-def test_shapes_hold_in_every_call():
-    done = run(EVERYTHING)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_wrong_shape_is_refused():
-    done = run(WRONG)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shapes(processes, name):
+    output, _ = processes[name].communicate(timeout=120)
+    assert processes[name].returncode == 0, output

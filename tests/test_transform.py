@@ -101,6 +101,12 @@ def test_equals_torch_autograd(key, mode, fn, expected):
     assert not grads.unused.any()
 
 
+@pytest.mark.parametrize("mode", ["eager", "compile"])
+def test_none_is_an_empty_subtree(mode):
+    _, grads = MODES[mode](value_and_grad(lambda p: p["a"].square().sum()))({"a": torch.ones(2), "none": None})
+    assert grads["a"].tolist() == [2.0, 2.0] and grads["none"] is None
+
+
 def test_vmap_over_parameters_equals_separate_runs(key):
     ps = [make(k) for k in random.split(key, 3)]
     x = random.normal(random.fold_in(key, 1), (5, 3))

@@ -15,8 +15,8 @@ from pyrealb import NO, A, N, V, addToLexicon, getLemma, loadEn, loadFr
 # LEXICON: "name: english=french, both"; a lower-case name for nouns (~ mass, ^ plural only, _ known: no "a"), an
 # upper-case one for phrases (*adjective and m/f agree with the subject, {slots} as in ROWS); "adj" has each adjective's
 # noun classes. VERBS: english=french=complements=flags, "~" a particle. Flags: may take p place, w company, h manner,
-# l hour, b vehicle, a animal subject; s stative, i imparfait for the past, t time adverbs even so, n no progressive, o no
-# habit, z never meant, k skill, r reflexive, u no future, y impersonal, g pronoun after its preposition, d only "to".
+# l hour, b vehicle, a animal subject; s stative, i imparfait for the past, t time adverbs even so, n no progressive,
+# o no habit, z never meant, k skill, r reflexive, u no future, y impersonal, g "à lui" and not "lui", d only "to him".
 # TENSES: name=English=French=time adverbs=flags barred (also q questions, 1 negation, 0 affirmation)=weight. English is
 # an auxiliary, verbs between and a form; French is verbs that take the infinitive and a tense ("past": pc or i).
 # ROWS: {A} or {A.x} clause (x as in `english` and `french`; w what is asked), {name} of LEXICON, {determiner_class},
@@ -94,12 +94,12 @@ mois dernier, last summer=l'été dernier, {few} days ago=il y a {few} jours, on
 tonight=ce soir, next week=la semaine prochaine, tomorrow morning=demain matin, soon=bientôt, this afternoon=cet
 après-midi, next year=l'année prochaine, next month=le mois prochain, on {DAY}={DAY}, in {few} days=dans {few} jours
 PRES: every day=tous les jours, every morning=tous les matins, on Sundays=le dimanche, every week=toutes les semaines,
-every evening=tous les soirs, in the afternoon=l'après-midi, once a week=une fois par semaine, from time to time=de
-temps en temps NOW: now=maintenant, at the moment=en ce moment, right now=en ce moment STATE: today=aujourd'hui, this
-morning=ce matin, tonight=ce soir OFTEN: often=souvent, always=toujours, sometimes=parfois, rarely=rarement DAY:
-Monday=lundi, Tuesday=mardi, Wednesday=mercredi, Thursday=jeudi, Friday=vendredi, Saturday=samedi, Sunday=dimanche
-MONTH: January=janvier, March=mars, May=mai, June=juin, July=juillet, October=octobre adj:
-good=bon=food+staple+drink+hot+read+watch+shop, delicious=délicieux=food+staple, big=gros=food+animal,
+every evening=tous les soirs, in the afternoon=l'après-midi, once a week=une fois par semaine NOW: now=maintenant, at
+the moment=en ce moment, right now=en ce moment STATE: today=aujourd'hui, this morning=ce matin, tonight=ce soir OFTEN:
+often=souvent, always=toujours, sometimes=parfois, rarely=rarement DAY: Monday=lundi, Tuesday=mardi, Wednesday=mercredi,
+Thursday=jeudi, Friday=vendredi, Saturday=samedi, Sunday=dimanche MONTH: January=janvier, March=mars, May=mai,
+June=juin, July=juillet, October=octobre adj: good=bon=food+staple+drink+hot+read+watch+shop,
+delicious=délicieux=food+staple, big=gros=food+animal,
 small=petit=food+car+machine+thing+furniture+fragile+room+animal+gift+sight+shop, cold=froid=drink,
 interesting=intéressant=read+mail+watch+abstract+event, long=long=read+mail+event, boring=ennuyeux=read+watch+event,
 funny=drôle=read+watch, old=vieux=read+watch+song+clothes+car+machine+thing+furniture+fragile+room+animal+sight,
@@ -340,7 +340,7 @@ def fr_noun(word: str, plural: bool) -> tuple[str, str]:
     loadFr()
     first, _, more = word.replace("œ", "oe").partition(" ")
     form = f"{N(first).n('p').realize() if plural else first} {more}".strip().replace("oe", "œ")
-    return form, "f" if getLemma(first, "fr")["N"]["g"] == "f" else "m"
+    return form, "f" if (getLemma(first, "fr") or {})["N"]["g"] == "f" else "m"
 
 
 @cache
@@ -373,7 +373,7 @@ def joined(prep: str, fr: str) -> str:
 
 
 def pro(np: NP) -> list[str]:
-    """A phrase's pronouns: English subject, object, possessive; French subject, direct, indirect, strong, possessive."""
+    """The pronouns of a phrase: English subject, object, possessive, French subject, direct, indirect, strong, own."""
     third = 2 + 4 * (np.g == "f") if np.cls in PEOPLE else 7 + (np.g == "f")
     return LEX["PRO"][{3: third, 6: 5 if np.g == "m" else 9}.get(np.i, np.i - 1)]
 
@@ -451,7 +451,8 @@ def slot(ctx: Ctx, key: str, subj: NP | None = None, neg: str = "") -> NP:
         return there._replace(en=re.sub("^(at|in) ", "to ", there.en).replace("to home", "home"))
     if "_" in key:
         det, cls = key.split("_")
-        return noun_phrase(ctx, cls, det, None if det == "q" else False, 1 if det == "what" else 0.18)
+        det, plural = ("a", True) if det == "q" and neg else (det, None if det == "q" else False)
+        return noun_phrase(ctx, cls, det, plural, 1 if det == "what" else 0.18)
     if key.islower():
         own = subj if subj and subj.cls in PEOPLE else "the"
         if r.random() < 0.14:
@@ -463,7 +464,7 @@ def slot(ctx: Ctx, key: str, subj: NP | None = None, neg: str = "") -> NP:
     if key == "JOB" and subj and subj.i in (4, 6):
         key = "STATUS"
     thing = subj and subj.cls in ADJ and subj.cls not in PEOPLE and key in ("ADJ", "MOOD")
-    en, fr, *_ = r.choice([a for a in ADJ[subj.cls] if a[0] != "new"] if thing else LEX[key])
+    en, fr, *_ = r.choice([a for a in ADJ[subj.cls] if a[0] != "new"] if subj and thing else LEX[key])
     en, fr = fill(ctx, en, "*" + fr if thing else fr, {}, subj)
     if subj:
         fr = re.sub(r"(\S+)/(\S+)", r"\2" if subj.g == "f" else r"\1", fr)
@@ -559,10 +560,11 @@ def clause(ctx: Ctx, spec: dict[str, str], first: Clause | None) -> Clause:
         if neg == "not" and plain and r.random() < 0.12:
             neg = "nobody" if kind == "person" else "nothing"
             obj = NP("anybody", "personne") if kind == "person" else NP("anything", "rien")
+    gone: NP | None = None
     if gap in ("what", "who"):
         gone = NP(gap, "qui" if gap == "who" else "quoi" if prep else "que")
-    else:
-        gone = noun_phrase(ctx, kind, gap, gap == "howmany") if gap else None
+    elif gap:
+        gone = noun_phrase(ctx, kind, gap, gap == "howmany")
     gone = gone and gone._replace(fr=joined(prep, gone.fr))
     to = human(ctx, 0.6, subj) if verb in VERB["dative"] else None
     mid, tail = adverbs(ctx, spec.get("x", "pt"), flags, tense, neg, subj)
@@ -610,16 +612,20 @@ def french(c: Clause, how: str = "") -> str:
     """A clause in French: i imperative, n past infinitive, b, g, t infinitive, else a statement (also in questions)."""
     *lead, tense = TENSE[c.tense][1].split(" ")
     tense = ("i" if "i" in c.verb[3] else "pc") if tense == "past" else tense
-    words, i, mine = c.verb[1].split(" "), c.subj.i, pro(c.subj)
+    words: list[str] = c.verb[1].split(" ")
+    i, mine = c.subj.i, pro(c.subj)
     reflexive = words[0] == "se"
     head, *more = words[reflexive:]
     if "one's" in c.verb[0]:
-        more = [dict(zip(("son", "sa", "ses"), mine[7].split(" "), strict=True)).get(w, w) for w in more]
+        own: dict[str, str] = dict(zip(("son", "sa", "ses"), mine[7].split(" "), strict=True))
+        more = [own.get(w, w) for w in more]
     prep = more.pop() if words[-1] in PREPOSITIONS else ""
     negated = (c.neg or c.subj.fr == "personne") and head not in ("être", "jouer")
     rest = [INDEFINITE.sub("de ", " ".join(more)) if negated else " ".join(more)]
     clitics = ["se" if i in (3, 6) else mine[4]] if reflexive else []
-    if c.obj and c.obj.pron and (not prep or (prep == "à" and "g" not in c.verb[3])):
+    if c.obj and c.obj.pron and prep and c.obj.cls not in PEOPLE:
+        clitics.append("en" if prep == "de" else "y")
+    elif c.obj and c.obj.pron and (not prep or (prep == "à" and "g" not in c.verb[3])):
         clitics.append(pro(c.obj)[5 if prep else 4])
     elif c.obj and c.neg != "nothing":
         obj = strong(c.obj)[1]
@@ -629,7 +635,7 @@ def french(c: Clause, how: str = "") -> str:
     rest.append(c.tail.fr)
     clitics.sort(key=lambda w: 1 if w in ("le", "la", "les") else 2 if w in ("lui", "leur") else 0)
     # The participle agrees with the subject after être, else with a direct object that stands before the verb.
-    being = reflexive or getLemma(head, "fr")["V"]["aux"] == "êt" or head in ("sortir", "rentrer")
+    being = reflexive or (getLemma(head, "fr") or {})["V"]["aux"] == "êt" or head in ("sortir", "rentrer")
     direct = None if prep else c.obj if c.obj and c.obj.pron else c.gap if c.gap and c.gap.cls else None
     agree = (None if reflexive and more else c.subj) if being else direct
     pp = fr_verb(head, "pp") + ("e" if agree and agree.g == "f" else "")
@@ -656,7 +662,8 @@ def french(c: Clause, how: str = "") -> str:
 
 def sentence(ctx: Ctx) -> tuple[str, str]:
     """One pair: a row chosen by weight, its clauses planned and its slots filled, both sides' spelling finished."""
-    r, bound = ctx.r, {}
+    r = ctx.r
+    bound: dict = {}
     _, en, fr, *specs = r.choices(ROW, WEIGHTS)[0]
     for name, spec in zip("AB", specs, strict=False):
         bound[name] = clause(ctx, dict(o.split("=") for o in spec.split()), bound.get("A"))
@@ -667,7 +674,7 @@ def sentence(ctx: Ctx) -> tuple[str, str]:
     if r.random() < 0.67:
         en = re.sub(r"\+(\w+) \+not", lambda m: "+am not" if m[1] == "am" else NOT_EN.get(m[1], m[1] + "n't"), en)
         en = CONTRACT.sub(lambda m: m[1] + SHORT[m[2]] if m[2] in SHORT else m[0], en)
-    en = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", en.replace("+", "").replace("can not", "cannot"))
+    en = re.sub(r"\b([Aa]) (?=[aeiouAEIO])", r"\1n ", en.replace("+", "").replace("can not", "cannot"))
     en, fr = (re.sub(r" +([.,])", r"\1", text).strip() for text in (en, elide(fr)))
     en, fr = (re.sub(r"(^|[.?!] )(\w)", lambda m: m[1] + m[2].upper(), text) for text in (en, fr))
     return en, fr
@@ -675,7 +682,8 @@ def sentence(ctx: Ctx) -> tuple[str, str]:
 
 def sentences(n: int, seed: int) -> list[tuple[str, str]]:
     """n distinct (English, French) pairs, the same for the same seed."""
-    r, found = random.Random(seed), {}
+    r = random.Random(seed)
+    found: dict[tuple[str, str], None] = {}
     while len(found) < n:
         found[sentence(Ctx(r, 2 if r.random() < 0.8 else 5))] = None
     return list(found)

@@ -1,19 +1,17 @@
 """Our way against the usual ones, timed side by side: `python -m tests.bench step` and `python -m tests.bench book`.
 
-step: the training step of the experiment, eager and compiled (`lib.transform.jit` with donation), against the same
-    architecture as nn.Module with fused AdamW (tests/bench/modules.py), on the same packed batches of made-up tokens,
-    which lie on the device before the clock starts.
-book: training and translating at the experiment's `book` preset against the book's own way (tests/bench/book.py), on
-    the same sentence pairs: packed rows here, padded batches sorted by English length there. Making a batch from token
-    lists is timed on both sides; sorting, packing and tokenising are not. The weights are random, so a translation
-    would end anywhere: both make as many tokens of a sentence as its reference has, end token included, and ours goes
-    on with a batch of 128 sentences until the longest is done, as it would after training.
+step: the experiment's training step against the same architecture as nn.Module with fused AdamW (modules.py), on the
+    same packed batches of made-up tokens, which lie on the device before the clock starts.
+book: the experiment's `book` preset against the book's own way (book.py) on the same sentence pairs, packed rows here
+    and padded batches there. Making a batch from token lists is timed on both sides; sorting, packing and tokenising
+    are not. Weights are random, so a translation would end anywhere: both make as many tokens of a sentence as its
+    reference has, end token included, and ours goes on with a batch until its longest is done, as after training.
 
 In one process the peers take turns, round after round, after two rounds that do not count. A ratio is the median
-over rounds of the ratio of two peers' time within a round, per useful token: a target token that is predicted and not
-padding. The first step includes compilation, with an empty compile cache. Peak memory is of a fresh process for each
-peer that only trains, from its third step on: on CUDA the most that torch had allocated, state included; on a CPU the
-largest resident set of the whole process, libraries, data and what compiling left behind too; nothing is subtracted.
+over rounds of the ratio of two peers within a round, per useful token: a predicted target token, no padding. The first
+step, compilation included, and peak memory are of fresh processes, one for each peer, that begin with an empty compile
+cache. The peak is from the third step on: on CUDA the most that torch had allocated, state included; on a CPU the
+largest resident set of the process, libraries, data and what compiling left behind too; nothing is subtracted.
 """
 
 import itertools
@@ -33,7 +31,7 @@ import torch
 import tyro
 
 from experiments import exp_transformer_fr as exp
-from lib import random, run, seq2seq, tree
+from lib import random, run, seq2seq, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.data.sources import DataError
 from lib.transform import jit
@@ -45,7 +43,6 @@ BOOK = "the book's way"
 HEAD = ["one", "peer", "seconds, median (min-max)", "tokens or sentences / s", "baseline", "time / baseline", "speed"]
 HEAD += ["peak MiB", "peak / baseline", "first step, s"]
 Train = Callable[[int], object]  # trains on batch number n
-Load = Callable[[int], packing.Batch]
 
 
 @dataclass(frozen=True)
@@ -113,8 +110,9 @@ class Job(NamedTuple):
         return sum(len(self.corpus.target[i]) + 1 for i in chosen)
 
 
-def make_job(args: exp.Args, corpus: packing.Tokens, vocabularies: tuple[int, int], batches: int) -> Job:
-    cfg, device = exp.model_config(args, vocabularies), run.device(args)
+def make_job(args: exp.Args, corpus: packing.Tokens, vocabularies: list[int], batches: int) -> Job:
+    block, device = transformer.Config(args.width, args.heads, args.ff, args.dropout, args.norm), run.device(args)
+    cfg = seq2seq.Config(args.encoder_layers, args.decoder_layers, block, *vocabularies, args.shared)
     padded = modules.spread(book.batches(corpus), batches)
     rows = packing.batches(corpus, random.key(args.seed), args.rows, lambda _, rows: rows, args.length)
     packed = list(itertools.islice(rows, len(padded)))
@@ -124,7 +122,7 @@ def make_job(args: exp.Args, corpus: packing.Tokens, vocabularies: tuple[int, in
 # ---- the peers ----
 
 
-def ours(job: Job, load: Load, compiled: bool) -> Train:
+def ours(job: Job, load: Callable, compiled: bool) -> Train:
     state = exp.init_state(random.key(job.args.seed, job.device), job.cfg, job.args)
     update = jit(partial(exp.step, cfg=job.cfg, args=job.args, dtype=job.dtype), enabled=compiled)
 
@@ -135,19 +133,19 @@ def ours(job: Job, load: Load, compiled: bool) -> Train:
     return train
 
 
-def usual(job: Job, load: Load, compiled: bool) -> Train:
+def usual(job: Job, load: Callable, compiled: bool) -> Train:
     params = seq2seq.init(random.key(job.args.seed, job.device), job.cfg)
     model = modules.from_tree(params, job.cfg, job.args.length, job.args.smoothing)
     trainer = modules.Trainer(model, job.args, job.dtype, compiled)
     return lambda n: trainer.step(load(n))
 
 
-def books(job: Job, _: Load) -> Train:
+def books(job: Job, _: Callable) -> Train:
     trainer = book.Trainer(book.Book(job.cfg).to(job.device), job.args.warmup)
     return lambda n: trainer.step(book.pad(job.corpus, job.padded[n], job.device))
 
 
-PEERS: dict[str, Callable[[Job, Load], Train]] = {
+PEERS: dict[str, Callable[..., Train]] = {
     "nn.Module, eager": partial(usual, compiled=False),
     "ours, eager": partial(ours, compiled=False),
     "nn.Module, compiled": partial(usual, compiled=True),
@@ -167,24 +165,19 @@ def probe(peer: str, job: Job) -> tuple[float, float]:
     return first, modules.peak(job.device)
 
 
-# ---- the two benches ----
-
-
-def training(job: Job, peers: list[str], load: Load, flags: Step) -> list[str]:
+def training(job: Job, peers: list[str], load: Callable, flags: Step) -> list[str]:
     probes = {}
     for name in peers:
         print(f"memory of {name} ...", file=sys.stderr)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             probes[name] = process.submit(probe, name, job).result()
     trains = {name: PEERS[name](job, load) for name in peers}
-    print(f"{flags.rounds} rounds ...", file=sys.stderr)
     order = [[(r * flags.inner + i) % len(job.packed) for i in range(flags.inner)] for r in range(flags.rounds)]
     works = {name: lambda r, train=train: [train(n) for n in order[r]] for name, train in trains.items()}
-    rates, each = {}, {}
-    for name, seconds in modules.take_turns(works, flags.rounds, job.device).items():
-        useful = [sum(job.useful(name, n) for n in numbers) for numbers in order]
-        rates[name] = [n / t for n, t in zip(useful, seconds, strict=True)]
-        each[name] = [t / flags.inner for t in seconds]
+    seconds = modules.take_turns(works, flags.rounds, job.device)
+    each = {name: [t / flags.inner for t in times] for name, times in seconds.items()}
+    useful = {name: [sum(job.useful(name, n) for n in numbers) for numbers in order] for name in peers}
+    rates = {name: [n / t for n, t in zip(useful[name], seconds[name], strict=True)] for name in peers}
     return table("training step", each, rates, probes)
 
 
@@ -210,7 +203,7 @@ def bench_step(flags: Step) -> list[str]:
         return [[3 + (31 * i + 17 * j) % (flags.vocabulary - 3) for j in range(n)] for i, n in enumerate(lengths)]
 
     corpus = packing.Tokens(sentences(7), sentences(5))
-    job = make_job(flags.args, corpus, (flags.vocabulary, flags.vocabulary), BATCHES)
+    job = make_job(flags.args, corpus, [flags.vocabulary] * 2, BATCHES)
     ready = [job.load(n) for n in range(len(job.packed))]
     peers = [name for name in PEERS if name != BOOK and (flags.compile or "eager" in name)]
     return training(job, peers, ready.__getitem__, flags)
@@ -220,9 +213,9 @@ def bench_book(flags: Book) -> list[str]:
     args, splits = flags.args, pairs.load(flags.data, flags.data_dir)
     shuffled = random.permutation(random.key(args.seed), len(splits.train)).tolist()
     train, test = [splits.train[i] for i in shuffled[: flags.pairs]], {p.source: p for p in splits.test}
-    tokenizers = source, target = exp.tokenizers(args, train)
+    tokenizers = tokens.train_pair([p.source for p in train], [p.target for p in train], args.vocabulary, args.shared)
     corpus = exp.encoded(train, tokenizers, args.length)
-    job = make_job(args, corpus, (source.get_vocab_size(), target.get_vocab_size()), flags.inner)
+    job = make_job(args, corpus, [t.get_vocab_size() for t in tokenizers], flags.inner)
     lines = training(job, [BOOK, "ours, compiled" if flags.compile else "ours, eager"], job.load, flags)
 
     params = tree.cast(seq2seq.init(random.key(args.seed, job.device), job.cfg), job.dtype)

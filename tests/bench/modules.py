@@ -135,7 +135,7 @@ class Trainer:
         others = [p for p in model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.parameters, self.clip, self.dtype = [*decayed, *others], args.clip, dtype
-        self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=args.betas, eps=args.eps, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, partial(noam, args.width, args.warmup))
         self.model = torch.compile(model) if compiled else model
 
@@ -183,10 +183,8 @@ def _attention(name: str, p: Tree) -> dict[str, Tensor]:
 
 
 def _ff(name: str, p: Tree) -> dict[str, Tensor]:
-    layers = {f"{name}.0": p["in"], f"{name}.3": p["out"]}
-    return {
-        f"{at}.{ours}": p[theirs].T for at, p in layers.items() for ours, theirs in (("weight", "w"), ("bias", "b"))
-    }
+    weights = {f"{name}.0.weight": p["in"]["w"].T, f"{name}.3.weight": p["out"]["w"].T}
+    return weights | {f"{name}.0.bias": p["in"]["b"], f"{name}.3.bias": p["out"]["b"]}
 
 
 # ---- measuring: the bench's tools, which know none of the peers ----

@@ -1,0 +1,140 @@
+"""tests/bench: the nn.Module baseline is our model and our step, the book's way trains and translates, the table."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from experiments import exp_transformer_fr as exp
+from lib import seq2seq, transformer, tree
+from lib.data import packing, tokens
+from tests.bench import book, modules
+
+ARGS = replace(
+    exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
+    rows=3, length=24, weight_decay=0.1, clip=1.0,
+)  # fmt: skip
+
+
+def config(norm="layer", dropout=0.0):
+    block = transformer.Config(ARGS.width, ARGS.heads, ARGS.ff, dropout, norm)
+    return seq2seq.Config(ARGS.encoder_layers, ARGS.decoder_layers, block, 50, 60, shared=False)
+
+
+def corpus(pairs=100):
+    """Made-up sentences of 2 to 8 tokens."""
+    source = [[3 + (7 * i + j) % 47 for j in range(2 + i % 7)] for i in range(pairs)]
+    return packing.Tokens(source, [[3 + (5 * i + j) % 57 for j in range(2 + i % 5)] for i in range(pairs)])
+
+
+def three_batches(key):
+    collate = partial(packing.collate, length=ARGS.length, start=tokens.START, end=tokens.END)
+    data = packing.batches(corpus(), key, ARGS.rows, collate, ARGS.length)
+    return [next(data) for _ in range(3)]
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_module_has_our_loss_and_our_three_steps(key, norm):
+    cfg, args = config(norm), replace(ARGS, norm=norm)
+    state = exp.init_state(key, cfg, args)
+    # Away from the start, where every scale is 1 and every bias 0.
+    shake = lambda x: x + 0.1 * torch.sin(torch.arange(x.numel(), dtype=torch.float32)).reshape(x.shape)  # noqa: E731
+    state = state._replace(params=tree.map(shake, state.params))
+    model = modules.from_tree(state.params, cfg, args.length, args.smoothing)
+    trainer = modules.Trainer(model, args, torch.float32, compiled=False)
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    for batch in three_batches(key):
+        state, out = exp.step(state, batch, cfg=cfg, args=args, dtype=torch.float32)
+        torch.testing.assert_close(trainer.step(batch), out["train/loss"], rtol=1e-5, atol=1e-5)
+    expected = modules.from_tree(state.params, cfg, args.length).state_dict()
+    for name, p in model.state_dict().items():
+        torch.testing.assert_close(p, expected[name], rtol=0, atol=2e-6, msg=lambda m, name=name: f"{name}: {m}")
+        assert not torch.equal(p, before[name]), name
+
+
+def test_module_trains_in_bf16_with_dropout(key):
+    cfg = config(dropout=0.1)
+    model = modules.from_tree(seq2seq.init(key, cfg), cfg, ARGS.length, ARGS.smoothing)
+    trainer = modules.Trainer(model, ARGS, torch.bfloat16, compiled=False)
+    losses = [trainer.step(batch) for batch in three_batches(key)]
+    assert all(loss.isfinite() for loss in losses)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_book_has_its_published_size():
+    block = transformer.Config(256, 8, 1024, 0.1)
+    with torch.device("meta"):
+        model = book.Book(seq2seq.Config(6, 6, block, 11_055, 11_239, shared=False))
+    assert sum(p.numel() for p in model.parameters()) == 19_655_911  # docs/REFERENCE.md, chapter 10
+    assert sum(p.numel() for p in [*model.encoder.parameters(), *model.encoder_norm.parameters()]) == 4_739_072
+    assert sum(p.numel() for p in [*model.decoder.parameters(), *model.decoder_norm.parameters()]) == 6_321_152
+
+
+def test_book_batches_are_sorted_padded_and_masked():
+    data = corpus()
+    order = book.batches(data, size=32)
+    assert [len(chosen) for chosen in order] == [32, 32, 32, 4]
+    lengths = [len(data.source[i]) for chosen in order for i in chosen]
+    assert lengths == sorted(lengths)
+    batch = book.pad(data, order[1], "cpu")
+    assert int((batch.target_out != tokens.PAD).sum()) == sum(len(data.target[i]) + 1 for i in order[1])
+    for row, i in enumerate(order[1]):
+        n = len(data.target[i]) + 1
+        assert batch.target_in[row, :n].tolist() == [tokens.START, *data.target[i]]
+        assert batch.target_out[row, :n].tolist() == [*data.target[i], tokens.END]
+        assert batch.source_mask[row, 0].sum() == len(data.source[i])
+        assert torch.equal(batch.target_mask[row, n - 1].nonzero().flatten(), torch.arange(n))
+        assert torch.equal(batch.target_mask[row, 0].nonzero().flatten(), torch.arange(1))
+
+
+def test_book_loss_is_cross_entropy_with_its_smoothed_labels():
+    logits = torch.sin(torch.arange(5 * 9.0)).reshape(5, 9)
+    labels = torch.tensor([3, 8, tokens.PAD, 4, 1])
+    wanted = torch.full((5, 9), 0.1 / 7).index_fill(1, torch.tensor([tokens.PAD]), 0.0)
+    wanted[torch.arange(5), labels] = 0.9
+    wanted = wanted[labels != tokens.PAD]
+    cross = torch.nn.functional.cross_entropy(logits[labels != tokens.PAD], wanted, reduction="sum")
+    entropy = -torch.xlogy(wanted, wanted).sum()
+    torch.testing.assert_close(book.smoothed_loss(logits.log_softmax(dim=-1), labels), cross - entropy)
+
+
+def test_the_books_way_trains_and_translates():
+    torch.manual_seed(0)
+    cfg, data = config(dropout=0.1), corpus()
+    model = book.Book(cfg)
+    trainer = book.Trainer(model, warmup=2)
+    batch = book.pad(data, book.batches(data)[0], "cpu")
+    losses = [float(trainer.step(batch)) for _ in range(20)]
+    assert torch.tensor(losses).isfinite().all() and losses[-1] < losses[0]
+    model.eval()
+    free = book.translate(model, data.source[0])
+    assert len(free) == book.MAX_TOKENS or free[-1] == tokens.END
+    forced = book.translate(model, data.source[0], wanted=7)
+    assert len(forced) == 7 and forced[: len(free)] == free[:7]
+
+
+def test_both_ways_translate_as_many_tokens_as_asked(key):
+    cfg, data = config(), corpus(150)
+    wanted = [(source, 1 + i % 6) for i, source in enumerate(data.source)]
+    out = book.all_at_once(seq2seq.init(key, cfg), wanted, cfg, ARGS.length)
+    assert [len(ids) for ids in out] == [n for _, n in wanted]
+    out = book.one_by_one(book.Book(cfg).eval(), wanted[:9])
+    assert [len(ids) for ids in out] == [n for _, n in wanted[:9]]
+
+
+def test_bench_step_prints_the_eager_peers():
+    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 50, "rows": 2, "length": 32, "rounds": 1}
+    flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "tests.bench", "step", *flags, "--no-compile", "--device", "cpu"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads that wait for each other crawl on a busy machine
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "nn.Module, eager" in done.stdout and "ours, eager" in done.stdout and "compiled" not in done.stdout
+    table = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(table) == 3 and all(len(line) == len(table[0]) for line in table)
+    assert all(float(line[7].replace(",", "")) > 50 for line in table[1:])  # peak MiB
+    assert f"torch {torch.__version__}" in done.stdout

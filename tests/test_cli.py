@@ -1,0 +1,240 @@
+"""lib/cli.py: every wrong command line ends with one clear message and the right exit status."""
+
+import os
+import re
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lib import cli, run
+from lib.checkpoint import CheckpointError
+from lib.data.sources import DataError
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Args(run.Args):
+    width: int = 64
+    heads: int = 4
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class Use:
+    text: str | None = None
+    beam: int = 1
+
+
+PRESETS = {"small": Args(), "book": Args(steps=36_900, width=256), "best": Args(steps=30_000)}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working directory, and the variable that `main` may set is put back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PUREGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "to be restored")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Runs `main` with some words; returns ("train" or "sample", the parsed configuration)."""
+
+    def main(*words, fault=None):
+        seen = []
+
+        def act(kind):
+            def do(args):
+                seen.append((kind, args))
+                if fault:
+                    raise fault
+
+            return do
+
+        monkeypatch.setattr(sys, "argv", ["exp_toy", *words])
+        cli.main("exp_toy", PRESETS, act("train"), act("sample"), Use)
+        return seen[0]
+
+    return main
+
+
+@pytest.fixture
+def fails(call, capsys):
+    """Exit status and message of a wrong command line, free of the frame that tyro draws around it."""
+
+    def check(*words, **options):
+        with pytest.raises(SystemExit) as stop:
+            call(*words, **options)
+        status, text = (1, stop.value.code) if isinstance(stop.value.code, str) else (stop.value.code, "")
+        text += capsys.readouterr().err
+        return status, " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+    return check
+
+
+def started(path, **flags):
+    """A run directory of the toy experiment with one checkpoint's worth of history."""
+    source = Path("exp_toy.py")
+    source.write_text("")
+    here = run.Run(Args(run=path, **flags), "exp_toy", source)
+    here.close()
+    return here.path
+
+
+# ---- what is right ----
+
+
+def test_presets_and_flags(call):
+    assert call() == ("train", PRESETS["small"])
+    assert call("small") == ("train", PRESETS["small"])
+    assert call("book", "--steps", "7", "--device=cpu") == ("train", Args(steps=7, width=256, device="cpu"))
+    assert call("--data", "a b/c'est.tsv")[1].data == "a b/c'est.tsv"
+
+
+def test_sample_gets_its_text_whole(call):
+    text = "C'est l'été, n'est-ce pas ? \"Oui\" -- $HOME *"
+    assert call("sample", "--text", text, "--beam", "4") == ("sample", Use(text, 4))
+    assert call("sample", f"--text={text}") == ("sample", Use(text))
+    assert call("sample") == ("sample", Use())
+
+
+def test_compiled_graphs_are_kept(call, monkeypatch, tmp_path):
+    call()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "inductor")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    call()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+
+
+# ---- what is wrong ----
+
+
+@pytest.mark.parametrize(("word", "meant"), [("smal", "small"), ("bok", "book"), ("bets", "best"), ("sampel", "sample")])
+def test_unknown_preset(fails, word, meant):
+    status, text = fails(word)
+    assert status == 2 and word in text and f"did you mean {meant}?" in text
+
+
+@pytest.mark.parametrize(("flag", "meant"), [("--widht", "--width"), ("--step", "--steps"), ("--log-evry", "--log-every")])
+def test_unknown_flag(fails, flag, meant):
+    status, text = fails(flag, "3")
+    assert status == 2 and flag in text and f"{meant} " in text
+
+
+def test_unknown_flag_of_sample(fails):
+    status, text = fails("sample", "--txt", "hello")
+    assert status == 2 and "--txt" in text and "--text" in text and "exp_toy sample" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--steps", "many"], ["--steps", "many"]),
+        (["--device", "tpu"], ["--device", "tpu", "cuda"]),
+        (["--steps"], ["--steps"]),
+        (["small", "book"], ["book"]),
+    ],
+)
+def test_wrong_value(fails, words, parts):
+    status, text = fails(*words)
+    assert status == 2 and all(part in text for part in parts)
+
+
+@pytest.mark.parametrize("words", [["--width", "100", "--heads", "7"], ["book", "--heads", "7"]])
+def test_heads_that_do_not_divide_the_width(fails, words):
+    status, text = fails(*words)
+    width = 100 if "100" in words else 256
+    assert status == 2 and f"--width {width} is not a multiple of --heads 7" in text
+
+
+@pytest.mark.parametrize("fault", [run.RunError("such a run"), DataError("no data"), CheckpointError("other leaves")])
+@pytest.mark.parametrize("words", [[], ["sample"]])
+def test_what_a_person_can_mend_ends_with_one_line(fails, fault, words):
+    assert fails(*words, fault=fault) == (1, f"error: {fault}")
+
+
+def test_ctrl_c_and_our_own_faults(fails, call):
+    assert fails(fault=KeyboardInterrupt())[0] == 130
+    with pytest.raises(ZeroDivisionError):
+        call(fault=ZeroDivisionError())
+
+
+# ---- resume ----
+
+
+def test_resume_takes_the_configuration_of_the_run(call):
+    path = started(Path("here"), width=32, seed=5, steps=10)
+    kind, args = call("--resume", "--run", "here")
+    assert kind == "train" and args == Args(width=32, seed=5, steps=10, resume=True, run=path)
+    args = call("--resume", "--run=here", "--steps", "20", "--log-every", "1", "--width", "32")[1]
+    assert args == Args(width=32, seed=5, steps=20, log_every=1, resume=True, run=path)
+
+
+def test_resume_takes_the_latest_run(call, fails):
+    status, text = fails("--resume")
+    assert status == 1 and "no run of exp_toy" in text
+    for seed, age in ((1, 3), (2, 2), (3, 4)):
+        os.utime(started(None, seed=seed) / "config.json", (10**9 - age, 10**9 - age))
+    assert call("--resume")[1].seed == 2
+
+
+def test_resume_with_another_configuration(fails):
+    started(Path("here"), width=32, seed=5)
+    status, text = fails("--resume", "--run", "here", "--width", "64", "--seed", "6", "--steps", "7")
+    assert status == 1
+    assert "here was started with another configuration" in text and "width: 32 -> 64" in text and "seed: 5 -> 6" in text
+    assert "steps" not in text
+    status, text = fails("book", "--resume", "--run", "here")
+    assert status == 1 and "width: 32 -> 256" in text and "seed: 5 -> 0" in text
+
+
+def test_resume_judges_flags_beside_those_of_the_run(call, fails):
+    """90 is no multiple of the preset's 4 heads, but the run has 3."""
+    started(Path("here"), width=90, heads=3)
+    assert call("--resume", "--run", "here", "--width", "90")[1].heads == 3
+    status, text = fails("--resume", "--run", "here", "--width", "93")
+    assert status == 1 and "width: 90 -> 93" in text
+
+
+def test_a_run_of_another_experiment(fails):
+    Path("other").mkdir()
+    Path("other", "config.json").write_text('{"steps": 3, "colours": 256}')
+    status, text = fails("--resume", "--run", "other")
+    assert status == 1 and "other is a run of another experiment or version" in text and "colours" in text
+    status, text = fails("--resume", "--run", "nowhere")
+    assert status == 1 and "nowhere is not a run directory" in text
+
+
+# ---- python -m experiments ----
+
+
+def module(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["experiments", *words])
+    runpy.run_module("experiments", run_name="__main__")
+
+
+@pytest.mark.parametrize("word", ["exp_transformer_f", "transformer_fr", "exp_transfomer_fr"])
+def test_unknown_experiment(monkeypatch, capsys, word):
+    with pytest.raises(SystemExit) as stop:
+        module(monkeypatch, word, "--steps", "3")
+    text = capsys.readouterr().err
+    assert stop.value.code == 2 and repr(word) in text and "did you mean exp_transformer_fr?" in text
+
+
+def test_no_experiment(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        module(monkeypatch)
+    assert stop.value.code == 2 and "which experiment" in capsys.readouterr().err
+
+
+def test_every_experiment_is_known_by_its_name():
+    folder = ROOT / "experiments"
+    assert cli.nearest("exp_transformer_fr", folder) == "exp_transformer_fr"

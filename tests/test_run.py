@@ -1,0 +1,342 @@
+"""lib/run.py: what a run leaves on disk, how it stops, and that it says what a person can do."""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from lib import checkpoint, run
+from lib.run import RunError
+
+
+@dataclass(frozen=True)
+class Args(run.Args):
+    width: int = 8
+    betas: tuple[float, float] = (0.9, 0.98)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Opens runs of a made-up experiment below tmp_path, and closes them in the end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp_toy.py").write_text("# the toy experiment\n")
+    opened = []
+
+    def make(**flags):
+        opened.append(run.Run(Args(**flags), "exp_toy", tmp_path / "exp_toy.py"))
+        return opened[-1]
+
+    yield make
+    for here in opened:
+        here.close()
+
+
+def events(path):
+    return EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+# ---- the directory ----
+
+
+def test_contents_of_a_run_directory(start, tmp_path):
+    here = start(run=tmp_path / "here", seed=3, data_dir=Path("some") / "where")
+    here.save(1, {"w": torch.ones(2)})
+    files = names(here.path)
+    assert [f for f in files if not f.startswith("events.out.tfevents.")] == [
+        "checkpoints", "config.json", "environment.json", "experiment.py", "git.diff", "metrics.jsonl",
+    ]  # fmt: skip
+    assert names(here.path / "checkpoints") == ["step-1.safetensors"]
+    assert (here.path / "experiment.py").read_text() == "# the toy experiment\n"
+    config = json.loads((here.path / "config.json").read_text())
+    assert config["seed"] == 3 and config["data_dir"] == "some/where" and config["betas"] == [0.9, 0.98]
+    assert config.keys() == {f.name for f in dataclasses.fields(Args)}
+    environment = json.loads((here.path / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__ and environment.keys() >= {"command", "commit", "python", "cpu"}
+    assert checkpoint.load_meta(here.path / "checkpoints" / "step-1.safetensors") == {"step": 1, "config": config}
+
+
+def test_a_run_names_itself_and_never_twice(start):
+    a, b = start(seed=5), start(seed=5)
+    assert a.path != b.path
+    for here in (a, b):
+        assert re.fullmatch(r"runs/exp_toy/\d{8}-\d{6}-5(-\d)?", here.path.as_posix())
+
+
+def test_a_machine_without_git(start, tmp_path, monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", missing)
+    here = start(run=tmp_path / "here")
+    assert json.loads((here.path / "environment.json").read_text())["commit"] == ""
+
+
+def test_a_run_is_not_started_over_another(start, tmp_path):
+    start(run=tmp_path / "here", seed=1)
+    before = {p: p.read_bytes() for p in (tmp_path / "here").iterdir()}
+    with pytest.raises(RunError, match=r"here already holds a run.*--resume.*--run"):
+        start(run=tmp_path / "here", seed=2)
+    assert {p: p.read_bytes() for p in (tmp_path / "here").iterdir()} == before
+
+
+def test_a_run_may_start_in_an_empty_folder(start, tmp_path):
+    (tmp_path / "here").mkdir()
+    assert start(run=tmp_path / "here").step == 0
+
+
+# ---- what it logs ----
+
+
+def test_finish_puts_everything_into_one_tensorboard_run(start, tmp_path):
+    here = start(run=tmp_path / "here", steps=2, seed=4)
+    for n in here.progress():
+        here.log(n + 1, {"train/loss": 2.0 - n, "train/lr": 0.5})
+    here.writer.add_text("samples/final", "bonjour")
+    here.writer.add_image("attention/cross", np.zeros((3, 4, 4)))
+    here.finish({"toy/bleu": 31.5})
+
+    assert json.loads((here.path / "result.json").read_text()) == {"toy/bleu": 31.5}
+    files = list(tmp_path.rglob("*tfevents*"))
+    assert files and {p.parent for p in files} == {here.path}  # add_hparams would have made a run of its own
+    found = events(here.path)
+    assert set(found.Tags()["scalars"]) == {"train/loss", "train/lr", "final/toy/bleu"}
+    assert [(e.step, e.value) for e in found.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
+    assert [(e.step, e.value) for e in found.Scalars("final/toy/bleu")] == [(2, 31.5)]
+    assert found.Tags()["images"] == ["attention/cross"]
+    assert found.Tensors("samples/final/text_summary")[0].tensor_proto.string_val == [b"bonjour"]
+
+    content = {k: HParamsPluginData.FromString(v) for k, v in found.PluginTagToContent("hparams").items()}
+    told = content["_hparams_/session_start_info"].session_start_info.hparams
+    assert told["seed"].number_value == 4 and told["data"].string_value == "default"
+    assert told.keys() == {f.name for f in dataclasses.fields(Args)}
+    metrics = [m.name.tag for m in content["_hparams_/experiment"].experiment.metric_infos]
+    assert metrics == ["final/toy/bleu"]  # a scalar of this run: the HParams tab shows its value
+    assert "_hparams_/session_end_info" in content
+
+
+def test_metrics_are_lines_of_json(start, tmp_path):
+    here = start(run=tmp_path / "here")
+    here.log(1, {"train/loss": 2.5})
+    here.log(2, {"val/loss": 1.0, "train/lr": 0.1})
+    lines = [json.loads(line) for line in (here.path / "metrics.jsonl").read_text().splitlines()]  # not closed yet
+    assert [{k: v for k, v in line.items() if k != "seconds"} for line in lines] == [
+        {"step": 1, "train/loss": 2.5},
+        {"step": 2, "val/loss": 1.0, "train/lr": 0.1},
+    ]
+    assert all(0 <= line["seconds"] < 600 for line in lines)
+
+
+def test_due():
+    here = run.Run.__new__(run.Run)
+    here.args = Args(steps=10)
+    assert [n for n in range(10) if here.due(n, 4)] == [3, 7, 9]  # and at the last step
+    assert [n for n in range(10) if here.due(n, 5)] == [4, 9]
+    assert [n for n in range(10) if here.due(n, 1000)] == [9]
+    assert not any(here.due(n, 0) for n in range(10))
+
+
+# ---- losses that are not finite, disks that are full ----
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_not_finite_stops_the_run(start, tmp_path, bad):
+    here = start(run=tmp_path / "here")
+    here.check(6, torch.tensor(1.0))
+    here.save(7, {"w": torch.ones(2)})
+    for n, loss in ((7, 1.0), (8, bad), (9, float("nan"))):
+        here.check(n, torch.tensor(loss))
+    good = here.path / "checkpoints" / "step-7.safetensors"
+    for act in (lambda: here.log(10, {"train/loss": bad}), lambda: here.save(10, {"w": torch.zeros(2)})):
+        with pytest.raises(RunError, match=f"the loss is {bad} at step 8; last good checkpoint: {good}"):
+            act()
+    assert names(here.path / "checkpoints") == ["step-7.safetensors"]
+    assert (here.path / "metrics.jsonl").read_text() == ""
+    assert here.restore({"w": torch.zeros(2)}, torch.device("cpu"))["w"].tolist() == [1, 1]
+
+
+def test_not_finite_before_any_checkpoint(start, tmp_path):
+    here = start(run=tmp_path / "here")
+    here.check(0, torch.tensor(float("nan")))
+    with pytest.raises(RunError, match="at step 0; last good checkpoint: none"):
+        here.save(1, {"w": torch.ones(1)})
+
+
+def test_a_full_disk_while_saving(start, tmp_path, monkeypatch):
+    here = start(run=tmp_path / "here")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"step-1\.safetensors.*No space left.*last good checkpoint: none"):
+            here.save(1, {"w": torch.zeros(2)})
+    here.save(2, {"w": torch.ones(2)})
+    monkeypatch.setattr(os, "fsync", full)
+    good = here.path / "checkpoints" / "step-2.safetensors"
+    with pytest.raises(RunError, match=rf"cannot save .*step-3.*No space left.*last good checkpoint: {good}"):
+        here.save(3, {"w": torch.zeros(2)})
+    assert names(here.path / "checkpoints") == ["step-2.safetensors"]
+    assert here.restore({"w": torch.zeros(2)}, torch.device("cpu"))["w"].tolist() == [1, 1]
+
+
+def test_only_the_last_two_checkpoints_are_kept(start, tmp_path):
+    here = start(run=tmp_path / "here")
+    for n in (8, 9, 10, 11, 11):
+        here.save(n, {"w": torch.full((2,), n)})
+    assert names(here.path / "checkpoints") == ["step-10.safetensors", "step-11.safetensors"]
+    assert here.restore({"w": torch.zeros(2, dtype=torch.int64)}, torch.device("cpu"))["w"].tolist() == [11, 11]
+
+
+# ---- Ctrl-C ----
+
+
+def test_ctrl_c_finishes_the_step(start, tmp_path):
+    here, before, whole = start(run=tmp_path / "here", steps=10), signal.getsignal(signal.SIGINT), []
+    for n in here.progress():
+        if n == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        whole.append(n)
+    assert whole == [0, 1, 2, 3] and here.step == 4 and here.stopped
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_ends_at_once(start, tmp_path):
+    here, before, whole = start(run=tmp_path / "here", steps=10), signal.getsignal(signal.SIGINT), []
+    loop = here.progress()
+    with pytest.raises(KeyboardInterrupt):
+        for n in loop:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            whole.append(n)
+    loop.close()
+    assert whole == [] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_whole_loop(start, tmp_path):
+    here, before = start(run=tmp_path / "here", steps=3), signal.getsignal(signal.SIGINT)
+    assert list(here.progress()) == [0, 1, 2]
+    assert here.step == 3 and not here.stopped and signal.getsignal(signal.SIGINT) is before
+
+
+# ---- resume ----
+
+
+def test_resume_goes_on_where_the_last_checkpoint_is(start, tmp_path):
+    path = tmp_path / "here"
+    first = start(run=path, steps=6)
+    for n in range(5):  # killed after step 5: what came after the checkpoint is done again
+        first.log(n + 1, {"train/loss": float(n)})
+        if n == 2:
+            first.save(3, {"w": torch.ones(2)})
+    first.close()
+
+    second = start(run=path, steps=6, resume=True)
+    assert second.step == 3
+    for n in second.progress():
+        second.log(n + 1, {"train/loss": 10.0 + n})
+    second.finish({})
+    # Every step once: what was logged up to the checkpoint stays, what was done again is replaced.
+    found = events(path).Scalars("train/loss")
+    assert [(e.step, e.value) for e in found] == [(1, 0), (2, 1), (3, 2), (4, 13), (5, 14), (6, 15)]
+
+
+def test_a_resumed_run_remembers_its_new_length(start, tmp_path):
+    first = start(run=tmp_path / "here", steps=10, seed=3)
+    first.save(10, {"w": torch.ones(2)})
+    start(run=tmp_path / "here", steps=20, seed=3, resume=True)
+    stored = run.load_config(tmp_path / "here", Args)
+    assert (stored.steps, stored.seed) == (20, 3)  # otherwise the next --resume would think it has arrived
+
+
+def test_resume_without_a_checkpoint(start, tmp_path):
+    start(run=tmp_path / "here")
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in .*here"):
+        start(run=tmp_path / "here", resume=True)
+
+
+CHANGES = {
+    "steps": 7, "seed": 1, "device": "cpu", "precision": "bf16", "compile": "on", "data": "x.tsv", "data_dir": Path("d"),
+    "run": Path("r"), "resume": True, "log_every": 7, "eval_every": 7, "save_every": 7, "width": 16, "betas": (0.9, 0.99),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_resumed_run_may_change(name):
+    changed = run.changed_fields(Args(), dataclasses.replace(Args(), **{name: CHANGES[name]}))
+    if name in ("seed", "precision", "data", "width", "betas"):
+        assert changed == [f"{name}: {getattr(Args(), name)} -> {CHANGES[name]}"]
+    else:
+        assert changed == []
+
+
+def test_all_changes_are_named():
+    assert len(run.changed_fields(Args(), dataclasses.replace(Args(), seed=1, width=16))) == 2
+    assert CHANGES.keys() == {f.name for f in dataclasses.fields(Args)}
+
+
+def test_a_configuration_comes_back_as_it_was(start, tmp_path):
+    flags = {"run": tmp_path / "here", "data_dir": Path("a b"), "betas": (0.5, 0.6), "seed": 9}
+    assert run.load_config(start(**flags).path, Args) == Args(**flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is not a run directory"),
+        ('{"steps": 4', "is not a run directory"),
+        ('{"steps": 4, "depth": 3, "colour": 1}', r"another experiment or version.*'colour', 'depth'"),
+    ],
+)
+def test_what_is_not_a_run_of_this_experiment(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RunError, match=f"{tmp_path}.*{message}"):
+        run.load_config(tmp_path, Args)
+
+
+def test_the_latest_run(start):
+    with pytest.raises(RunError, match="no run of exp_toy.*just run exp_toy.*--run"):
+        run.latest_run("exp_toy")
+    old, new = start(seed=1), start(seed=2)
+    os.utime(old.path / "config.json", (1, 1))
+    assert run.latest_run("exp_toy").resolve() == new.path.resolve()
+    with pytest.raises(RunError, match="no finished run of exp_toy"):
+        run.latest_run("exp_toy", finished=True)
+    old.finish({"bleu": 1.0})
+    assert run.latest_run("exp_toy", finished=True).resolve() == old.path.resolve()
+    assert run.latest_run("exp_toy").resolve() == new.path.resolve()
+
+
+# ---- where and how ----
+
+
+def test_device_and_precision(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run.device(Args()) == run.device(Args(device="cpu")) == torch.device("cpu")
+    with pytest.raises(RunError, match="--device cuda"):
+        run.device(Args(device="cuda"))
+    cpu = torch.device("cpu")
+    assert run.dtype(Args(precision="fp32"), cpu) == torch.float32
+    assert run.dtype(Args(precision="bf16"), cpu) == torch.bfloat16
+    assert run.dtype(Args(), cpu) in (torch.float32, torch.bfloat16)
+
+
+def test_compile_auto_is_for_long_runs():
+    assert run.compiles(Args(compile="on", steps=1)) and not run.compiles(Args(compile="off", steps=10**6))
+    assert run.compiles(Args(steps=100_000)) and not run.compiles(Args(steps=1))
