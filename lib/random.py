@@ -9,6 +9,8 @@ randomness, and `split(None)` gives Nones.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,8 +30,7 @@ def split(key: Key | None, n: int = 2) -> list[Key] | list[None]:
     """n independent keys."""
     if key is None:
         return [None] * n
-    x0, x1 = _threefry(key, torch.arange(n, dtype=torch.int32, device=key.device))
-    return list(torch.stack([x0, x1], dim=-1).unbind(0))
+    return list(_blocks(key, torch.arange(n, dtype=torch.int32, device=key.device)).unbind(0))
 
 
 def fold_in(key: Key | None, data: int | Tensor) -> Key | None:
@@ -37,13 +38,15 @@ def fold_in(key: Key | None, data: int | Tensor) -> Key | None:
     if key is None:
         return None
     counter = torch.as_tensor(data, device=key.device).to(torch.int32)
-    return torch.stack(_threefry(key, counter), dim=-1)
+    return _blocks(key, counter)
 
 
 def bits(key: Key, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
     """Uniform 32-bit words, as int32 bit patterns."""
-    x0, x1 = _threefry(key, torch.arange(math.prod(shape), dtype=torch.int32, device=key.device))
-    return (x0 ^ x1).reshape(shape)
+    counter = torch.arange(math.prod(shape), dtype=torch.int32, device=key.device)
+    if _inside_cpu_graph(key):
+        return _opaque_words(key, counter).reshape(shape)
+    return _words(key, counter).reshape(shape)
 
 
 def uniform(key: Key, shape: tuple[int, ...] = (), low: float = 0.0, high: float = 1.0) -> Float[Tensor, "..."]:
@@ -103,8 +106,20 @@ def _rotate(x: Tensor, n: int) -> Tensor:
     return (x << n) | ((x >> (32 - n)) & ((1 << n) - 1))  # int32 >> copies the sign: mask it off
 
 
-def _threefry(key: Key, counter: Tensor) -> tuple[Tensor, Tensor]:
-    """The block at counter (0, `counter`). int32 arithmetic throughout: it wraps as uint32 does."""
+def _words(key: Tensor, counter: Tensor) -> Tensor:
+    x0, x1 = _threefry(key, counter)
+    return x0 ^ x1
+
+
+def _blocks(key: Tensor, counter: Tensor) -> Tensor:
+    """Both words of each block, on a new last axis: a key."""
+    if _inside_cpu_graph(key):
+        return _opaque_blocks(key, counter)
+    return torch.stack(_threefry(key, counter), dim=-1)
+
+
+def _threefry(key: Tensor, counter: Tensor) -> tuple[Tensor, Tensor]:
+    """The blocks of the counters (0, `counter`). int32 arithmetic throughout: it wraps as uint32 does."""
     k0, k1 = key[..., 0], key[..., 1]
     keys = (k0, k1, k0 ^ k1 ^ 0x1BD11BDA)
     x0, x1 = torch.zeros_like(counter) + k0, counter + k1
@@ -115,3 +130,46 @@ def _threefry(key: Key, counter: Tensor) -> tuple[Tensor, Tensor]:
         x0 = x0 + keys[(i + 1) % 3]
         x1 = x1 + keys[(i + 2) % 3] + (i + 1)
     return x0, x1
+
+
+# In a graph compiled for a CPU a draw is one opaque operation: written out, each costs the C++ compiler ten seconds, and
+# a Transformer with dropout has sixty. Long draws go through one kernel that is compiled once; where this file is traced
+# for a GPU, or not compiled at all, none of this is used.
+
+
+def _inside_cpu_graph(key: Tensor) -> bool:
+    return torch.compiler.is_compiling() and key.device.type == "cpu"
+
+
+_kernel = torch.compile(_words, dynamic=True)
+
+
+@torch.library.custom_op("puregen::threefry_words", mutates_args=())
+def _opaque_words(key: Tensor, counter: Tensor) -> Tensor:
+    return (_kernel if counter.numel() >= 1 << 14 else _words)(key, counter)
+
+
+@torch.library.custom_op("puregen::threefry_blocks", mutates_args=())
+def _opaque_blocks(key: Tensor, counter: Tensor) -> Tensor:
+    return torch.stack(_threefry(key, counter), dim=-1)
+
+
+_opaque_words.register_fake(lambda key, counter: torch.empty_like(counter))
+_opaque_blocks.register_fake(lambda key, counter: counter.new_empty(*counter.shape, 2))
+
+
+def _one_by_one(op: Callable) -> Callable:
+    """The vmap rule of an opaque draw: the batch's draws, stacked."""
+
+    def rule(info: Any, dims: tuple, *args: Tensor) -> tuple[Tensor, int]:
+        rows = [
+            [x if dim is None else x.select(dim, i) for x, dim in zip(args, dims, strict=True)]
+            for i in range(info.batch_size)
+        ]
+        return torch.stack([op(*row) for row in rows]), 0
+
+    return rule
+
+
+_opaque_words.register_vmap(_one_by_one(_opaque_words))
+_opaque_blocks.register_vmap(_one_by_one(_opaque_blocks))

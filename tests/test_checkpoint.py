@@ -76,7 +76,9 @@ def test_prefix_picks_a_subtree(tmp_path):
 
 def test_every_fault_is_named(tmp_path):
     path = tmp_path / "a.safetensors"
-    checkpoint.save_tree(path, {"same": torch.ones(2), "old": [torch.ones(1)], "w": torch.ones(2, 3), "n": torch.ones(1)})
+    checkpoint.save_tree(
+        path, {"same": torch.ones(2), "old": [torch.ones(1)], "w": torch.ones(2, 3), "n": torch.ones(1)}
+    )
     like = {"same": torch.ones(2), "new": {"a": torch.ones(1), "b": torch.ones(1)}, "w": torch.ones(3, 2)}
     with pytest.raises(CheckpointError) as error:
         checkpoint.load_tree(path, like | {"n": torch.ones(1, dtype=torch.int32)})
@@ -97,7 +99,7 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
     checkpoint.save_tree(path, make())
     path.write_bytes(path.read_bytes()[:keep])
     for read in (lambda: checkpoint.load_meta(path), lambda: checkpoint.load_tree(path, make())):
-        with pytest.raises(CheckpointError, match="step-1.safetensors is not a checkpoint"):
+        with pytest.raises(CheckpointError, match=r"step-1\.safetensors is not a checkpoint"):
             read()
 
 

@@ -117,13 +117,17 @@ def test_compiled_graphs_are_kept(call, monkeypatch, tmp_path):
 # ---- what is wrong ----
 
 
-@pytest.mark.parametrize(("word", "meant"), [("smal", "small"), ("bok", "book"), ("bets", "best"), ("sampel", "sample")])
+@pytest.mark.parametrize(
+    ("word", "meant"), [("smal", "small"), ("bok", "book"), ("bets", "best"), ("sampel", "sample")]
+)
 def test_unknown_preset(fails, word, meant):
     status, text = fails(word)
     assert status == 2 and word in text and f"did you mean {meant}?" in text
 
 
-@pytest.mark.parametrize(("flag", "meant"), [("--widht", "--width"), ("--step", "--steps"), ("--log-evry", "--log-every")])
+@pytest.mark.parametrize(
+    ("flag", "meant"), [("--widht", "--width"), ("--step", "--steps"), ("--log-evry", "--log-every")]
+)
 def test_unknown_flag(fails, flag, meant):
     status, text = fails(flag, "3")
     assert status == 2 and flag in text and f"{meant} " in text
@@ -190,7 +194,9 @@ def test_resume_with_another_configuration(fails):
     started(Path("here"), width=32, seed=5)
     status, text = fails("--resume", "--run", "here", "--width", "64", "--seed", "6", "--steps", "7")
     assert status == 1
-    assert "here was started with another configuration" in text and "width: 32 -> 64" in text and "seed: 5 -> 6" in text
+    assert (
+        "here was started with another configuration" in text and "width: 32 -> 64" in text and "seed: 5 -> 6" in text
+    )
     assert "steps" not in text
     status, text = fails("book", "--resume", "--run", "here")
     assert status == 1 and "width: 32 -> 256" in text and "seed: 5 -> 0" in text

@@ -12,7 +12,7 @@ END = 0
 
 
 def chain(table):
-    """A Markov model whose logits depend on the position too: `table` is (position, last token, v); the cache counts."""
+    """A Markov model whose logits depend on the position too: `table` is (position, last token, v)."""
 
     def step(token, cache):
         return table[cache["position"], token], {"position": cache["position"] + 1}
@@ -164,7 +164,9 @@ def test_a_beam_as_wide_as_the_tree_finds_the_best(key, alpha):
             n = int(scores[i].isfinite().sum())
             assert n == len(ranked)
             torch.testing.assert_close(scores[i, :n], torch.tensor([s for s, _ in ranked]))
-            assert [ids[: len(y)] for ids, (_, y) in zip(out[i].tolist(), ranked, strict=False)] == [y for _, y in ranked]
+            assert [ids[: len(y)] for ids, (_, y) in zip(out[i].tolist(), ranked, strict=False)] == [
+                y for _, y in ranked
+            ]
 
 
 def test_the_length_penalty_by_hand():

@@ -83,7 +83,11 @@ def test_throughput_without_a_known_peak(clock):
 
 def test_peaks(monkeypatch):
     assert metrics.peak_flops(torch.device("cpu"), torch.float32) is None
-    for name, peaks in {"NVIDIA H200": (989e12, 67e12), "NVIDIA L4": (121e12, 30e12), "Tesla K80": (None, None)}.items():
+    for name, peaks in {
+        "NVIDIA H200": (989e12, 67e12),
+        "NVIDIA L4": (121e12, 30e12),
+        "Tesla K80": (None, None),
+    }.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
         found = [metrics.peak_flops(torch.device("cuda"), d) for d in (torch.bfloat16, torch.float32)]
         assert tuple(found) == peaks

@@ -266,13 +266,14 @@ def test_a_resumed_run_remembers_its_new_length(start, tmp_path):
 
 def test_resume_without_a_checkpoint(start, tmp_path):
     start(run=tmp_path / "here")
-    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in .*here"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint in .*here"):
         start(run=tmp_path / "here", resume=True)
 
 
 CHANGES = {
-    "steps": 7, "seed": 1, "device": "cpu", "precision": "bf16", "compile": "on", "data": "x.tsv", "data_dir": Path("d"),
-    "run": Path("r"), "resume": True, "log_every": 7, "eval_every": 7, "save_every": 7, "width": 16, "betas": (0.9, 0.99),
+    "steps": 7, "seed": 1, "device": "cpu", "precision": "bf16", "compile": "on", "data": "x.tsv",
+    "data_dir": Path("d"), "run": Path("r"), "resume": True, "log_every": 7, "eval_every": 7, "save_every": 7,
+    "width": 16, "betas": (0.9, 0.99),
 }  # fmt: skip
 
 
@@ -311,7 +312,7 @@ def test_what_is_not_a_run_of_this_experiment(tmp_path, text, message):
 
 
 def test_the_latest_run(start):
-    with pytest.raises(RunError, match="no run of exp_toy.*just run exp_toy.*--run"):
+    with pytest.raises(RunError, match=r"no run of exp_toy.*just run exp_toy.*--run"):
         run.latest_run("exp_toy")
     old, new = start(seed=1), start(seed=2)
     os.utime(old.path / "config.json", (1, 1))

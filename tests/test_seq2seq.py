@@ -1,4 +1,4 @@
-"""lib/seq2seq.py: decoding step by step equals teacher forcing, packing and padding change nothing, texts stay whole."""
+"""lib/seq2seq.py: cached decoding equals teacher forcing, packing and padding change nothing, texts stay whole."""
 
 import dataclasses
 from functools import partial
@@ -89,7 +89,7 @@ def embeddings_used(params, source, target, at, name, cfg):
 def test_a_target_token_sees_the_whole_source_and_no_later_target(key):
     params, (s, t) = make(key, APART), ids(key, [6, 7])
     source, target = one_a_row([s], CPU), one_a_row([t], CPU)
-    for at in range(7):
+    for at in (0, 3, 6):
         assert embeddings_used(params, source, target, at, "source", APART) == set(s)
         assert embeddings_used(params, source, target, at, "target", APART) == set(t[: at + 1])
 
@@ -97,7 +97,9 @@ def test_a_target_token_sees_the_whole_source_and_no_later_target(key):
 def test_packed_pairs_do_not_see_each_other(key):
     params = make(key, APART)
     s, t = (random.permutation(k, V - 3).tolist() for k in random.split(key))
-    corpus = packing.Tokens([[3 + i for i in s[:5]], [3 + i for i in s[5:11]]], [[3 + i for i in t[:4]], [3 + i for i in t[4:9]]])
+    corpus = packing.Tokens(
+        [[3 + i for i in s[:5]], [3 + i for i in s[5:11]]], [[3 + i for i in t[:4]], [3 + i for i in t[4:9]]]
+    )
     batch = packing.collate(corpus, [[0, 1]], 16, tokens.START, tokens.END)
     source = Sequences(batch.source, batch.source_position, batch.source_segment)
     target = Sequences(batch.target_in, batch.target_position, batch.target_segment)
@@ -203,7 +205,7 @@ def test_a_translation_does_not_depend_on_its_batch(translator, corpus):
 
 
 def test_more_sentences_than_a_batch(translator, corpus):
-    many = [corpus[i % 7] for i in range(300)]
+    many = [corpus[i % 7] for i in range(140)]
     assert best(translator.translate([p.source for p in many])) == [p.target for p in many]
 
 
@@ -214,13 +216,11 @@ def test_beams_come_best_first(translator, corpus):
 
 
 def test_sampling_by_key(translator, corpus):
-    sources = [p.source for p in corpus]
-
     def draw(seed, **options):
-        return best(translator.translate(sources, key=random.key(seed), **options))
+        return best(translator.translate([p.source for p in corpus[:3]], key=random.key(seed), **options))
 
-    assert draw(1, temperature=3.0) == draw(1, temperature=3.0) != draw(2, temperature=3.0)
-    assert draw(1, temperature=3.0, top_k=1) == draw(1, top_p=1e-6) == [p.target for p in corpus]
+    assert draw(1, temperature=2.0) == draw(1, temperature=2.0) != draw(2, temperature=2.0)
+    assert draw(1, temperature=2.0, top_k=1) == draw(1, top_p=1e-6) == [p.target for p in corpus[:3]]
 
 
 def test_nothing_to_translate(translator):
@@ -279,6 +279,21 @@ def test_long_texts_are_cut_to_pieces_that_fit_and_nothing_is_lost(translator, n
     assert "".join("".join(found).split()) == "".join(LONG[name].split())
     [hypotheses] = translator.translate_texts([LONG[name]])
     assert len(hypotheses) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "strange"),
+    [
+        ("How are you?", False),
+        ("你好吗", True),
+        ("Как дела, Tom?", True),
+        ("I like Москва.", False),
+        ("3 + 4 = 7 !", False),
+        ("", False),
+    ],
+)
+def test_scripts_that_were_never_seen(translator, text, strange):
+    assert translator.strange(text) == strange
 
 
 # ---- attention ----

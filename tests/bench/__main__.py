@@ -9,9 +9,9 @@ book: the experiment's `book` preset against the book's own way (book.py) on the
 
 In one process the peers take turns, round after round, after two rounds that do not count. A ratio is the median
 over rounds of the ratio of two peers within a round, per useful token: a predicted target token, no padding. The first
-step, compilation included, and peak memory are of fresh processes, one for each peer, that begin with an empty compile
-cache. The peak is from the third step on: on CUDA the most that torch had allocated, state included; on a CPU the
-largest resident set of the process, libraries, data and what compiling left behind too; nothing is subtracted.
+step, compilation included, and peak memory are of a fresh process for each peer, with an empty compile cache. The peak
+is from the third step on: on CUDA the most that torch had allocated, state included; on a CPU the largest resident set
+of the process, libraries, data and what compiling left behind too.
 """
 
 import itertools
@@ -182,7 +182,7 @@ def training(job: Job, peers: list[str], load: Callable, flags: Step) -> list[st
 
 
 def table(what: str, seconds: dict, rates: dict, probes: dict) -> list[str]:
-    """The table's lines. Of each peer and round: seconds for one `what`, and what came out per second."""
+    """The table's lines. Of each peer and round: seconds for one `what`, and tokens or sentences per second."""
     lines = []
     for name, rate in rates.items():
         base = BOOK if BOOK in rates else name.replace("ours", "nn.Module")
@@ -196,9 +196,8 @@ def table(what: str, seconds: dict, rates: dict, probes: dict) -> list[str]:
 
 
 def bench_step(flags: Step) -> list[str]:
-    """On sentences of 4 to 16 tokens, as most of tatoeba's are."""
-
     def sentences(step: int) -> list[list[int]]:
+        """Of 4 to 16 tokens, as most of tatoeba's."""
         lengths = [min(4 + step * i % 13, flags.length - 1) for i in range(BATCHES * flags.rows * flags.length // 8)]
         return [[3 + (31 * i + 17 * j) % (flags.vocabulary - 3) for j in range(n)] for i, n in enumerate(lengths)]
 
