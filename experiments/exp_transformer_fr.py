@@ -227,7 +227,7 @@ def train(args: Args) -> None:
     for n in here.progress():
         batch = next(data)
         state, out = update(state, tree.to(batch, device))
-        here.check(n, out["train/loss"] + out["grad/norm"])
+        here.check(n + 1, out["train/loss"] + out["grad/norm"])
         throughput.count(int((batch.target_out != tokens.PAD).sum()), wait_for=out["train/loss"])
         if here.due(n, args.log_every):
             here.log(n + 1, {name: float(x) for name, x in out.items()} | throughput.read())

@@ -132,9 +132,9 @@ def _threefry(key: Tensor, counter: Tensor) -> tuple[Tensor, Tensor]:
     return x0, x1
 
 
-# In a graph compiled for a CPU a draw is one opaque operation: written out, each costs the C++ compiler ten seconds, and
-# a Transformer with dropout has sixty. Long draws go through one kernel that is compiled once; where this file is traced
-# for a GPU, or not compiled at all, none of this is used.
+# In a graph compiled for a CPU a draw is one opaque operation: written out, each costs the C++ compiler ten seconds,
+# and a Transformer with dropout has sixty. Long draws share one kernel that is compiled once. On a GPU, and where
+# nothing is compiled, none of this is used.
 
 
 def _inside_cpu_graph(key: Tensor) -> bool:

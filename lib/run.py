@@ -88,8 +88,15 @@ def dtype(args: Args, device: torch.device) -> torch.dtype:
 
 
 def compiles(args: Args) -> bool:
-    """auto: a cold compilation costs as much as some 400 steps gain on two cores (LOG.md)."""
-    return args.compile == "on" or (args.compile == "auto" and args.steps >= 500)
+    """auto: where there is a C++ compiler, which torch.compile needs, for runs of 500 steps and more: a cold
+    compilation costs as much as some 400 steps gain on two cores (LOG.md)."""
+    if args.compile != "auto":
+        return args.compile == "on"
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
+    if not any(shutil.which(name) for name in compilers if name):
+        print("no C++ compiler found, so torch.compile is off: steps take about twice as long", file=sys.stderr)
+        return False
+    return args.steps >= 500
 
 
 class Run:
@@ -126,19 +133,21 @@ class Run:
         return time.time() - self.started
 
     def check(self, step: int, loss: Tensor) -> None:
-        """Remember a step's loss; `all_finite` looks at them together, so that no step waits for the device."""
+        """Remember a step's loss and gradient norm, added; `all_finite` looks at them together, so that no step waits
+        for the device."""
         self._unchecked.append((step, loss.detach()))
 
     def all_finite(self) -> None:
-        """Raises RunError naming the first step whose loss was not finite since the last call."""
+        """Raises RunError naming the first step since the last call whose loss or gradient was not finite."""
         losses = torch.stack([loss for _, loss in self._unchecked]).tolist() if self._unchecked else []
         for (step, _), loss in zip(self._unchecked, losses, strict=True):
             if not math.isfinite(loss):
-                saved = [str(path) for _, path in checkpoint.steps(self.checkpoints)[-1:]]
-                raise RunError(
-                    f"the loss is {loss} at step {step}; last good checkpoint: {saved[0] if saved else 'none'}"
-                )
+                good = self._last_good()
+                raise RunError(f"the loss or its gradient is {loss} at step {step}; last good checkpoint: {good}")
         self._unchecked.clear()
+
+    def _last_good(self) -> str:
+        return next((str(path) for _, path in reversed(checkpoint.steps(self.checkpoints))), "none")
 
     def save(self, step: int, state: Tree) -> None:
         """A checkpoint of the whole state, if all losses up to here are finite. Older ones but one are removed."""
@@ -147,10 +156,7 @@ class Run:
         try:
             checkpoint.save_tree(path, state, {"step": step, "config": config(self.args)})
         except OSError as error:
-            kept = [str(p) for _, p in checkpoint.steps(self.checkpoints)[-1:]]
-            raise RunError(
-                f"cannot save {path}: {error}; last good checkpoint: {kept[0] if kept else 'none'}"
-            ) from error
+            raise RunError(f"cannot save {path}: {error}; last good checkpoint: {self._last_good()}") from error
         for _, old in checkpoint.steps(self.checkpoints)[:-KEPT_CHECKPOINTS]:
             old.unlink()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import io
 import os
 import re
@@ -410,7 +411,12 @@ def test_a_truncated_download_is_refused_where_no_sum_is_known(cache, serve):
 @BOTH
 @pytest.mark.parametrize(
     "fault",
-    [urllib.error.URLError("Name or service not known"), TimeoutError("timed out"), ConnectionResetError("reset")],
+    [
+        urllib.error.URLError("Name or service not known"),
+        TimeoutError("timed out"),
+        ConnectionResetError("reset"),
+        http.client.IncompleteRead(b"", 9),
+    ],
 )
 def test_without_a_network(source, fault, cache, serve):
     serve(fault=fault, stderr=b"WARNING: Retrying\nERROR: No matching distribution found for corpus==1.0\n")

@@ -205,6 +205,13 @@ def test_randint_is_uniform(key):
     torch.testing.assert_close(frequency, torch.full((7,), 1 / 7), rtol=0, atol=0.015)
 
 
+@pytest.mark.parametrize("span", [3, 10, 100])
+def test_randint_is_two_words_modulo_the_span(key, span):
+    upper, lower = (words(random.bits(k, (1000,))) for k in random.split(key))
+    expected = [(u << 32 | w) % span - 7 for u, w in zip(upper, lower, strict=True)]
+    assert random.randint(key, (1000,), -7, span - 7).tolist() == expected
+
+
 @pytest.mark.parametrize("low, high", [(3, 3), (4, -1)])
 def test_randint_refuses_an_empty_range(key, low, high):
     with pytest.raises(ValueError, match=f"{low} and {high}"):
@@ -231,15 +238,17 @@ def test_verb_equals_vmap_and_compile(key, name):
     torch._dynamo.reset()
     compiled = torch.compile(verb, fullgraph=True, backend="aot_eager")
     assert torch.equal(torch.stack([compiled(k) for k in keys]), expected)
+    both = torch.compile(vmap(verb), fullgraph=True, backend="aot_eager")
+    assert torch.equal(both(torch.stack(keys)), expected)
 
 
 def test_inductor_gives_the_same_numbers(key):
     def draw(k):
-        return [verb(k, (33,)) for verb in (random.bits, random.uniform, random.normal)]
+        return [verb(k, (n,)) for verb in (random.bits, random.uniform, random.normal) for n in (33, 1 << 14)]
 
     torch._dynamo.reset()
     for ours, theirs in zip(torch.compile(draw, fullgraph=True)(key), draw(key), strict=True):
-        check = torch.equal if ours.dtype == torch.int32 else partial(torch.allclose, rtol=0, atol=1e-6)
+        check = torch.equal if ours.dtype == torch.int32 else partial(torch.allclose, rtol=1e-6, atol=1e-6)
         assert check(ours, theirs)
 
 

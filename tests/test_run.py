@@ -162,7 +162,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(start, tmp_path, bad):
         here.check(n, torch.tensor(loss))
     good = here.path / "checkpoints" / "step-7.safetensors"
     for act in (lambda: here.log(10, {"train/loss": bad}), lambda: here.save(10, {"w": torch.zeros(2)})):
-        with pytest.raises(RunError, match=f"the loss is {bad} at step 8; last good checkpoint: {good}"):
+        with pytest.raises(
+            RunError, match=f"the loss or its gradient is {bad} at step 8; last good checkpoint: {good}"
+        ):
             act()
     assert names(here.path / "checkpoints") == ["step-7.safetensors"]
     assert (here.path / "metrics.jsonl").read_text() == ""

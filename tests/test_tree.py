@@ -83,7 +83,7 @@ def test_map_with_path(key):
     ],
 )
 def test_match(key, pattern, expected):
-    assert [x for x in tree.flatten(tree.match(pattern, make(key))).values()] == expected
+    assert list(tree.flatten(tree.match(pattern, make(key))).values()) == expected
 
 
 def test_unstack_inverts_stack(key):

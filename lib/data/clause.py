@@ -9,35 +9,19 @@ from typing import NamedTuple
 
 from pyrealb import getLemma
 
-from lib.data.forms import PEOPLE, TABLES, Phrase, en_form, fr_verb, joined, pro, strong
+from lib.data.forms import KNOWN, NOUNS, PEOPLE, TABLES, Phrase, en_form, fr_verb, joined, pro, strong
 
 
 class Verb(NamedTuple):
-    """Its words in both languages, what it may take and its flags, as everyday.txt explains them."""
+    """For instance wash one's hands, "se laver les mains", or think about, "penser à"."""
 
     en: list[str]
-    fr: list[str]
+    reflexive: bool
+    fr: str  # the word that is inflected
+    fr_more: list[str]
+    preposition: str  # French, before the object
     complements: list[str]  # [""] where it takes none
     flags: list[str]
-
-    @property
-    def reflexive(self) -> bool:
-        return self.fr[0] == "se"
-
-    @property
-    def preposition(self) -> str:
-        """French, before the object."""
-        return self.fr[-1] if self.fr[-1] in ("à", "de", "avec") else ""
-
-    @property
-    def fr_head(self) -> str:
-        return self.fr[self.reflexive]
-
-    @property
-    def fr_more(self) -> list[str]:
-        """What belongs to the verb and is not inflected: "les mains" in "se laver les mains"."""
-        words = self.fr[1 + self.reflexive :]
-        return words[:-1] if self.preposition else words
 
 
 class Tense(NamedTuple):
@@ -58,8 +42,8 @@ class Clause(NamedTuple):
     object: Phrase | None
     recipient: Phrase | None
     gap: Phrase | None  # what a question or a relative clause took out of it
-    middle: Phrase  # the adverbs inside it
-    end: Phrase  # and those that end it
+    middle: Phrase = Phrase("", "")  # the adverbs inside it
+    end: Phrase = Phrase("", "")  # and those that end it
 
     @property
     def negative(self) -> bool:
@@ -67,20 +51,38 @@ class Clause(NamedTuple):
 
 
 def read_verb(en: str, fr: str, complements: str = "", flags: str = "") -> Verb:
-    return Verb(en.split(" "), fr.split(" "), complements.split(" "), flags.split())
+    """The cells of a row of the verbs."""
+    words = fr.split(" ")
+    reflexive = words[0] == "se"
+    preposition = words[-1] if words[-1] in ("à", "de", "avec") else ""
+    head, *more = words[reflexive : len(words) - bool(preposition)]
+    return Verb(en.split(" "), reflexive, head, more, preposition, complements.split(" "), flags.split())
 
 
 def read_tense(en: str, fr: str, time: str, barred: str, weight: str) -> Tense:
+    """The cells of a row of the tenses."""
     return Tense(en.split(" "), fr.split(" "), time, set(barred.split()), int(weight))
 
 
 VERBS = {name: [read_verb(*row) for row in rows] for name, rows in TABLES["verbs"].items()}
+VERBS["act"] = [verb for name in ("do", "people", "dative", "intr", "motion") for verb in VERBS[name]]
+for _verb in [verb for verbs in VERBS.values() for verb in verbs]:
+    VERBS.setdefault("_".join(_verb.en), [_verb])  # to be found by its name
 TENSES = {name: read_tense(*rows[0]) for name, rows in TABLES["tenses"].items()}
 AUXILIARIES = {name: rows[0] for name, rows in TABLES["auxiliaries"].items()}
 EN_NEGATED: dict[str, str] = dict(TABLES["negation"]["english"])
 FR_NEGATION: dict[str, str] = dict(TABLES["negation"]["french"])
 COMPOUND = {"pc": "p", "pq": "i", "cp": "c"}  # tenses with a participle, and the tense of its auxiliary
 INDEFINITE = re.compile(r"^(?:une? (?!peu)|des |du |de la |de l')")  # becomes "de" after a negation
+
+
+def can_ask(verb: Verb, complement: str, gap: str) -> bool:
+    """Whether a question or relative clause with this `gap` (see the rows) can take a complement out of its clause."""
+    if gap == "who":
+        return complement == "person"
+    if gap and (complement not in NOUNS or (gap == "the" and verb.preposition)):
+        return False
+    return not (gap == "howmany" and NOUNS[complement][0].mark == KNOWN)
 
 
 def english(c: Clause, how: str = "") -> str:
@@ -153,21 +155,21 @@ def french(c: Clause, how: str = "") -> str:
     clitics, rest = french_complements(c)
     no = FR_NEGATION.get(c.negation, "")
     if how == "i":
-        form = fr_verb(verb.fr_head, "ip", person)
+        form = fr_verb(verb.fr, "ip", person)
         if c.negation:
             return " ".join(["ne", *clitics, form, no, *rest])
         clitics.sort(key=lambda w: w not in ("le", "la", "les"))
         clitics[-1:] = [{"me": "moi", "te": "toi"}.get(w, w) for w in clitics[-1:]]
         return " ".join(["-".join([form, *clitics]), *rest])
     aux, participle = french_participle(c)
-    infinitive = fr_verb(verb.fr_head, "b")
+    infinitive = fr_verb(verb.fr, "b")
     if how in ("b", "g", "t", "n"):
         forms = [fr_verb(aux, "b"), participle] if how == "n" else [infinitive]
         return " ".join(["ne pas" if c.negation else "", *clitics, *forms, *rest])
     *before, tense = TENSES[c.tense].fr
     if tense == "past":
         tense = "i" if "imparfait" in verb.flags else "pc"
-    head = verb.fr_head
+    head = verb.fr
     if before:  # another verb is the finite one: je veux le voir
         head, *more = before
         aux, participle = "avoir", fr_verb(head, "pp")
@@ -185,7 +187,7 @@ def french_complements(c: Clause) -> tuple[list[str], list[str]]:
     """The clitics of a French clause, in their order, and what follows the verb."""
     verb, subject, obj = c.verb, c.subject, c.object
     preposition = verb.preposition
-    bare = c.negative and verb.fr_head not in ("être", "jouer")  # je n'ai pas de pain, but: ce n'est pas du pain
+    bare = c.negative and verb.fr not in ("être", "jouer")  # je n'ai pas de pain, but: ce n'est pas du pain
     clitics = []
     if verb.reflexive:
         clitics.append("se" if subject.person in (3, 6) else pro(subject).direct)
@@ -220,7 +222,7 @@ def french_complements(c: Clause) -> tuple[list[str], list[str]]:
 def french_participle(c: Clause) -> tuple[str, str]:
     """The auxiliary of a French verb, and its participle, which agrees with the subject after être, else with a direct
     object that stands before the verb."""
-    verb, head = c.verb, c.verb.fr_head
+    verb, head = c.verb, c.verb.fr
     lemma = (getLemma(head, "fr") or {})["V"]
     agree: Phrase | None = None
     if verb.reflexive or lemma["aux"] == "êt" or head in ("sortir", "rentrer"):

@@ -9,16 +9,14 @@ import re
 from typing import Any
 
 from lib.data import forms
-from lib.data.clause import EN_NEGATED, TENSES, VERBS, Clause, Verb, english, french
+from lib.data.clause import EN_NEGATED, TENSES, VERBS, Clause, Verb, can_ask, english, french
 from lib.data.forms import ADJECTIVES, NOUNS, PEOPLE, PHRASES, TABLES, Context, Phrase, human, noun_phrase, pronoun
 
 Spec = dict[str, str]  # what a row says of a clause, by the letters that everyday.txt explains
 
 ROWS = TABLES["rows"]["all"]
 WEIGHTS = [int(row[0]) for row in ROWS]
-VERB_LISTS = VERBS | {"act": [v for name in ("do", "people", "dative", "intr", "motion") for v in VERBS[name]]}
-for _verb in [verb for verbs in VERBS.values() for verb in verbs]:
-    VERB_LISTS.setdefault("_".join(_verb.en), [_verb])
+ADVERBIALS = ("place", "company", "hour", "vehicle", "manner")  # flags of verbs, and in capitals lists of PHRASES
 NUMBERS = {"num": (13, 90), "few": (2, 9), "hour": (2, 11)}
 SLOT = re.compile(r"(?:\b(à|de) )?\{(\w+)(?:\.(\w))?\}")
 SHORT: dict[str, str] = dict(TABLES["contractions"]["all"])
@@ -44,7 +42,7 @@ def sentence(ctx: Context) -> tuple[str, str]:
     en = re.sub(r"\((.*?)\)", r"\1" if rng.random() < 0.5 else "", en)
     en, fr = fill(ctx, en, fr, bound)
     fr = re.sub(r"\[(.*?)/(.*?)\]", r"\1" if ctx.you == 2 else r"\2", fr)
-    en = re.sub(" +(?=[ ?!])", "", en)
+    en = re.sub(" +(?=[ ?!])", "", en)  # single spaces, which `contracted` needs
     if rng.random() < 0.67:
         en = contracted(en)
     en = en.replace("+", "").replace("can not", "cannot")
@@ -97,13 +95,13 @@ def slot(ctx: Context, key: str, subject: Phrase | None = None, negation: str = 
     if key == "GEN":  # what one likes: apples, les pommes
         return noun_phrase(ctx, rng.choice(("food", "staple", "drink", "hot", "animal")), "gen", True, 0)
     if key == "TO":
-        there = slot(ctx, "AT")
+        there = slot(ctx, "PLACE")
         return there._replace(en=re.sub("^(at|in) ", "to ", there.en).replace("to home", "home"))
     if "_" in key:
         det, kind = key.split("_")
         if det == "q":
             return noun_phrase(ctx, kind, "a", True) if negation else noun_phrase(ctx, kind, "q")
-        return noun_phrase(ctx, kind, det, False, 1 if det == "what" else 0.18)
+        return noun_phrase(ctx, kind, det, det == "howmany", 1 if det == "what" else 0.18)
     return thing(ctx, key, subject, negation) if key in NOUNS else phrase(ctx, key, subject)
 
 
@@ -121,7 +119,7 @@ def thing(ctx: Context, kind: str, subject: Phrase | None, negation: str) -> Phr
 
 def phrase(ctx: Context, key: str, subject: Phrase | None) -> Phrase:
     """One of PHRASES, which agrees with `subject`."""
-    plural = bool(subject) and subject.person in (4, 6)
+    plural = subject is not None and subject.person in (4, 6)
     if key == "JOB" and plural:  # "a teacher" has no plural here
         key = "STATUS"
     fitting = ADJECTIVES.get(subject.kind) if subject and subject.kind not in PEOPLE else None
@@ -151,44 +149,40 @@ def plan(ctx: Context, spec: Spec, first: Clause | None) -> Clause:
         obj = slot(ctx, complement, subject, negation)
         plain = (complement in NOUNS or complement == "person") and "state" not in verb.flags and not verb.preposition
         if negation == "not" and plain and "de" not in TENSES[tense].fr and ctx.rng.random() < 0.12:
-            if complement == "person":
-                negation, obj = "nobody", Phrase("anybody", "personne")
-            else:
-                negation, obj = "nothing", Phrase("anything", "rien")
+            nobody = ("nobody", Phrase("anybody", "personne"))
+            nothing = ("nothing", Phrase("anything", "rien"))
+            negation, obj = nobody if complement == "person" else nothing
     if "gap" in spec:
-        gap = draw_gap(ctx, spec["gap"], verb, complement)
+        word = {"who": Phrase("who", "qui"), "what": Phrase("what", "quoi" if verb.preposition else "que")}
+        gap = word.get(spec["gap"]) or slot(ctx, f"{spec['gap']}_{complement}")
+        gap = gap._replace(fr=forms.joined(verb.preposition, gap.fr))
     if verb in VERBS["dative"]:
         recipient = human(ctx, 0.6, subject)
-    middle, end = draw_adverbs(ctx, spec, verb, tense, negation, subject)
-    return Clause(subject, verb, tense, negation, obj, recipient, gap, middle, end)
+    clause = Clause(subject, verb, tense, negation, obj, recipient, gap)
+    middle, end = draw_adverbs(ctx, spec, clause)
+    return clause._replace(middle=middle, end=end)
 
 
 def draw_verb(ctx: Context, spec: Spec) -> tuple[Verb, str, str]:
-    """A verb, one of its complements and the name of a tense that goes with it."""
-    rng, gap = ctx.rng, spec.get("gap")
+    """A verb, one of its complements and the name of a tense that goes with both."""
+    rng = ctx.rng
     lists = spec.get("v", "act,act,act,act,mind,be").split(",")
     tenses = spec["t"].split(",") if "t" in spec else [name for name, tense in TENSES.items() if tense.weight]
     needed, unwanted = (set(spec[key].split(",")) if key in spec else set() for key in ("f", "not"))
-    clause_flags = {"question"} if "q" in spec else set()
-    clause_flags |= {"0": {"affirmed"}, "1": {"negated"}}.get(spec.get("n", ""), set())
+    holds = {"question": "q" in spec, "affirmed": spec.get("n") == "0", "negated": spec.get("n") == "1"}
     while True:
-        verb = rng.choice(VERB_LISTS[rng.choice(lists)])
+        verb = rng.choice(VERBS[rng.choice(lists)])
         complement = rng.choice(verb.complements)
-        flags = clause_flags | set(verb.flags) | (set() if "skill" in verb.flags else {"unskilled"})
+        holds["unskilled"] = "skill" not in verb.flags
+        flags = set(verb.flags) | {flag for flag in holds if holds[flag]}
         fitting = [name for name in tenses if not flags & TENSES[name].barred]
-        if gap == "who":
-            can_go = complement == "person"
-        elif gap:
-            can_go = complement in NOUNS and not (gap == "the" and verb.preposition)
-            can_go = can_go and not (gap == "howmany" and NOUNS[complement][0].mark == forms.KNOWN)
-        else:
-            can_go = True
-        if fitting and can_go and needed <= flags and not unwanted & flags:
-            weights = [max(1, TENSES[name].weight) for name in fitting]
-            return verb, complement, rng.choices(fitting, weights)[0]
+        meets = needed <= flags and not unwanted & flags and can_ask(verb, complement, spec.get("gap", ""))
+        if fitting and meets:
+            return verb, complement, rng.choices(fitting, [max(1, TENSES[name].weight) for name in fitting])[0]
 
 
 def draw_subject(ctx: Context, spec: Spec, verb: Verb, first: Clause | None) -> Phrase:
+    """The subject that `spec` asks for, or people."""
     rng, want = ctx.rng, spec.get("s", "")
     if want in ("same", "obj") and first:
         return pronoun(first.object if want == "obj" and first.object else first.subject)
@@ -230,27 +224,14 @@ def draw_negation(ctx: Context, spec: Spec, verb: Verb, tense: str, subject: Phr
     return ctx.rng.choice(["not", "not", *more.get(tense, [])])
 
 
-def draw_gap(ctx: Context, gap: str, verb: Verb, complement: str) -> Phrase:
-    """What a question or relative clause is about: what, who, or a noun with the determiner `gap`."""
-    if gap == "who":
-        phrase = Phrase("who", "qui")
-    elif gap == "what":
-        phrase = Phrase("what", "quoi" if verb.preposition else "que")
-    else:
-        phrase = noun_phrase(ctx, complement, gap, gap == "howmany")
-    return phrase._replace(fr=forms.joined(verb.preposition, phrase.fr))
-
-
-def draw_adverbs(
-    ctx: Context, spec: Spec, verb: Verb, tense: str, negation: str, subject: Phrase
-) -> tuple[Phrase, Phrase]:
+def draw_adverbs(ctx: Context, spec: Spec, clause: Clause) -> tuple[Phrase, Phrase]:
     """What goes inside a clause (often, already) and what ends it (place, company, manner, time)."""
-    rng, flags, time, asked = ctx.rng, verb.flags, TENSES[tense].time, spec.get("x", "place time")
+    rng, flags, tense, negation = ctx.rng, clause.verb.flags, clause.tense, clause.negation
+    asked, time = spec.get("x", "place time"), TENSES[tense].time
     middle, end = Phrase("", ""), []
-    lists = {"place": "AT", "company": "WITH", "hour": "HOUR", "vehicle": "BY"} | ({} if negation else {"manner": "HOW"})
-    kinds = [lists[flag] for flag in flags if flag in lists]
+    kinds = [flag.upper() for flag in flags if flag in ADVERBIALS and not (negation and flag == "manner")]
     if kinds and "place" in asked and rng.random() < 0.4:
-        end.append(slot(ctx, rng.choice(kinds), subject))
+        end.append(slot(ctx, rng.choice(kinds), clause.subject))
     if "state" in flags and "timed" not in flags:
         time = ""
     elif "state" in flags:
@@ -260,7 +241,8 @@ def draw_adverbs(
     elif tense == "pres" and not negation and "time" in asked and "impersonal" not in flags and rng.random() < 0.35:
         middle, time = slot(ctx, "OFTEN"), ""
     habit = time == "PRES"
-    if time and "time" in asked and negation not in ("never", "no longer", "anymore") and not (habit and "once" in flags):
+    odd = negation in ("never", "no longer", "anymore") or (habit and "once" in flags)
+    if time and "time" in asked and not odd:
         when = slot(ctx, time)
         if rng.random() < (0.7 if habit else 0.4):
             end.append(when)

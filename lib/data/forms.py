@@ -92,7 +92,7 @@ QUANTITIES, PHRASES = TABLES["quantities"], TABLES["phrases"]
 PEOPLE = ("", "kin", "role")  # kinds of phrases that are he or she
 VOWEL = r"(?!huit|onze|haut|oui)[aeiouyhàâéèêëîïôûœ]"  # begins a word before which others are elided
 ELIDE = re.compile(rf"(?<![\w'-])([jdnmtscl]e|la|que|si(?= il)) (?={VOWEL})", re.I)
-BEFORE_VOWEL = {"ce": "cet", "ma": "mon", "ta": "ton", "sa": "son", "beau": "bel", "nouveau": "nouvel", "vieux": "vieil"}
+BEFORE_VOWEL: dict[str, str] = dict(TABLES["vowels"]["all"])
 addToLexicon("pull", {"N": {"g": "m", "tab": "n3"}}, "fr")
 
 

@@ -152,7 +152,9 @@ def phrasebook() -> Iterator[Pair]:
 
 def templates(n: int = EVERYDAY_SENTENCES) -> Iterator[Pair]:
     """Templated everyday sentences (`everyday.sentences`), made once and kept in the cache."""
-    version = hashlib.blake2b(Path(everyday.__file__).read_bytes(), digest_size=4).hexdigest()
+    package = resources.files("lib.data")
+    made_of = [package.joinpath(file) for file in ("everyday.txt", "everyday.py", "clause.py", "forms.py")]
+    version = hashlib.blake2b(b"".join(file.read_bytes() for file in made_of), digest_size=4).hexdigest()
     path = cache_dir() / "data" / f"everyday-{n}-{version}.tsv"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
