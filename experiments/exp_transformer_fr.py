@@ -74,7 +74,7 @@ class Args(run.Args):
 
 
 PRESETS = {
-    "small": Args(steps=1300, save_every=650, eval_every=325),
+    "small": Args(steps=1400, save_every=700, eval_every=350),
     # Chapter 10 of the book: 6 + 6 layers, untied tables of 11,000, Noam schedule, smoothing .1. Its feed-forward has
     # no activation; here it has ReLU. 128 pairs of some 10 tokens are 20 rows of 64.
     "book": Args(
@@ -300,15 +300,20 @@ class Use:
     attention: Path | None = None
     """Where to draw the cross-attention of --text."""
 
+    def __post_init__(self) -> None:
+        if self.beam < 1 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError("--beam must be at least 1, --top-k at least 0 and --top-p in (0, 1]")
+        if self.temperature > 0 and self.beam > 1:
+            raise ValueError("--beam searches and --temperature samples: give one of them")
+
 
 def sample(use: Use) -> None:
     translator = load(use.run or run.latest_run(NAME, finished=True))
-    if use.temperature > 0 and use.beam > 1:
-        raise RunError("--beam searches and --temperature samples: give one of them")
     options = {"temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
     options = {"key": random.key(use.seed), **options} if use.temperature > 0 else {}
 
     def answer(lines: list[str]) -> list[list[tuple[str, float]]]:
+        lines = [pairs.clean(line) for line in lines]
         if any(translator.strange(line) for line in lines):
             print("warning: the model has hardly seen this script; expect nonsense", file=sys.stderr)
         return translator.translate_texts(lines, use.beam, **options)
@@ -320,7 +325,11 @@ def sample(use: Use) -> None:
         for text, score in found:
             print(f"{score:8.3f}  {text}" if use.beam > 1 else text)
         if use.attention:
-            plot.heatmap(*translator.attention_map(use.text, found[0][0])).savefig(use.attention, dpi=120)
+            figure = plot.heatmap(*translator.attention_map(pairs.clean(use.text), found[0][0]))
+            try:
+                figure.savefig(use.attention, dpi=120)
+            except (OSError, ValueError) as error:
+                raise RunError(f"cannot draw {use.attention}: {error}") from error
     elif use.file is not None:
         try:
             lines = use.file.read_text(encoding="utf-8").splitlines()

@@ -1,5 +1,6 @@
 """The command line of an experiment: `[preset] [flags]` trains, `sample [flags]` uses a finished run."""
 
+import argparse
 import dataclasses
 import difflib
 import os
@@ -48,9 +49,13 @@ def parse(experiment: str, presets: dict[str, run.Args], words: list[str]) -> ru
         near = difflib.get_close_matches(preset, [*presets, "sample"], n=1, cutoff=0.0)
         fail(f"{experiment} has no preset {preset!r}: did you mean {near[0]}? ({', '.join(presets)}, or sample)")
     base = presets[preset or "small"]
-    if not {"--resume", "--resume=True"} & set(words):
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--resume", action="store_true")
+    finder.add_argument("--run", type=Path)
+    found, _ = finder.parse_known_args(words)
+    if not found.resume:
         return _cli(experiment, base, presets, words)
-    path = _cli(experiment, base, presets, words).run or run.latest_run(experiment)
+    path = found.run or run.latest_run(experiment)
     stored = run.load_config(path, type(base))
     wanted = _cli(experiment, presets[preset] if preset else stored, presets, words)
     changed = run.changed_fields(stored, wanted)

@@ -109,13 +109,15 @@ class Run:
             if (self.path / "config.json").exists():
                 raise RunError(f"{self.path} already holds a run: continue it with --resume, or choose another --run")
             self.path.mkdir(parents=True, exist_ok=True)
-            _write_json(self.path / "config.json", config(args))
             shutil.copy(source, self.path / "experiment.py")
             self._describe_environment()
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints, log = self.path / "checkpoints", self.path / "metrics.jsonl"
         self.step = checkpoint.load_meta(checkpoint.latest(self.checkpoints))["step"] if args.resume else 0
-        self.writer = SummaryWriter(str(self.path), purge_step=self.step if args.resume else None)
-        self.metrics = open(self.path / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115 (open as long as the run)
+        _write_json(self.path / "config.json", config(args))
+        # What was logged after the checkpoint is done again: it leaves TensorBoard and metrics.jsonl.
+        log.write_text("".join(f"{line}\n" for line in _lines_up_to(log, self.step)))
+        self.writer = SummaryWriter(str(self.path), purge_step=self.step + 1 if args.resume else None)
+        self.metrics = open(log, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
         self._unchecked: list[tuple[int, Tensor]] = []
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -211,6 +213,12 @@ class Run:
         facts = {"command": sys.argv, "commit": commit, "torch": torch.__version__, "python": platform.python_version()}
         facts |= {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
         _write_json(self.path / "environment.json", facts)
+
+
+def _lines_up_to(log: Path, step: int) -> list[str]:
+    """The whole lines of a metrics.jsonl up to a step; a killed run may have left half of one."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [line.rstrip() for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
 
 
 def config(args: Args) -> dict[str, Any]:

@@ -196,20 +196,31 @@ class Translator(NamedTuple):
         return out
 
     def strange(self, text: str) -> bool:
-        """Whether most letters are unknown to the tokenizer as characters, and so spelled in bytes."""
-        letters = [c for c in text if c.isalpha()]
-        spelled = sum(len(ids) > 2 for ids in to_ids(self.source, letters))  # a space and the letter make two
-        return 2 * spelled > len(letters)
+        """Whether most words have letters that the tokenizer does not know and spells in bytes."""
+        words = [[c for c in word if c.isalpha()] for word in text.split()]
+        words = [letters for letters in words if letters]
+        spelled = sum(max(map(len, to_ids(self.source, letters))) > 2 for letters in words)  # space and letter: two
+        return 2 * spelled > len(words)
 
     def sentences(self, text: str) -> list[str]:
-        """A text in pieces of up to `longest` tokens: its sentences, and where one is too long, runs of its words."""
+        """A text in pieces that the model can hold: its sentences, and where one is too long, runs of its words."""
         out = []
         for sentence in re.findall(r"\S.*?(?:[.!?]+[\"')]*(?=\s|$)|$)", text, flags=re.DOTALL):
             piece: list[str] = []
-            for word in sentence.split():
-                if piece and len(to_ids(self.source, [" ".join([*piece, word])])[0]) >= self.longest:
+            for word in [part for whole in sentence.split() for part in self._parts(whole)]:
+                if piece and not self._fits(" ".join([*piece, word])):
                     out.append(" ".join(piece))
                     piece = []
                 piece.append(word)
             out.append(" ".join(piece))
         return out
+
+    def _fits(self, text: str) -> bool:
+        return len(to_ids(self.source, [text])[0]) < self.longest
+
+    def _parts(self, word: str) -> list[str]:
+        """A word that is too long by itself, halved until it fits."""
+        if self._fits(word) or len(word) == 1:
+            return [word]
+        half = len(word) // 2
+        return self._parts(word[:half]) + self._parts(word[half:])

@@ -71,7 +71,9 @@ def test_prefix_picks_a_subtree(tmp_path):
     assert same(checkpoint.load_tree(path, state.params, prefix="params"), state.params)
     assert same(checkpoint.load_tree(path, state.params["list"], prefix="params.list"), state.params["list"])
     with pytest.raises(CheckpointError, match=r"missing: half"):
-        checkpoint.load_tree(path, state.params, prefix="param")  # not the beginning of a name: the name
+        checkpoint.load_tree(path, state.params, prefix="param")
+    checkpoint.save_tree(path, {"a": {"w": torch.ones(1)}, "ab": {"w": torch.ones(2), "v": torch.ones(3)}})
+    assert checkpoint.load_tree(path, {"w": torch.zeros(1)}, prefix="a")["w"].tolist() == [1]  # a whole name
 
 
 def test_every_fault_is_named(tmp_path):

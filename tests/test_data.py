@@ -199,6 +199,11 @@ def test_read_tsv_names_file_and_line(raw, message):
         read(raw)
 
 
+def test_the_group_of_a_line_is_its_normalised_source():
+    a, b, c = read_tsv(b"How are you?\ta\nhow  are you\tb\nWho are you?\tc\n", "x.tsv", "x")
+    assert a.group == b.group != c.group
+
+
 def test_a_tsv_of_ones_own(tmp_path):
     path = tmp_path / "my pairs.tsv"
     path.write_text("".join(f"hello {n}\tbonjour {n}\n" for n in range(300)), encoding="utf-8")

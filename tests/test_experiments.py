@@ -277,7 +277,7 @@ def test_sampling(finished, call):
     assert draw() == draw("--seed", "0") != draw("--seed", "1")
     assert draw("--top-k", "1") == call("sample", "--run", finished[0], "--text", "The cat is small.")[1]
     status, _, err = call("sample", "--run", finished[0], "--text", "x", "--temperature", "1", "--beam", "2")
-    assert status == 1 and "--beam" in err and "--temperature" in err
+    assert status == 2 and "--beam" in err and "--temperature" in err
 
 
 def test_a_file_line_by_line(finished, call):

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -246,16 +247,19 @@ def test_resume_goes_on_where_the_last_checkpoint_is(start, tmp_path):
         first.log(n + 1, {"train/loss": float(n)})
         if n == 2:
             first.save(3, {"w": torch.ones(2)})
+    first.metrics.write('{"step": 5, "sec')  # half a line
     first.close()
 
     second = start(run=path, steps=6, resume=True)
     assert second.step == 3
     for n in second.progress():
         second.log(n + 1, {"train/loss": 10.0 + n})
-    second.finish({})
+    second.close()
     # Every step once: what was logged up to the checkpoint stays, what was done again is replaced.
     found = events(path).Scalars("train/loss")
     assert [(e.step, e.value) for e in found] == [(1, 0), (2, 1), (3, 2), (4, 13), (5, 14), (6, 15)]
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["train/loss"]) for line in lines] == [(e.step, e.value) for e in found]
 
 
 def test_a_resumed_run_remembers_its_new_length(start, tmp_path):
@@ -340,6 +344,12 @@ def test_device_and_precision(monkeypatch):
     assert run.dtype(Args(), cpu) in (torch.float32, torch.bfloat16)
 
 
-def test_compile_auto_is_for_long_runs():
+def test_compile_auto_is_for_long_runs_where_there_is_a_compiler(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert run.compiles(Args(compile="on", steps=1)) and not run.compiles(Args(compile="off", steps=10**6))
     assert run.compiles(Args(steps=100_000)) and not run.compiles(Args(steps=1))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert run.compiles(Args(compile="on")) and not run.compiles(Args(compile="off"))
+    assert capsys.readouterr().err == ""
+    assert not run.compiles(Args(steps=100_000)) and "compiler" in capsys.readouterr().err

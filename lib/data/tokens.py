@@ -56,6 +56,7 @@ def load_pair(folder: Path) -> tuple[Tokenizer, Tokenizer]:
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids, without special tokens (text that spells one is taken as text)."""
+    tokenizer.encode_special_tokens = True
     return [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 

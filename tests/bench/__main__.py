@@ -3,15 +3,15 @@
 step: the experiment's training step against the same architecture as nn.Module with fused AdamW (modules.py), on the
     same packed batches of made-up tokens, which lie on the device before the clock starts.
 book: the experiment's `book` preset against the book's own way (book.py) on the same sentence pairs, packed rows here
-    and padded batches there. Making a batch from token lists is timed on both sides; sorting, packing and tokenising
-    are not. Weights are random, so a translation would end anywhere: both make as many tokens of a sentence as its
-    reference has, end token included, and ours goes on with a batch until its longest is done, as after training.
+    and padded batches there. Making batches of token lists is timed; sorting, packing and tokenising are not. Weights
+    are random, so a translation would end anywhere: both make as many tokens of a sentence as its reference has, end
+    token included, and ours goes on with a batch until its longest is done, as after training.
 
-In one process the peers take turns, round after round, after two rounds that do not count. A ratio is the median
-over rounds of the ratio of two peers within a round, per useful token: a predicted target token, no padding. The first
-step, compilation included, and peak memory are of a fresh process for each peer, with an empty compile cache. The peak
-is from the third step on: on CUDA the most that torch had allocated, state included; on a CPU the largest resident set
-of the process, libraries, data and what compiling left behind too.
+The peers take turns in one process; two rounds before do not count. A ratio is the median over rounds of the ratio
+within a round, per useful token: a predicted target token, no padding. First steps, compilation included, and peaks
+are of fresh processes: the first step with an empty compile cache, the peak from the third step on with the graphs in
+the cache. On CUDA it is the most that torch had allocated, state included; on a CPU the largest resident set of the
+process, libraries, data and what tracing left behind too; nothing is subtracted.
 """
 
 import itertools
@@ -42,7 +42,6 @@ BATCHES = 8  # different ones of the made-up corpus
 BOOK = "the book's way"
 HEAD = ["one", "peer", "seconds, median (min-max)", "tokens or sentences / s", "baseline", "time / baseline", "speed"]
 HEAD += ["peak MiB", "peak / baseline", "first step, s"]
-Train = Callable[[int], object]  # trains on batch number n
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,8 @@ class Book(Step):
     pairs: int = 20_000
     """Training pairs, drawn at random."""
     sentences: int = 1000
-    """Test sentences to translate, at most."""
     book_sentences: int = 30
-    """How many of them, spread evenly over their lengths, the book's way is timed on."""
+    """Of the test sentences, spread evenly over their lengths, so many are for timing the book's way."""
     rounds: int = 5
     inner: int = 8
     """Batches in one timing, the same in every round; the book's are spread evenly over the lengths."""
@@ -115,14 +113,10 @@ def make_job(args: exp.Args, corpus: packing.Tokens, vocabularies: list[int], ba
     cfg = seq2seq.Config(args.encoder_layers, args.decoder_layers, block, *vocabularies, args.shared)
     padded = modules.spread(book.batches(corpus), batches)
     rows = packing.batches(corpus, random.key(args.seed), args.rows, lambda _, rows: rows, args.length)
-    packed = list(itertools.islice(rows, len(padded)))
-    return Job(args, cfg, device, run.dtype(args, device), corpus, packed, padded)
+    return Job(args, cfg, device, run.dtype(args, device), corpus, list(itertools.islice(rows, len(padded))), padded)
 
 
-# ---- the peers ----
-
-
-def ours(job: Job, load: Callable, compiled: bool) -> Train:
+def ours(job: Job, load: Callable, compiled: bool) -> Callable:
     state = exp.init_state(random.key(job.args.seed, job.device), job.cfg, job.args)
     update = jit(partial(exp.step, cfg=job.cfg, args=job.args, dtype=job.dtype), enabled=compiled)
 
@@ -133,19 +127,19 @@ def ours(job: Job, load: Callable, compiled: bool) -> Train:
     return train
 
 
-def usual(job: Job, load: Callable, compiled: bool) -> Train:
+def usual(job: Job, load: Callable, compiled: bool) -> Callable:
     params = seq2seq.init(random.key(job.args.seed, job.device), job.cfg)
     model = modules.from_tree(params, job.cfg, job.args.length, job.args.smoothing)
     trainer = modules.Trainer(model, job.args, job.dtype, compiled)
     return lambda n: trainer.step(load(n))
 
 
-def books(job: Job, _: Callable) -> Train:
+def books(job: Job, _: Callable) -> Callable:
     trainer = book.Trainer(book.Book(job.cfg).to(job.device), job.args.warmup)
     return lambda n: trainer.step(book.pad(job.corpus, job.padded[n], job.device))
 
 
-PEERS: dict[str, Callable[..., Train]] = {
+PEERS = {  # a job and a function that loads its packed batch n -> a function that trains on batch n
     "nn.Module, eager": partial(usual, compiled=False),
     "ours, eager": partial(ours, compiled=False),
     "nn.Module, compiled": partial(usual, compiled=True),
@@ -165,12 +159,19 @@ def probe(peer: str, job: Job) -> tuple[float, float]:
     return first, modules.peak(job.device)
 
 
+def alone(peer: str, job: Job) -> tuple[float, float]:
+    context = multiprocessing.get_context("spawn" if job.device.type == "cuda" else "forkserver")
+    context.set_forkserver_preload([__name__])  # import once for all; CUDA does not survive a fork
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(probe, peer, job).result()
+
+
 def training(job: Job, peers: list[str], load: Callable, flags: Step) -> list[str]:
     probes = {}
     for name in peers:
-        print(f"memory of {name} ...", file=sys.stderr)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            probes[name] = process.submit(probe, name, job).result()
+        print(f"first step and memory of {name} ...", file=sys.stderr)
+        found = [alone(name, job) for _ in range(2 if "compiled" in name else 1)]  # then with graphs from the cache
+        probes[name] = found[0][0], found[-1][1]
     trains = {name: PEERS[name](job, load) for name in peers}
     order = [[(r * flags.inner + i) % len(job.packed) for i in range(flags.inner)] for r in range(flags.rounds)]
     works = {name: lambda r, train=train: [train(n) for n in order[r]] for name, train in trains.items()}
@@ -216,7 +217,6 @@ def bench_book(flags: Book) -> list[str]:
     corpus = exp.encoded(train, tokenizers, args.length)
     job = make_job(args, corpus, [t.get_vocab_size() for t in tokenizers], flags.inner)
     lines = training(job, [BOOK, "ours, compiled" if flags.compile else "ours, eager"], job.load, flags)
-
     params = tree.cast(seq2seq.init(random.key(args.seed, job.device), job.cfg), job.dtype)
     model = book.Book(job.cfg).to(job.device).eval()
     held_out = exp.encoded(modules.spread(list(test.values()), flags.sentences), tokenizers, args.length)
@@ -227,8 +227,8 @@ def bench_book(flags: Book) -> list[str]:
     seconds = modules.take_turns(works, flags.rounds, job.device)
     each = {BOOK: [t / len(few) for t in seconds[BOOK]], "ours": [t / len(many) for t in seconds["ours"]]}
     rates = {name: [1 / t for t in times] for name, times in each.items()}
-    note = f"{len(many)} sentences to translate; the book's way is timed on {len(few)} of them"
-    return [*lines, *table("translated sentence", each, rates, {}), "", note]
+    lines += table("translated sentence", each, rates, {})
+    return [*lines, "", f"{len(many)} sentences to translate; the book's way is timed on {len(few)} of them"]
 
 
 def main() -> None:
