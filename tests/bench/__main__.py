@@ -15,12 +15,10 @@ process, libraries, data and what tracing left behind too; nothing is subtracted
 """
 
 import itertools
-import multiprocessing
 import os
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -139,7 +137,7 @@ def books(job: Job, _: Callable) -> Callable:
     return lambda n: trainer.step(book.pad(job.corpus, job.padded[n], job.device))
 
 
-PEERS = {  # a job and a function that loads its packed batch n -> a function that trains on batch n
+PEERS: dict[str, Callable] = {  # (job, function that loads its packed batch n) -> function that trains on batch n
     "nn.Module, eager": partial(usual, compiled=False),
     "ours, eager": partial(ours, compiled=False),
     "nn.Module, compiled": partial(usual, compiled=True),
@@ -159,19 +157,14 @@ def probe(peer: str, job: Job) -> tuple[float, float]:
     return first, modules.peak(job.device)
 
 
-def alone(peer: str, job: Job) -> tuple[float, float]:
-    context = multiprocessing.get_context("spawn" if job.device.type == "cuda" else "forkserver")
-    context.set_forkserver_preload([__name__])  # import once for all; CUDA does not survive a fork
-    with ProcessPoolExecutor(1, context) as process:
-        return process.submit(probe, peer, job).result()
-
-
 def training(job: Job, peers: list[str], load: Callable, flags: Step) -> list[str]:
+    if flags.compile:  # what the compiler does once for all stays in the cache, so that no peer pays for it
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=job.device))
     probes = {}
     for name in peers:
         print(f"first step and memory of {name} ...", file=sys.stderr)
-        found = [alone(name, job) for _ in range(2 if "compiled" in name else 1)]  # then with graphs from the cache
-        probes[name] = found[0][0], found[-1][1]
+        found = [modules.alone(probe, name, job, device=job.device) for _ in range(2 if "compiled" in name else 1)]
+        probes[name] = found[0][0], found[-1][1]  # the second finds the first one's graphs in the cache
     trains = {name: PEERS[name](job, load) for name in peers}
     order = [[(r * flags.inner + i) % len(job.packed) for i in range(flags.inner)] for r in range(flags.rounds)]
     works = {name: lambda r, train=train: [train(n) for n in order[r]] for name, train in trains.items()}

@@ -5,15 +5,18 @@ in the way of writing only. Axes: b rows, s source positions, t target positions
 """
 
 import math
+import multiprocessing
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +30,7 @@ from lib.data.tokens import PAD
 from lib.seq2seq import Config
 from lib.tree import Tree
 
-NORMS = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-6)}
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+NORMS: dict[str, Callable] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-6)}
 
 
 class Attention(nn.Module):
@@ -59,8 +61,7 @@ class Block(nn.Module):
         if cross:
             self.norm_cross, self.cross = norm(d), Attention(cfg)
         self.norm_ff = norm(d)
-        middle = ACTIVATIONS[cfg.activation](), nn.Dropout(cfg.dropout)
-        self.ff = nn.Sequential(nn.Linear(d, cfg.ff), *middle, nn.Linear(cfg.ff, d))
+        self.ff = nn.Sequential(nn.Linear(d, cfg.ff), nn.ReLU(), nn.Dropout(cfg.dropout), nn.Linear(cfg.ff, d))
         self.dropout = nn.Dropout(cfg.dropout)
 
     def forward(
@@ -200,7 +201,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def take_turns(works: dict[str, Callable[[int], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def take_turns(works: Mapping[str, Callable], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of each work (a function of the round) in each round: A B C A B C ... Two rounds before do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for r in [0, 0, *range(rounds)]:
@@ -224,6 +225,14 @@ def peak(device: torch.device) -> float:
     with suppress(OSError):
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def alone(work: Callable, *args: Any, device: torch.device) -> Any:
+    """What `work(*args)` returns in a process of its own. Imports happen once for all of them where CUDA allows it."""
+    context = multiprocessing.get_context("spawn" if device.type == "cuda" else "forkserver")
+    context.set_forkserver_preload([work.__module__])
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(work, *args).result()
 
 
 def spread(items: list, k: int) -> list:
