@@ -71,7 +71,7 @@ class Args(run.Args):
             raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
 
 
-PRESETS = {
+PRESETS: dict[str, run.Args] = {
     "small": Args(steps=1400, save_every=700, eval_every=350),
     # Chapter 10 of the book: 6 + 6 layers, untied tables of 11,000, Noam schedule, smoothing .1. Its feed-forward has
     # no activation; here it has ReLU. 128 pairs of some 10 tokens are 20 rows of 64.
@@ -176,7 +176,8 @@ def held_out_loss(params: Tree, batches: list[packing.Batch], cfg: Config, dtype
 
 def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tuple[dict[str, float], list[str]]:
     """BLEU and chrF on held-out sentences, each corpus by itself, and the lines to print."""
-    scores, lines, signatures = {}, [], []
+    scores: dict[str, float] = {}
+    lines, signatures = [], []
     for origin, references in sorted(pairs.references(test).items()):
         sources = list(references)[: args.test_sentences]
         found = [hypotheses[0][0] for hypotheses in translator.translate(sources, args.beams)]

@@ -3,17 +3,18 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
 
-def bleu_chrf(translations: list[str], references: list[list[str]]) -> dict[str, float | str]:
+def bleu_chrf(translations: list[str], references: list[list[str]]) -> dict[str, Any]:
     """Corpus BLEU (Papineni et al. 2002) and chrF (Popovic 2015) against all references of each sentence, with
     sacrebleu's signatures. `references[i]` are the references of `translations[i]`, one at least."""
     width = max(len(r) for r in references)
-    columns = [[r[j] if j < len(r) else None for r in references] for j in range(width)]
+    columns: list = [[r[j] if j < len(r) else None for r in references] for j in range(width)]
     bleu, chrf = BLEU(), CHRF()
     return {
         "bleu": bleu.corpus_score(translations, columns).score,

@@ -10,7 +10,7 @@ randomness, and `split(None)` gives Nones.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +26,10 @@ def key(seed: int, device: torch.device | str = "cpu") -> Key:
     return torch.tensor([w - (1 << 32) if w >= 1 << 31 else w for w in words], dtype=torch.int32, device=device)
 
 
+@overload
+def split(key: Key, n: int = 2) -> list[Key]: ...
+@overload
+def split(key: None, n: int = 2) -> list[None]: ...
 def split(key: Key | None, n: int = 2) -> list[Key] | list[None]:
     """n independent keys."""
     if key is None:
@@ -33,6 +37,10 @@ def split(key: Key | None, n: int = 2) -> list[Key] | list[None]:
     return list(_blocks(key, torch.arange(n, dtype=torch.int32, device=key.device)).unbind(0))
 
 
+@overload
+def fold_in(key: Key, data: int | Tensor) -> Key: ...
+@overload
+def fold_in(key: None, data: int | Tensor) -> None: ...
 def fold_in(key: Key | None, data: int | Tensor) -> Key | None:
     """The key's child number `data` (an int or a 0-d integer tensor): one key per step, layer or replica."""
     if key is None:

@@ -193,7 +193,7 @@ class Run:
         flat = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config(self.args).items()}
         # SummaryWriter.add_hparams would start a second run (pytorch #37738): write its summaries into this one.
         for summary in hparams(flat, {f"final/{k}": v for k, v in result.items()}):
-            self.writer.file_writer.add_summary(summary)
+            self.writer._get_file_writer().add_summary(summary)
         self.log(self.step, {f"final/{k}": v for k, v in result.items()})
         self.close()
         _write_json(self.path / "result.json", result)
@@ -210,7 +210,12 @@ class Run:
             commit, diff = "", ""
         (self.path / "git.diff").write_text(diff)
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-        facts = {"command": sys.argv, "commit": commit, "torch": torch.__version__, "python": platform.python_version()}
+        facts: dict[str, Any] = {
+            "command": sys.argv,
+            "commit": commit,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
         facts |= {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
         _write_json(self.path / "environment.json", facts)
 

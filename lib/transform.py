@@ -10,7 +10,7 @@ from lib import tree
 
 # Pairwise fusion scoring is quadratic in the leaves that share a scalar (the learning rate, the clip factor), and loop
 # reordering tries every pair again: without both a training step compiles a sixth faster and runs as fast.
-INDUCTOR = {"max_fusion_buffer_group_pairwise_attempts": 4, "loop_ordering_after_fusion": False}
+INDUCTOR: dict = {"max_fusion_buffer_group_pairwise_attempts": 4, "loop_ordering_after_fusion": False}
 
 
 def value_and_grad(fn: Callable, has_aux: bool = False) -> Callable[..., tuple[Any, tree.Tree]]:

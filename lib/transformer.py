@@ -5,6 +5,7 @@ end of the stack. Axes: b batch, t positions, s memory positions, d model width,
 f feed-forward width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from lib import nn, random
 from lib.random import Key
 from lib.tree import Tree
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ def block(
     x = x + nn.dropout(h, cfg.dropout, k_attn_out)
 
     if "cross" in p:
-        kv = (cache["cross_k"], cache["cross_v"]) if cache is not None else attn.keys_values(p["cross"], memory)
+        if cache is not None:
+            kv = cache["cross_k"], cache["cross_v"]
+        elif memory is not None:
+            kv = attn.keys_values(p["cross"], memory)
         h = norm(p["norm_cross"], x)
         h, w = attn.attention(p["cross"], h, kv, memory_mask, k_cross, dropout=cfg.dropout, weights=weights)
         x = x + nn.dropout(h, cfg.dropout, k_cross_out)

@@ -131,8 +131,8 @@ def read_tsv(raw: bytes, name: str, origin: str) -> Iterator[Pair]:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        line = len(re.split(b"\r\n|\r|\n", raw[: error.start]))
-        raise DataError(f"{name}, line {line}: not UTF-8 ({error.reason})") from error
+        number = len(re.split(b"\r\n|\r|\n", raw[: error.start]))
+        raise DataError(f"{name}, line {number}: not UTF-8 ({error.reason})") from error
     rows = 0
     for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1):
         row = line.split("\t")
