@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import tyro
 
 from lib import run
 from lib.checkpoint import CheckpointError
-from lib.data.sources import DataError, cache_dir
+from lib.data.sources import DataError
 
 
 def main(
@@ -28,8 +27,6 @@ def main(
     What a person can mend (bad data, a bad configuration, a run that cannot go on) ends with one line and exit status
     1, a wrong command line with 2, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
     """
-    # Compiled graphs are kept between runs; set before torch reads it, kept where the user chose a folder already.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
     words = sys.argv[1:]
     try:
         if words[:1] == ["sample"]:

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,9 @@ PRESETS = {"small": Args(), "book": Args(steps=36_900, width=256), "best": Args(
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """An empty working directory, and the variable that `main` may set is put back."""
+    """An empty working directory and cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PUREGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "to be restored")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
 
 
 @pytest.fixture
@@ -106,12 +105,15 @@ def test_sample_gets_its_text_whole(call):
     assert call("sample") == ("sample", Use())
 
 
-def test_compiled_graphs_are_kept(call, monkeypatch, tmp_path):
-    call()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "inductor")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
-    call()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+@pytest.mark.parametrize("chosen", ["", "mine"])
+def test_compiled_graphs_are_kept(tmp_path, chosen):
+    """Even though importing torch and the library first may already settle where they go."""
+    code = "import torch, lib.random; from torch._inductor.codecache import cache_dir; print(cache_dir())"
+    env = {**os.environ, "PUREGEN_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    env.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    env |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / chosen)} if chosen else {}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert found.strip() == str(tmp_path / (chosen or "inductor"))
 
 
 # ---- what is wrong ----

@@ -109,9 +109,14 @@ class Job(NamedTuple):
 def make_job(args: exp.Args, corpus: packing.Tokens, vocabularies: list[int], batches: int) -> Job:
     block, device = transformer.Config(args.width, args.heads, args.ff, args.dropout, args.norm), run.device(args)
     cfg = seq2seq.Config(args.encoder_layers, args.decoder_layers, block, *vocabularies, args.shared)
-    padded = modules.spread(book.batches(corpus), batches)
+    padded = spread(book.batches(corpus), batches)
     rows = packing.batches(corpus, random.key(args.seed), args.rows, lambda _, rows: rows, args.length)
     return Job(args, cfg, device, run.dtype(args, device), corpus, list(itertools.islice(rows, len(padded))), padded)
+
+
+def spread(items: list, k: int) -> list:
+    """k evenly spaced items, or all."""
+    return [items[(2 * i + 1) * len(items) // (2 * k)] for i in range(k)] if k < len(items) else items
 
 
 def ours(job: Job, load: Callable, compiled: bool) -> Callable:
@@ -212,9 +217,9 @@ def bench_book(flags: Book) -> list[str]:
     lines = training(job, [BOOK, "ours, compiled" if flags.compile else "ours, eager"], job.load, flags)
     params = tree.cast(seq2seq.init(random.key(args.seed, job.device), job.cfg), job.dtype)
     model = book.Book(job.cfg).to(job.device).eval()
-    held_out = exp.encoded(modules.spread(list(test.values()), flags.sentences), tokenizers, args.length)
+    held_out = exp.encoded(spread(list(test.values()), flags.sentences), tokenizers, args.length)
     many = sorted(((s, len(t) + 1) for s, t in zip(*held_out, strict=True)), key=lambda x: len(x[0]))
-    few = modules.spread(many, flags.book_sentences)
+    few = spread(many, flags.book_sentences)
     ours_translates = lambda _: book.all_at_once(params, many, job.cfg, args.length)  # noqa: E731
     works = {BOOK: lambda _: book.one_by_one(model, few), "ours": ours_translates}
     seconds = modules.take_turns(works, flags.rounds, job.device)

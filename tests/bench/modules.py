@@ -235,11 +235,6 @@ def alone(work: Callable, *args: Any, device: torch.device) -> Any:
         return process.submit(work, *args).result()
 
 
-def spread(items: list, k: int) -> list:
-    """k evenly spaced items, or all."""
-    return [items[(2 * i + 1) * len(items) // (2 * k)] for i in range(k)] if k < len(items) else items
-
-
 def environment(device: torch.device) -> str:
     """Commit, torch, processor and threads, as one line."""
     git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
