@@ -30,7 +30,7 @@ tb *args: _environment
 
 # time our way against the usual ones: just bench step [--help]
 bench *args: _environment
-    @{{ python }} -m experiments.bench "$@"
+    @{{ python }} -m tests.bench "$@"
 
 # .venv with the tested versions of requirements.txt, made again when that file changes
 _environment:

@@ -1,8 +1,8 @@
 """English to French with the 2017 Transformer (Vaswani et al. 2017, "Attention is all you need").
 
 What it shows: an encoder-decoder of 7.6 million parameters, trained from nothing in minutes, translates everyday
-sentences. `just run exp_transformer_fr` prints BLEU and chrF on held-out sentences and a table of translations.
-Then `just sample exp_transformer_fr --text "How are you?"`. All figures: RESULTS.md.
+sentences. `just run exp_transformer_fr`: BLEU 48.9 on held-out phrases after 8 minutes on two CPU cores (RESULTS.md).
+Then `just sample exp_transformer_fr --text "How are you?"`.
 """
 
 import sys

@@ -60,17 +60,20 @@ def table(params: Tree, name: str) -> Float[Tensor, "v d"]:
     return params["embed"].get(name, params["embed"]["source"])
 
 
-def embed(
-    table: Float[Tensor, "v d"], ids: Int[Tensor, "b s"], position: Int[Tensor, "..."], longest: int
-) -> Float[Tensor, "b s d"]:
-    """Embeddings times sqrt(d) plus sinusoidal positions below `longest` (section 3.4)."""
-    waves = nn.sinusoidal_positions(longest, table.shape[1], table.device).to(table.dtype)
-    return nn.embedding(table, ids) * math.sqrt(table.shape[1]) + waves[position]
+def waves(longest: int, table: Float[Tensor, "v d"]) -> Float[Tensor, "n d"]:
+    """Sinusoidal positions below `longest` in the dtype of the table."""
+    return nn.sinusoidal_positions(longest, table.shape[1], table.device).to(table.dtype)
+
+
+def embed(table: Float[Tensor, "v d"], ids: Int[Tensor, "b s"], waves: Float[Tensor, "..."]) -> Float[Tensor, "b s d"]:
+    """Embeddings times sqrt(d) plus the waves of their positions (section 3.4)."""
+    return nn.embedding(table, ids) * math.sqrt(table.shape[1]) + waves
 
 
 def encode(params: Tree, source: Sequences, key: Key | None = None, *, cfg: Config) -> Float[Tensor, "b s d"]:
     k_embed, k_stack = random.split(key)
-    x = embed(table(params, "source"), source.ids, source.position, source.ids.shape[1])
+    vectors = table(params, "source")
+    x = embed(vectors, source.ids, waves(source.ids.shape[1], vectors)[source.position])
     mask = attention.segment_mask(source.segment, source.segment)
     x = nn.dropout(x, cfg.block.dropout, k_embed)
     return transformer.stack(params["encoder"], x, mask, key=k_stack, cfg=cfg.block)[0]
@@ -86,11 +89,14 @@ def apply(
     """Logits of each next target token, and with `weights` each decoder layer's cross-attention as "weights"."""
     k_encode, k_embed, k_stack = random.split(key, 3)
     memory = encode(params, source, k_encode, cfg=cfg)
-    x = embed(table(params, "target"), target.ids, target.position, target.ids.shape[1])
+    vectors = table(params, "target")
+    x = embed(vectors, target.ids, waves(target.ids.shape[1], vectors)[target.position])
     x = nn.dropout(x, cfg.block.dropout, k_embed)
     mask = attention.segment_mask(target.segment, target.segment)
     mask = mask & attention.causal_mask(x.shape[1], x.device)
-    seen = attention.segment_mask(target.segment, source.segment)
+    # Padding attends to everything: fused attention may make NaN of a query that attends to nothing, and its gradient
+    # would reach every weight.
+    seen = attention.segment_mask(target.segment, source.segment) | rearrange(target.segment == 0, "b t -> b 1 t 1")
     x, layers = transformer.stack(params["decoder"], x, mask, memory, seen, k_stack, cfg=cfg.block, weights=weights)
     return head(params, x), layers
 
@@ -117,9 +123,12 @@ def start(params: Tree, source: Sequences, beams: int, length: int, *, cfg: Conf
     seen = rearrange(source.segment > 0, "b s -> b 1 1 s").repeat_interleave(beams, dim=0)
     cache = transformer.stack_cache(params["decoder"], memory.shape[0], length, memory, memory)
 
+    vectors = table(params, "target")
+    places = waves(length, vectors)
+
     def step(token: Int[Tensor, "b"], cache: list[Tree]) -> tuple[Float[Tensor, "b v"], list[Tree]]:
         position = cache[0]["position"]
-        x = embed(table(params, "target"), rearrange(token, "b -> b 1"), position, length)
+        x = embed(vectors, rearrange(token, "b -> b 1"), places[position])
         mask = transformer.cache_mask(position, 1, length)
         x, cache = transformer.stack(params["decoder"], x, mask, None, seen, cache=cache, cfg=cfg.block)
         return head(params, x)[:, 0], cache

@@ -1,6 +1,7 @@
 """Transformations of pure functions: gradients and compilation with donated state."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,24 +23,41 @@ def value_and_grad(fn: Callable, has_aux: bool = False) -> Callable[..., tuple[A
     #134612). No leaf the caller holds is marked `requires_grad`.
     """
 
-    def functional(params: tree.Tree, *args: Any, **kwargs: Any) -> tuple[Any, tree.Tree]:
-        grads, value = torch.func.grad_and_value(fn, has_aux=has_aux)(params, *args, **kwargs)
-        return value, grads
-
-    def eager(params: tree.Tree, *args: Any, **kwargs: Any) -> tuple[Any, tree.Tree]:
-        params = tree.map(lambda x: x.detach().requires_grad_(), params)
-        with torch.enable_grad():
-            value = fn(params, *args, **kwargs)
-        loss = value[0] if has_aux else value
-        grads = iter(torch.autograd.grad(loss, tree.leaves(params), materialize_grads=True, allow_unused=True))
-        value = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, value)
-        return value, tree.map(lambda _: next(grads), params)
-
     def call(params: tree.Tree, *args: Any, **kwargs: Any) -> tuple[Any, tree.Tree]:
-        transformed = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
-        return (functional if transformed else eager)(params, *args, **kwargs)
+        def on_leaves(leaves: list[Tensor]) -> Any:
+            return fn(tree.unflatten(params, leaves), *args, **kwargs)
+
+        grad = _func_grad if _transformed() else _autograd_grad
+        value, grads = grad(on_leaves, tree.leaves(params), has_aux)
+        return value, tree.unflatten(params, grads)
 
     return call
+
+
+_inside: ContextVar[bool] = ContextVar("an eager value_and_grad is under way", default=False)
+
+
+def _transformed() -> bool:
+    """Whether someone else differentiates, batches or traces this call: then autograd must not cut the graph here."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None or _inside.get()
+
+
+def _func_grad(fn: Callable, leaves: list[Tensor], has_aux: bool) -> tuple[Any, list[Tensor]]:
+    grads, value = torch.func.grad_and_value(fn, has_aux=has_aux)(leaves)
+    return value, grads
+
+
+def _autograd_grad(fn: Callable, leaves: list[Tensor], has_aux: bool) -> tuple[Any, list[Tensor]]:
+    leaves = [x.detach().requires_grad_() for x in leaves]
+    token = _inside.set(True)
+    try:
+        with torch.enable_grad():
+            value = fn(leaves)
+    finally:
+        _inside.reset(token)
+    loss = value[0] if has_aux else value
+    grads = torch.autograd.grad(loss, leaves, materialize_grads=True, allow_unused=True)
+    return tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, value), list(grads)
 
 
 def jit(

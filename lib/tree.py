@@ -5,7 +5,7 @@ The only file that touches `torch.utils._pytree`, which is private to torch. A l
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -22,6 +22,13 @@ def map(fn: Callable, tree: Tree, *rest: Tree) -> Tree:
 
 def leaves(tree: Tree) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if leaf is not None]
+
+
+def unflatten(like: Tree, new: Iterable[Tensor]) -> Tree:
+    """The structure of `like` with other leaves, in the order of `leaves`."""
+    old, spec = pytree.tree_flatten(like)
+    rest = iter(new)
+    return pytree.tree_unflatten([None if leaf is None else next(rest) for leaf in old], spec)
 
 
 def flatten(tree: Tree) -> dict[str, Tensor]:

@@ -327,6 +327,8 @@ def test_one_a_row():
 def test_positions_are_counted_from_the_start_of_each_pair(key):
     """The second pair of a row is embedded as if it stood alone."""
     table, row = init(key, CFG)["embed"]["source"], torch.tensor([[5, 6, 7]])
-    alone = seq2seq.embed(table, row, torch.arange(3), 3)
-    packed = seq2seq.embed(table, torch.tensor([[9, 9, 5, 6, 7]]), torch.tensor([[0, 1, 0, 1, 2]]), 5)
+    alone = seq2seq.embed(table, row, seq2seq.waves(3, table)[torch.arange(3)])
+    packed = seq2seq.embed(
+        table, torch.tensor([[9, 9, 5, 6, 7]]), seq2seq.waves(5, table)[torch.tensor([[0, 1, 0, 1, 2]])]
+    )
     torch.testing.assert_close(packed[:, 2:], alone)
