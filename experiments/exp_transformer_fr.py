@@ -176,8 +176,7 @@ def held_out_loss(params: Tree, batches: list[packing.Batch], cfg: Config, dtype
 
 def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tuple[dict[str, float], list[str]]:
     """BLEU and chrF on held-out sentences, each corpus by itself, and the lines to print."""
-    scores: dict[str, float] = {}
-    lines, signatures = [], []
+    scores, lines, signatures = dict[str, float](), [], []
     for origin, references in sorted(pairs.references(test).items()):
         sources = list(references)[: args.test_sentences]
         found = [hypotheses[0][0] for hypotheses in translator.translate(sources, args.beams)]
@@ -206,8 +205,7 @@ def train(args: Args) -> None:
     rows = packing.pack(held_out, list(range(len(held_out.source))), args.length)
     val = [tree.to(collate(held_out, rows[i : i + args.rows]), device) for i in range(0, len(rows), args.rows)]
 
-    english = args.data in ("default", "tatoeba", "multi30k")
-    texts = TRY if english else [p.source for p in splits.train[:6] + splits.test[:6]]
+    texts = [p.source for p in splits.train[:6] + splits.test[:6]] if Path(args.data).is_file() else TRY
     k_init, k_data = random.split(random.key(args.seed))
     state = init_state(tree.to(k_init, device), cfg, args)
     state = here.restore(state, device) if args.resume else state
