@@ -372,6 +372,20 @@ def test_presets_construct(name, vocabularies):
     assert 0 < args.warmup < args.steps and args.save_every <= args.steps
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_every_step_drops_other_activations(vocabularies, dropout):
+    args = exp.Args(dropout=dropout, **TINY)
+    cfg = exp.model_config(args, vocabularies)
+    state = exp.init_state(random.key(1), cfg, args)
+    corpus = packing.Tokens([[5, 6, 7, tokens.END]], [[8, 9, 10]])
+    batch = packing.collate(corpus, [[0]], 8, tokens.START, tokens.END)
+    losses = []
+    for n in (0, 0, 1):
+        here = state._replace(step=torch.tensor(n, dtype=torch.int32))
+        losses.append(exp.step(here, batch, cfg=cfg, args=args, dtype=torch.float32)[1]["train/loss"])
+    assert losses[0] == losses[1] and (losses[0] != losses[2]) == (dropout > 0)
+
+
 def test_the_step_is_one_graph_and_equals_eager(data, vocabularies):
     args = exp.Args(steps=8, dropout=0.1, ema_decay=0.9, **TINY)
     cfg = exp.model_config(args, vocabularies)
