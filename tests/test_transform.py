@@ -101,6 +101,15 @@ def test_equals_torch_autograd(key, mode, fn, expected):
     assert not grads.unused.any()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_third_derivative(mode):
+    def derivative(fn):
+        return lambda p, x: value_and_grad(fn)(p, x)[1]["a"]
+
+    third = derivative(derivative(derivative(lambda p, x: x * p["a"] ** 4)))
+    assert MODES[mode](third)({"a": torch.tensor(2.0)}, torch.tensor(0.5)).item() == 24.0
+
+
 @pytest.mark.parametrize("mode", ["eager", "compile"])
 def test_none_is_an_empty_subtree(mode):
     _, grads = MODES[mode](value_and_grad(lambda p: p["a"].square().sum()))({"a": torch.ones(2), "none": None})

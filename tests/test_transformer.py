@@ -198,6 +198,12 @@ def test_weights_are_the_cross_attention(key, cached):
         torch.testing.assert_close(c["weights"].sum(-1), torch.ones(B, 2, T))
 
 
+def test_cross_attention_needs_a_memory(key):
+    p, (x, _) = make(key, cross=True), inputs(key)
+    with pytest.raises((TypeError, ValueError)):
+        run(p, x)
+
+
 # ---- purity and gradients ----
 
 

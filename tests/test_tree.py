@@ -45,6 +45,13 @@ def test_leaves_come_in_the_order_of_flatten(key):
     assert [id(x) for x in tree.leaves(t)] == [id(x) for x in tree.flatten(t).values()]
 
 
+def test_unflatten_inverts_leaves(key):
+    t = make(key)
+    doubled = tree.unflatten(t, [2 * leaf for leaf in tree.leaves(t)])
+    assert type(doubled["point"]) is Point and doubled["point"].y is None
+    assert equal(doubled, tree.map(lambda leaf: 2 * leaf, t))
+
+
 def test_map_keeps_structure_and_none(key):
     t = make(key)
     doubled = tree.map(lambda a, b: a + b, t, t)
