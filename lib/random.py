@@ -8,6 +8,7 @@ A key is used once or split: never draw twice from the same key. Where a functio
 randomness, and `split(None)` gives Nones.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, overload
@@ -149,12 +150,14 @@ def _inside_cpu_graph(key: Tensor) -> bool:
     return torch.compiler.is_compiling() and key.device.type == "cpu"
 
 
-_kernel = torch.compile(_words, dynamic=True)
+@functools.cache
+def _kernel() -> Callable:
+    return torch.compile(_words, dynamic=True)  # made at first use: it loads the compiler
 
 
 @torch.library.custom_op("puregen::threefry_words", mutates_args=())
 def _opaque_words(key: Tensor, counter: Tensor) -> Tensor:
-    return (_kernel if counter.numel() >= 1 << 14 else _words)(key, counter)
+    return (_kernel() if counter.numel() >= 1 << 14 else _words)(key, counter)
 
 
 @torch.library.custom_op("puregen::threefry_blocks", mutates_args=())

@@ -76,6 +76,8 @@ def block(
             kv = cache["cross_k"], cache["cross_v"]
         elif memory is not None:
             kv = attn.keys_values(p["cross"], memory)
+        else:
+            raise ValueError("a block with cross-attention needs a memory or a cache")
         h = norm(p["norm_cross"], x)
         h, w = attn.attention(p["cross"], h, kv, memory_mask, k_cross, dropout=cfg.dropout, weights=weights)
         x = x + nn.dropout(h, cfg.dropout, k_cross_out)

@@ -1,7 +1,10 @@
 """lib/random.py: published constants, JAX's stream, moments, and one result under every transformation."""
 
 import math
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -250,6 +253,12 @@ def test_inductor_gives_the_same_numbers(key):
     for ours, theirs in zip(torch.compile(draw, fullgraph=True)(key), draw(key), strict=True):
         check = torch.equal if ours.dtype == torch.int32 else partial(torch.allclose, rtol=1e-6, atol=1e-6)
         assert check(ours, theirs)
+
+
+def test_import_does_not_load_the_compiler():
+    """Loading it takes twice as long as torch itself, also for those who only ask for --help."""
+    code = "import sys, lib.random; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 
 def test_global_generator_is_untouched(key):

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,17 +62,20 @@ assert refused(lambda: attn.attention(p, x, attn.keys_values(p, x[:1])))
 assert refused(lambda: attn.attention(p, x, attn.keys_values(p, x), torch.zeros(6, 6)))
 assert refused(lambda: random.uniform(torch.zeros(3, dtype=torch.int32), (2,)))
 """
-SCRIPTS = {"right shapes pass": RIGHT, "wrong shapes are refused": WRONG}
+PARTS = {"right shapes pass": RIGHT, "wrong shapes are refused": WRONG}
 
 
 @pytest.fixture(scope="module")
-def processes():
-    """Both scripts, side by side: most of their time goes into imports."""
-    start = partial(subprocess.Popen, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return {name: start([sys.executable, "-c", HOOK + code]) for name, code in SCRIPTS.items()}
+def process():
+    """All parts in one process, each saying when it is through: most of the time goes into imports."""
+    code = HOOK + "".join(f"{part}\nprint({name!r})\n" for name, part in PARTS.items())
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_shapes(processes, name):
-    output, _ = processes[name].communicate(timeout=120)
-    assert processes[name].returncode == 0, output
+@pytest.mark.parametrize("name", PARTS)
+def test_shapes(process, name):
+    assert name in process.stdout.splitlines(), process.stderr
+
+
+def test_the_process_ends_well(process):
+    assert process.returncode == 0, process.stderr
