@@ -60,7 +60,7 @@ def bits(key: Key, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
 
 def uniform(key: Key, shape: tuple[int, ...] = (), low: float = 0.0, high: float = 1.0) -> Float[Tensor, "..."]:
     """fp32 in [low, high), 23 random bits."""
-    return ((bits(key, shape) >> 9) & 0x7FFFFF).float() * 2.0**-23 * (high - low) + low
+    return _unit(bits(key, shape)) * (high - low) + low
 
 
 def normal(key: Key, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
@@ -72,6 +72,9 @@ def normal(key: Key, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
 
 def bernoulli(key: Key, p: float | Tensor = 0.5, shape: tuple[int, ...] = ()) -> Tensor:
     """True with probability p."""
+    if _inside_cpu_graph(key) and (not isinstance(p, Tensor) or p.ndim == 0):
+        counter = torch.arange(math.prod(shape), dtype=torch.int32, device=key.device)
+        return _opaque_below(key, counter, torch.as_tensor(p, dtype=torch.float32)).reshape(shape)
     return uniform(key, shape) < p
 
 
@@ -120,6 +123,15 @@ def _words(key: Tensor, counter: Tensor) -> Tensor:
     return x0 ^ x1
 
 
+def _unit(words: Tensor) -> Tensor:
+    """fp32 in [0, 1) from a word's upper 23 bits."""
+    return ((words >> 9) & 0x7FFFFF).float() * 2.0**-23
+
+
+def _below(key: Tensor, counter: Tensor, p: Tensor) -> Tensor:
+    return _unit(_words(key, counter)) < p
+
+
 def _blocks(key: Tensor, counter: Tensor) -> Tensor:
     """Both words of each block, on a new last axis: a key."""
     if _inside_cpu_graph(key):
@@ -142,7 +154,8 @@ def _threefry(key: Tensor, counter: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # In a graph compiled for a CPU a draw is one opaque operation: written out, each costs the C++ compiler ten seconds,
-# and a Transformer with dropout has sixty. Long draws share one kernel that is compiled once. On a GPU, and where
+# and a Transformer with dropout has sixty. Long draws share one kernel that is compiled once. Bernoulli draws have an
+# operation of their own, so that a mask waits for the backward pass as bytes and not as words. On a GPU, and where
 # nothing is compiled, none of this is used.
 
 
@@ -151,13 +164,22 @@ def _inside_cpu_graph(key: Tensor) -> bool:
 
 
 @functools.cache
-def _kernel() -> Callable:
-    return torch.compile(_words, dynamic=True)  # made at first use: it loads the compiler
+def _kernel(fn: Callable) -> Callable:
+    return torch.compile(fn, dynamic=True)  # made at first use: it loads the compiler
+
+
+def _draw(fn: Callable, key: Tensor, counter: Tensor, *rest: Tensor) -> Tensor:
+    return (_kernel(fn) if counter.numel() >= 1 << 14 else fn)(key, counter, *rest)
 
 
 @torch.library.custom_op("puregen::threefry_words", mutates_args=())
 def _opaque_words(key: Tensor, counter: Tensor) -> Tensor:
-    return (_kernel() if counter.numel() >= 1 << 14 else _words)(key, counter)
+    return _draw(_words, key, counter)
+
+
+@torch.library.custom_op("puregen::threefry_below", mutates_args=())
+def _opaque_below(key: Tensor, counter: Tensor, p: Tensor) -> Tensor:
+    return _draw(_below, key, counter, p)
 
 
 @torch.library.custom_op("puregen::threefry_blocks", mutates_args=())
@@ -166,6 +188,7 @@ def _opaque_blocks(key: Tensor, counter: Tensor) -> Tensor:
 
 
 _opaque_words.register_fake(lambda key, counter: torch.empty_like(counter))
+_opaque_below.register_fake(lambda key, counter, p: torch.empty_like(counter, dtype=torch.bool))
 _opaque_blocks.register_fake(lambda key, counter: counter.new_empty(*counter.shape, 2))
 
 
@@ -183,4 +206,5 @@ def _one_by_one(op: Callable) -> Callable:
 
 
 _opaque_words.register_vmap(_one_by_one(_opaque_words))
+_opaque_below.register_vmap(_one_by_one(_opaque_below))
 _opaque_blocks.register_vmap(_one_by_one(_opaque_blocks))
