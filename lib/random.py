@@ -128,8 +128,8 @@ def _unit(words: Tensor) -> Tensor:
     return ((words >> 9) & 0x7FFFFF).float() * 2.0**-23
 
 
-def _below(key: Tensor, counter: Tensor, p: Tensor) -> Tensor:
-    return _unit(_words(key, counter)) < p
+def _units(key: Tensor, counter: Tensor) -> Tensor:
+    return _unit(_words(key, counter))
 
 
 def _blocks(key: Tensor, counter: Tensor) -> Tensor:
@@ -168,8 +168,8 @@ def _kernel(fn: Callable) -> Callable:
     return torch.compile(fn, dynamic=True)  # made at first use: it loads the compiler
 
 
-def _draw(fn: Callable, key: Tensor, counter: Tensor, *rest: Tensor) -> Tensor:
-    return (_kernel(fn) if counter.numel() >= 1 << 14 else fn)(key, counter, *rest)
+def _draw(fn: Callable, key: Tensor, counter: Tensor) -> Tensor:
+    return (_kernel(fn) if counter.numel() >= 1 << 14 else fn)(key, counter)
 
 
 @torch.library.custom_op("puregen::threefry_words", mutates_args=())
@@ -179,7 +179,7 @@ def _opaque_words(key: Tensor, counter: Tensor) -> Tensor:
 
 @torch.library.custom_op("puregen::threefry_below", mutates_args=())
 def _opaque_below(key: Tensor, counter: Tensor, p: Tensor) -> Tensor:
-    return _draw(_below, key, counter, p)
+    return _draw(_units, key, counter) < p  # compared outside the kernel: the compiler does not vectorise bools
 
 
 @torch.library.custom_op("puregen::threefry_blocks", mutates_args=())
