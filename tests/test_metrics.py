@@ -1,4 +1,4 @@
-"""lib/metrics.py: scores against sacrebleu itself, throughput against a made-up clock."""
+"""lib/metrics.py: scores against sacrebleu, distances against their formula, throughput by a made-up clock."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 import torch
 
-from lib import metrics
+from lib import metrics, random
 
 FOUND = ["le chat est sur le tapis .", "il fait très beau aujourd'hui", "bonjour tout le monde"]
 REFERENCES = [
@@ -55,30 +55,101 @@ def clock(monkeypatch):
     return now
 
 
-def test_throughput_leaves_out_the_first_step_and_pauses(clock):
-    meter, loss = metrics.Throughput(10, 1e4), torch.tensor(1.0)
-    clock[0] += 60  # compiles
-    meter.count(1000, loss)
+@pytest.fixture
+def step(clock):
+    """Makes a step of so many seconds and units for a meter."""
+
+    def make(meter, seconds, units, wait_for=None):
+        meter.begin()
+        clock[0] += seconds
+        meter.end(units, wait_for)
+
+    return make
+
+
+def test_throughput_leaves_out_the_first_step_and_pauses(clock, step):
+    meter = metrics.Throughput("tokens", 1e4)
+    meter.flops_per_unit = 10
+    clock[0] += 7  # before the first step
+    step(meter, 60, 1000, torch.tensor(1.0))  # compiles
     assert meter.first == 60
     assert meter.read() == {}  # nothing but the first step so far
     for _ in range(4):
-        clock[0] += 0.5
-        meter.count(100, loss)
-    with meter.paused():
-        clock[0] += 30
+        step(meter, 0.5, 100)
+        clock[0] += 30  # a pause
     assert meter.read() == {"perf/tokens_per_second": 200.0, "perf/mfu": 200.0 * 10 / 1e4}
-    clock[0] += 2
-    meter.count(100, loss)
+    assert meter.read() == {}
+    step(meter, 2, 100)
     assert meter.read()["perf/tokens_per_second"] == 50.0  # since the last reading
     assert meter.first == 60
 
 
-def test_throughput_without_a_known_peak(clock):
-    meter = metrics.Throughput(10, None)
+@pytest.mark.parametrize(("peak", "flops"), [(None, 10), (1e4, 0)])
+def test_throughput_without_a_known_peak_or_cost(step, peak, flops):
+    meter = metrics.Throughput("tokens", peak)
+    meter.flops_per_unit = flops
     for _ in range(3):
-        clock[0] += 1
-        meter.count(70, torch.tensor(1.0))
+        step(meter, 1, 70, torch.tensor([1.0, 2.0]))  # a value for each replica
     assert meter.read() == {"perf/tokens_per_second": 70.0}
+
+
+def test_throughput_waits_for_what_it_is_given(clock):
+    """The device's work counts although it goes on after the step has returned."""
+
+    class Slow:
+        def sum(self):
+            clock[0] += 5
+            return torch.tensor(1.0)
+
+    meter = metrics.Throughput("images")
+    for units in (0, 60):
+        meter.begin()
+        meter.end(units, Slow())
+    assert meter.first == 5 and meter.read() == {"perf/images_per_second": 12.0}
+
+
+# ---- kernel inception distance ----
+
+
+def mmd(x, y):
+    """The unbiased estimate of the squared distance (Gretton et al. 2012, lemma 6), written out."""
+    kernel = lambda a, b: (a.double() @ b.double().T / a.shape[1] + 1) ** 3  # noqa: E731
+    inside = sum((kernel(a, a).sum() - kernel(a, a).diagonal().sum()) / (len(a) * (len(a) - 1)) for a in (x, y))
+    return float(inside - 2 * kernel(x, y).mean())
+
+
+@pytest.fixture
+def features(key):
+    return list(random.normal(key, (4, 300, 16)).unbind())
+
+
+def test_kid_of_everything_is_the_unbiased_distance(features):
+    for x, y in ((features[0], features[1]), (features[0], 1.5 * features[1] + 0.3)):
+        mean, deviation = metrics.kid(x, y, subsets=2)
+        assert mean == pytest.approx(mmd(x, y), abs=1e-4) and deviation == pytest.approx(0, abs=1e-4)
+    smaller = metrics.kid(features[0][:20], features[1][:20] + 1, subsets=1)[0]
+    assert smaller == pytest.approx(mmd(features[0][:20], features[1][:20] + 1), rel=1e-4)
+
+
+def test_kid_is_about_zero_for_equal_distributions_only(features):
+    equal = metrics.kid(features[0], features[1], size=100)
+    assert abs(equal[0]) < 2 * equal[1] and equal[1] > 0
+    shifted = [metrics.kid(features[0], features[1] + shift, size=100)[0] for shift in (0.2, 0.4, 0.8)]
+    assert equal[0] < shifted[0] < shifted[1] < shifted[2] and shifted[0] > 0.05
+    assert metrics.kid(features[0], 2 * features[1], size=100)[0] > 0.05
+
+
+def test_kid_is_the_mean_over_subsets(features):
+    mean, deviation = metrics.kid(features[0], features[1] + 0.5, subsets=100, size=60)
+    assert mean == pytest.approx(mmd(features[0], features[1] + 0.5), abs=3 * deviation / 10)
+
+
+def test_kid_is_the_same_every_time_and_draws_from_no_other_generator(features):
+    before = torch.get_rng_state()
+    first = metrics.kid(features[0], features[2], subsets=5, size=50)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)
+    assert metrics.kid(features[0], features[2], subsets=5, size=50) == first
 
 
 def test_peaks(monkeypatch):

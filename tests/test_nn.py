@@ -1,5 +1,6 @@
 """lib/nn.py: torch.nn with the same weights, published formulas, and keyed dropout."""
 
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch.func import vmap
 
 from lib import nn, random
+from lib.transform import value_and_grad
 
 LEADING = [(), (3,), (2, 5), (0,)]
 
@@ -119,6 +121,56 @@ def test_dropout_equals_vmap_and_compile(key):
     torch._dynamo.reset()
     compiled = torch.compile(nn.dropout, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(xs[0], 0.5, keys[0]), expected[0])
+
+
+# ---- dense networks ----
+
+
+def mlp_of(key, widths):
+    """Parameters with biases, and torch's network with the same, of linear layers, ReLU and dropout of a half."""
+    p = nn.mlp_init(key, widths)
+    p = [{"w": x["w"], "b": random.normal(random.fold_in(key, i), x["b"].shape)} for i, x in enumerate(p)]
+    layers = []
+    for x in p:
+        layers += [torch.nn.Linear(*x["w"].shape), torch.nn.ReLU(), torch.nn.Dropout(0.5)]
+        layers[-3].load_state_dict({"weight": x["w"].T, "bias": x["b"]})
+    return p, torch.nn.Sequential(*layers[:-2])
+
+
+@pytest.mark.parametrize("leading", LEADING)
+@pytest.mark.parametrize("widths", [(6, 4), (6, 7, 4), (6, 8, 7, 4)])
+def test_mlp_equals_torch(key, widths, leading):
+    p, module = mlp_of(key, widths)
+    assert [x["w"].shape for x in p] == list(itertools.pairwise(widths))
+    x = random.normal(random.fold_in(key, 9), (*leading, 6))
+    torch.testing.assert_close(nn.mlp(p, x), module.eval()(x).detach())
+    module(x).square().sum().backward()
+    _, grads = value_and_grad(lambda p: nn.mlp(p, x).square().sum())(p)
+    expected = [{"w": layer.weight.grad.T, "b": layer.bias.grad} for layer in module[::3]]
+    torch.testing.assert_close(grads, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mlp_starts_with_layers_of_their_own(key):
+    p = nn.mlp_init(key, (5, 5, 5))
+    assert not torch.equal(p[0]["w"], p[1]["w"])
+    assert all(torch.equal(x["b"], torch.zeros(5)) and x["w"].abs().max() <= math.sqrt(6 / 10) for x in p)
+
+
+def test_mlp_takes_an_activation(key):
+    p, x = nn.mlp_init(key, (3, 4, 2)), random.normal(key, (5, 3))
+    expected = nn.linear(p[1], torch.tanh(nn.linear(p[0], x)))
+    torch.testing.assert_close(nn.mlp(p, x, activation=torch.tanh), expected)
+
+
+def test_mlp_drops_after_each_activation(key):
+    p, _ = mlp_of(key, (6, 50, 40, 4))
+    x, (k1, k2, _) = random.normal(key, (5, 6)), random.split(key, 3)
+    h = nn.dropout(nn.linear(p[0], x).relu(), 0.5, k1)
+    h = nn.dropout(nn.linear(p[1], h).relu(), 0.5, k2)
+    torch.testing.assert_close(nn.mlp(p, x, key, dropout=0.5), nn.linear(p[2], h))
+    assert torch.equal(nn.mlp(p, x, dropout=0.5), nn.mlp(p, x)) and torch.equal(nn.mlp(p, x, key), nn.mlp(p, x))
+    assert not torch.equal(nn.mlp(p, x, key, dropout=0.5), nn.mlp(p, x, random.key(1), dropout=0.5))
+    assert torch.equal(nn.mlp(p[:1], x, key, dropout=0.5), nn.linear(p[0], x))  # the last is left whole
 
 
 # ---- positions ----

@@ -255,6 +255,29 @@ def test_inductor_gives_the_same_numbers(key):
         assert check(ours, theirs)
 
 
+def test_inductor_gives_the_same_masks(key):
+    """bernoulli has an operation of its own there, which keeps bytes for the backward pass."""
+
+    def draw(k, p):
+        return [random.bernoulli(k, q, shape) for q in (0.3, p) for shape in ((2, 3), (1 << 14,))]
+
+    p, keys = torch.tensor([0.1, 0.5, 0.9]), torch.stack(random.split(key, 3))
+    expected = [draw(k, each) for k, each in zip(keys, p, strict=True)]
+    assert all(abs(masks[3].float().mean() - each) < 0.02 for masks, each in zip(expected, p, strict=True))
+    torch._dynamo.reset()
+    compiled, both = torch.compile(draw, fullgraph=True), torch.compile(vmap(draw), fullgraph=True)
+    for i, masks in enumerate(expected):
+        for ours, batched, theirs in zip(compiled(keys[i], p[i]), both(keys, p), masks, strict=True):
+            assert ours.dtype == torch.bool and torch.equal(ours, theirs) and torch.equal(batched[i], theirs)
+
+
+def test_a_compiled_mask_of_a_probability_for_each_element(key):
+    p = torch.tensor([[0.0, 0.2], [0.7, 1.0]])
+    torch._dynamo.reset()
+    compiled = torch.compile(random.bernoulli, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(key, p, (50, 2, 2)), random.bernoulli(key, p, (50, 2, 2)))
+
+
 def test_import_does_not_load_the_compiler():
     """Loading it takes twice as long as torch itself, also for those who only ask for --help."""
     code = "import sys, lib.random; sys.exit('torch._dynamo' in sys.modules)"

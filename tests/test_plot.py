@@ -1,0 +1,100 @@
+"""lib/plot.py: where each picture stands on a sheet, and files that come back as they were."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lib import plot, random
+from lib.run import RunError
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return image.mode, np.asarray(image)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 2])
+@pytest.mark.parametrize("n, columns", [(6, 3), (5, 3), (1, 1), (2, 4), (7, 1)])
+@pytest.mark.parametrize("c", [1, 3])
+def test_each_picture_has_its_place(key, n, columns, gap, c):
+    images = random.uniform(key, (n, c, 4, 5), 0.0, 0.99)  # below white
+    sheet, rows = plot.tile(images, columns, gap), -(-n // columns)
+    assert sheet.dtype == torch.uint8 and sheet.shape == (c, rows * (4 + gap) + gap, columns * (5 + gap) + gap)
+    rest = torch.ones_like(sheet, dtype=torch.bool)
+    for i in range(n):
+        top, left = gap + i // columns * (4 + gap), gap + i % columns * (5 + gap)
+        place = (slice(None), slice(top, top + 4), slice(left, left + 5))
+        assert torch.equal(sheet[place], (images[i] * 255).round().to(torch.uint8))
+        rest[place] = False
+    assert (sheet[rest] == 255).all()  # gaps and empty places
+
+
+def test_values_outside_are_clipped():
+    images = torch.tensor([-3.0, -0.001, 0.0, 0.5, 1.0, 1.001, 7.0]).view(1, 1, 1, 7)
+    assert plot.tile(images, 1, gap=0).flatten().tolist() == [0, 0, 0, 128, 255, 255, 255]
+
+
+def test_a_sheet_of_no_pictures():
+    assert (plot.tile(torch.ones(0, 1, 4, 4), 8) == 255).all()  # a classifier without mistakes
+
+
+def test_tile_takes_what_a_model_gives(key):
+    images = random.uniform(key, (2, 1, 4, 4))
+    before = images.clone()
+    assert torch.equal(plot.tile(images.clone().requires_grad_(), 2), plot.tile(images, 2))
+    assert plot.tile(images.bfloat16(), 2).dtype == torch.uint8
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+@pytest.mark.parametrize("c", [1, 3])
+def test_a_png_comes_back_as_it_was(tmp_path, key, c, scale):
+    picture = random.randint(key, (c, 5, 7), 0, 256).to(torch.uint8)
+    plot.save(picture, tmp_path / "out.png", scale)
+    mode, pixels = pixels_of(tmp_path / "out.png")
+    assert mode == ("L" if c == 1 else "RGB")
+    expected = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    assert torch.equal(torch.from_numpy(pixels.copy()).view(5 * scale, 7 * scale, c).permute(2, 0, 1), expected)
+
+
+@pytest.mark.parametrize("kind", ["picture", "figure"])
+@pytest.mark.parametrize("name", ["no/such/folder/out.png", "out.docx", "out", "folder.png"])
+def test_what_cannot_be_written_is_said(tmp_path, kind, name):
+    (tmp_path / "folder.png").mkdir()
+    drawn = (
+        torch.zeros(1, 4, 4, dtype=torch.uint8)
+        if kind == "picture"
+        else plot.heatmap(torch.eye(2), ["a"] * 2, ["b"] * 2)
+    )
+    if (kind, name) == ("figure", "out"):
+        return  # matplotlib adds .png
+    with pytest.raises(RunError, match=f"cannot draw .*{name}: "):
+        plot.save(drawn, tmp_path / name)
+
+
+# ---- heatmaps ----
+
+
+def test_heatmap_names_rows_and_columns():
+    rows, columns = ["$a$ 你", "<pad>"], ["x", "y_1", "$z"]
+    figure = plot.heatmap(torch.arange(6.0).view(2, 3), rows, columns, title="label (row)")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == rows
+    assert [label.get_text() for label in axes.get_xticklabels()] == columns
+    assert axes.get_title() == "label (row)" and not axes.texts
+    assert np.array_equal(axes.images[0].get_array(), [[0, 1, 2], [3, 4, 5]])
+
+
+def test_heatmap_with_numbers_that_can_be_read():
+    values = torch.tensor([[0.0, 3.0], [10.0, 999.6]])
+    texts = plot.heatmap(values, ["a", "b"], ["c", "d"], numbers=True).axes[0].texts
+    assert {t.get_position(): t.get_text() for t in texts} == {(0, 0): "0", (1, 0): "3", (0, 1): "10", (1, 1): "1000"}
+    assert [t.get_color() for t in texts] == ["white", "white", "white", "black"]  # on dark, and on bright
+    assert plot.heatmap(torch.zeros(2, 2), ["a", "b"], ["c", "d"], numbers=True).axes[0].texts
+
+
+def test_a_figure_is_written(tmp_path):
+    plot.save(plot.heatmap(torch.eye(3), list("abc"), list("def"), numbers=True), tmp_path / "out.png")
+    _, pixels = pixels_of(tmp_path / "out.png")
+    assert min(pixels.shape[:2]) > 100 and len(np.unique(pixels)) > 10
