@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lib import checkpoint, cli, cnn, nn, optim, plot, random, run, tree
+from lib import cli, cnn, nn, optim, plot, random, run, tree
 from lib.data import images
 from lib.data.images import Images
 from lib.random import Key
@@ -98,18 +97,12 @@ def apply(
     return cnn.apply(params, state, x, key, cfg=config(args, 0), train=train)
 
 
-def augment(x: UInt8[Tensor, "b c h w"], key: Key, reach: int = 2) -> UInt8[Tensor, "b c h w"]:
-    """Each picture shifted by up to `reach` pixels either way, and mirrored with probability a half."""
-    k_rows, k_columns, k_mirror = random.split(key, 3)
-    b, _, h, w = x.shape
-    rows = torch.arange(h, device=x.device) + random.randint(k_rows, (b, 1), -reach, reach + 1)
-    columns = torch.arange(w, device=x.device) + random.randint(k_columns, (b, 1), -reach, reach + 1)
-    columns = torch.where(random.bernoulli(k_mirror, 0.5, (b, 1)), w - 1 - columns, columns)
-    inside = ((rows >= 0) & (rows < h))[:, None, :, None] & ((columns >= 0) & (columns < w))[:, None, None, :]
-    at = rows.clamp(0, h - 1)[:, :, None] * w + columns.clamp(0, w - 1)[:, None, :]
-    flat = rearrange(x, "b c h w -> b c (h w)")
-    at = rearrange(at, "b h w -> b 1 (h w)").expand_as(flat).long()
-    return torch.where(inside, flat.gather(2, at).view_as(x), 0)
+def augment(x: UInt8[Tensor, "b c h w"], key: Key) -> UInt8[Tensor, "b c h w"]:
+    """Each picture shifted by up to two pixels either way, and mirrored with probability a half."""
+    k_shift, k_mirror = random.split(key)
+    mirror = random.bernoulli(k_mirror, 0.5, (len(x), 1, 1, 1))
+    x = images.shifted(x, k_shift, 2)
+    return torch.where(mirror, x.flip(-1), x)
 
 
 def loss(
@@ -186,29 +179,36 @@ def train(args: Args) -> None:
     here = run.Run(args, NAME, Path(__file__), unit="images")
     data, val, test = (tree.to(chosen(part, splits.names, args.labels), here.device) for part in splits[:3])
     print(f"{len(data.labels):,} training pictures of {', '.join(names)}; {here.device}, {here.dtype}")
-    state = here.start(partial(init_state, args=args, classes=len(names)))
+    state = here.start(init_state, classes=len(names))
     print(tree.table(state.params, depth=1))
-    update = here.compile(partial(step, args=args, dtype=here.dtype))
-    batches = images.batches(here.data_key, len(data.labels), args.batch, first=here.step)
+    update = here.compile(step, dtype=here.dtype)
+    batches = here.batches(partial(images.batches, n=len(data.labels), size=args.batch))
 
     for n in here.progress():
         state, out = update(state, next(batches).to(here.device), data)
         here.record(n, state, out, units=args.batch)
         if here.due(n, args.eval_every):
-            show(here, n + 1, predict(state, val, args, here.dtype), val, names)
+            for one, s in here.each(state):
+                show(one, n + 1, predict(s, val, args, here.dtype), val, names)
     if here.interrupted(state):
         return
-    logp = predict(state, test, args, here.dtype)
+    here.finish(
+        [score(predict(s, test, args, here.dtype), test, names) for _, s in here.each(state)], "--image PICTURE"
+    )
+
+
+def score(logp: Float[Tensor, "n k"], test: Images, names: list[str]) -> tuple[dict[str, float], list[str]]:
+    """Test accuracy, and the lines to print."""
     right = logp.argmax(-1) == test.labels
     accuracy = float(right.float().mean())
     lines = [f"test accuracy {100 * accuracy:.2f} % of {len(right):,}"]
-    lines += [
-        f"  {name:<12} {100 * float(right[test.labels == k].float().mean()):.1f} %" for k, name in enumerate(names)
-    ]
-    here.finish({"test/accuracy": accuracy}, lines, "--image PICTURE")
+    for k, name in enumerate(names):
+        if (of_label := right[test.labels == k]).numel():
+            lines.append(f"  {name:<12} {100 * float(of_label.float().mean()):.1f} %")
+    return {"test/accuracy": accuracy}, lines
 
 
-def show(here: run.Run, n: int, logp: Float[Tensor, "n k"], val: Images, names: list[str]) -> None:
+def show(here: run.Run | run.View, n: int, logp: Float[Tensor, "n k"], val: Images, names: list[str]) -> None:
     """Held-out loss and accuracy, who is taken for whom, and the mistakes the model is surest of."""
     guess, labels = logp.argmax(-1), val.labels
     accuracy = float((guess == labels).float().mean())
@@ -245,13 +245,9 @@ def sample(use: Use) -> None:
     args = run.load_config(path, Args)
     splits = images.load(args.data, use.data_dir)
     names = list(args.labels) or splits.names
-    state = checkpoint.load_tree(checkpoint.latest(path / "checkpoints"), init_state(random.key(0), args, len(names)))
+    state = run.load(path, init_state(random.key(0), args, len(names)))
     if use.image:
-        try:
-            grey = ImageOps.fit(Image.open(use.image).convert("L"), (28, 28))
-        except (OSError, UnidentifiedImageError) as error:
-            raise run.RunError(f"cannot read {use.image}: {error}") from error
-        pixels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(1, 1, 28, 28)
+        pixels = images.read(use.image, 28)[None]
         p = predict(state, Images(pixels, torch.zeros(1)), args, torch.float32)[0].exp()
         for k in p.argsort(descending=True)[:3].tolist():
             print(f"{100 * float(p[k]):6.2f} %  {names[k]}")

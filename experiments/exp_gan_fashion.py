@@ -270,15 +270,15 @@ def train(args: Args) -> None:
         raise run.RunError(f"--data {args.data}: this experiment compares features of Fashion-MNIST, so only fashion")
     splits = images.load(args.data, args.data_dir)
     extractor = load_extractor(args.extractor, run.device(args))
-    here = run.Run(args, NAME, Path(__file__), unit="images")
+    here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/kid")
     data, test = tree.to(splits.train, here.device), tree.to(splits.test, here.device)
     print(f"{len(data.labels):,} training pictures; {here.device}, {here.dtype}")
-    state = here.start(partial(init_state, args=args))
+    state = here.start(init_state)
     print(tree.table(state.params, depth=2))
-    update = here.compile(partial(step, args=args, dtype=here.dtype))
-    batches = images.batches(here.data_key, len(data.labels), args.batch, first=here.step)
+    update = here.compile(step, dtype=here.dtype)
+    batches = here.batches(partial(images.batches, n=len(data.labels), size=args.batch))
 
-    k_show, k_test = random.split(random.fold_in(random.key(args.seed, here.device), 1))
+    k_show, k_test = random.split(here.show_key)
     shown = torch.arange(8 * len(NAMES), device=here.device) // 8  # eight of each class, one class a row
     real = extractor.features(test.pixels / 127.5 - 1)
 
@@ -286,22 +286,27 @@ def train(args: Args) -> None:
         state, out = update(state, next(batches).to(here.device), data)
         here.record(n, state, out, units=args.batch)
         if here.due(n, args.eval_every):
-            sheet = draw(state.ema, k_show, shown, args)
-            here.writer.add_image("samples/grid", plot.tile(sheet / 2 + 0.5, 8), n + 1)
             label = test.labels[:2000]
-            values = evaluate(draw(state.ema, k_test, label, args), label, real, extractor, args)
-            here.log(n + 1, {f"val/{name}": value for name, value in values.items()})
-            collapse = "   mode collapse: a class has all but vanished" if values["rarest_class"] < 0.01 else ""
-            here.write(f"step {n + 1}: KID {values['kid']:.4f}, rarest class {values['rarest_class']:.3f}{collapse}")
+            for one, s in here.each(state):
+                sheet = draw(s.ema, k_show, shown, args)
+                one.writer.add_image("samples/grid", plot.tile(sheet / 2 + 0.5, 8), n + 1)
+                values = evaluate(draw(s.ema, k_test, label, args), label, real, extractor, args)
+                one.log(n + 1, {f"val/{name}": value for name, value in values.items()})
+                collapse = "   mode collapse: a class has all but vanished" if values["rarest_class"] < 0.01 else ""
+                one.write(f"step {n + 1}: KID {values['kid']:.4f}, rarest class {values['rarest_class']:.3f}{collapse}")
     if here.interrupted(state):
         return
     label = test.labels[: args.kid_samples]
-    values = evaluate(draw(state.ema, k_test, label, args), label, real, extractor, args)
-    values["kid_of_training_pictures"] = metrics.kid(real, extractor.features(data.pixels[:10_000] / 127.5 - 1))[0]
-    lines = [f"{name:<26} {value:.4f}" for name, value in values.items()]
-    lines.append(f"on {len(label):,} pictures; KID on the features of {extractor.name}")
-    plot.save(plot.tile(draw(state.ema, k_show, shown, args) / 2 + 0.5, 8), here.path / "samples.png", scale=2)
-    here.finish({f"test/{name}": value for name, value in values.items()}, lines, "--n 64")
+    floor = metrics.kid(real, extractor.features(data.pixels[:10_000] / 127.5 - 1))[0]
+    results = []
+    for one, s in here.each(state):
+        values = evaluate(draw(s.ema, k_test, label, args), label, real, extractor, args)
+        lines = [f"{name:<26} {value:.4f}" for name, value in values.items()]
+        lines += [f"{'kid of training pictures':<26} {floor:.4f}"]
+        lines += [f"on {len(label):,} pictures; KID on the features of {extractor.name}"]
+        plot.save(plot.tile(draw(s.ema, k_show, shown, args) / 2 + 0.5, 8), one.path / "samples.png", scale=2)
+        results.append(({f"test/{name}": value for name, value in values.items()}, lines))
+    here.finish(results, "--n 64")
 
 
 # ---- using a run ----
@@ -332,7 +337,7 @@ def sample(use: Use) -> None:
     if use.label is not None and use.label not in NAMES:
         raise run.RunError(f"no label {use.label!r}: {', '.join(NAMES)}")
     like = init_state(random.key(0), args).ema
-    ema = checkpoint.load_tree(checkpoint.latest(path / "checkpoints"), like, prefix="ema")
+    ema = run.load(path, like, "ema")
     label = torch.arange(use.n) % len(NAMES) if use.label is None else torch.full((use.n,), NAMES.index(use.label))
     columns = len(NAMES) if use.label is None and args.conditional else 8
     plot.save(plot.tile(draw(ema, random.key(use.seed), label, args) / 2 + 0.5, columns), use.out, scale=2)

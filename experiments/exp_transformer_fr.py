@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import checkpoint, cli, metrics, optim, plot, random, run, transformer, tree
+from lib import cli, metrics, optim, plot, random, run, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.random import Key
 from lib.seq2seq import Config, Sequences, Translator, apply, init, matmul_weights
@@ -207,13 +207,13 @@ def train(args: Args) -> None:
         f"{len(corpus.source):,} training pairs, {len(held_out.source):,} for validation; {here.device}, {here.dtype}"
     )
 
-    state = here.start(partial(init_state, cfg=cfg, args=args))
+    state = here.start(init_state, cfg=cfg)
     print(tree.table(state.params, depth=1))
     here.throughput.flops_per_unit = 6 * matmul_weights(state.params)
-    update = here.compile(partial(step, cfg=cfg, args=args, dtype=here.dtype))
-    data = packing.batches(corpus, here.data_key, args.rows, collate, args.length, first=here.step)
+    update = here.compile(step, cfg=cfg, dtype=here.dtype)
+    data = here.batches(lambda key, first: packing.batches(corpus, key, args.rows, collate, args.length, first))
 
-    def translator() -> Translator:
+    def translator(state: TrainState) -> Translator:
         params = tree.cast(state.params if state.ema is None else state.ema, here.dtype)
         return Translator(params, *vocabularies, cfg, args.length)
 
@@ -222,18 +222,23 @@ def train(args: Args) -> None:
         state, out = update(state, tree.to(batch, here.device))
         here.record(n, state, out, units=int((batch.target_out != tokens.PAD).sum()))
         if here.due(n, args.eval_every):
-            show(here, n + 1, translator(), texts, held_out_loss(translator().params, val, cfg, here.dtype))
+            for one, s in here.each(state):
+                t = translator(s)
+                show(one, n + 1, t, texts, held_out_loss(t.params, val, cfg, here.dtype))
     if here.interrupted(state):
         return
-    scores, lines = evaluate(translator(), splits.test, args)
     seen = {pairs.normalise(p.source) for p in splits.train}
-    lines += ["", "* = this sentence was in the training data"]
-    for text, hypotheses in zip(texts, translator().translate(texts, args.beams), strict=True):
-        lines.append(f"{'*' if pairs.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
-    here.finish(scores, lines, '--text "How are you?"')
+    results = []
+    for _, s in here.each(state):
+        scores, lines = evaluate(translator(s), splits.test, args)
+        lines += ["", "* = this sentence was in the training data"]
+        for text, hypotheses in zip(texts, translator(s).translate(texts, args.beams), strict=True):
+            lines.append(f"{'*' if pairs.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
+        results.append((scores, lines))
+    here.finish(results, '--text "How are you?"')
 
 
-def show(here: run.Run, n: int, translator: Translator, texts: list[str], held_out: float) -> None:
+def show(here: run.Run | run.View, n: int, translator: Translator, texts: list[str], held_out: float) -> None:
     """What to watch while it trains: held-out loss, translations, and where the model looks."""
     here.log(n, {"val/loss": held_out})
     found = [hypotheses[0][0] for hypotheses in translator.translate(texts)]
@@ -252,8 +257,7 @@ def load(path: Path) -> Translator:
     vocabularies = tokens.load_pair(path)
     cfg = model_config(args, vocabularies)
     device = run.device(run.Args())
-    newest, prefix = checkpoint.latest(path / "checkpoints"), "ema" if args.ema_decay else "params"
-    params = checkpoint.load_tree(newest, init(random.key(0), cfg), device, prefix)
+    params = run.load(path, init(random.key(0), cfg), "ema" if args.ema_decay else "params", device)
     return Translator(tree.cast(params, run.dtype(args, device)), *vocabularies, cfg, args.length)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from lib import run
+from lib import run, settings
 from lib.checkpoint import CheckpointError
 from lib.data.sources import DataError
 
@@ -55,7 +55,7 @@ def parse(experiment: str, presets: dict[str, run.Args], words: list[str]) -> ru
     path = found.run or run.latest_run(experiment)
     stored = run.load_config(path, type(base))
     wanted = _cli(experiment, presets[preset] if preset else stored, presets, words)
-    changed = run.changed_fields(stored, wanted)
+    changed = settings.changed_fields(stored, wanted)
     if changed:
         raise run.RunError(f"{path} was started with another configuration:\n  " + "\n  ".join(changed))
     return dataclasses.replace(wanted, run=path)

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lib.transform import value_and_grad
+
 
 class Losses(NamedTuple):
     discriminator: Callable[[Tensor, Tensor], Tensor]  # (logits of real, logits of fake)
@@ -31,6 +33,22 @@ def least_squares_discriminator(real: Float[Tensor, "..."], fake: Float[Tensor, 
 
 def least_squares_generator(fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     return 0.5 * (fake - 1).square().mean()
+
+
+def r1(
+    judge: Callable[[Tensor], Tensor], real: Float[Tensor, "b ..."], weight: float
+) -> tuple[Float[Tensor, "..."], Float[Tensor, ""] | float]:
+    """Logits of real examples and the penalty weight / 2 E|d logit / d example|^2 on them (Mescheder et al. 2018,
+    equation 9), for a `judge` whose every logit depends on its own example only."""
+    if not weight:
+        return judge(real), 0.0
+
+    def total(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = judge(x)
+        return logits.sum(), logits
+
+    (_, logits), slope = value_and_grad(total, has_aux=True)(real)
+    return logits, weight / 2 * slope.square().sum() / logits.numel()
 
 
 LOSSES = {

@@ -5,20 +5,20 @@ runs/<experiment>/<time>-<seed>/
     checkpoints/step-<n>.safetensors
 """
 
-import dataclasses
 import json
 import math
 import os
 import platform
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,92 +26,33 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-from lib import checkpoint, metrics, random, tree
-from lib.random import Key
+from lib import checkpoint, metrics, random, replicas, tree
+from lib.settings import RUNS, Args, RunError, compiles, config, device, dtype, latest_run, load_config
 from lib.transform import jit
 from lib.tree import Tree
 
-RUNS = Path("runs")
+__all__ = ["Args", "Run", "RunError", "device", "dtype", "latest_run", "load", "load_config"]
 KEPT_CHECKPOINTS = 2
-
-
-class RunError(Exception):
-    """A run that cannot start or go on, with what to do about it."""
-
-
-@dataclass(frozen=True)
-class Args:
-    """Flags that mean the same in every experiment."""
-
-    steps: int = 1000
-    """Updates of the optimiser; the learning-rate schedule ends there."""
-    seed: int = 0
-    """Decides every random number of the run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU where there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the forward and backward pass; parameters stay fp32. auto: bf16 where the hardware multiplies it."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """auto: on for runs long enough to earn the compile time back."""
-    data: str = "default"
-    """Name of a data set, or a path."""
-    data_dir: Path | None = None
-    """Where to look for data files before downloading them."""
-    run: Path | None = None
-    """Run directory; a name of its own under runs/ if not given."""
-    resume: bool = False
-    """Continue the run given by --run, or the latest one, with its own configuration."""
-    log_every: int = 20
-    """Steps between log entries."""
-    eval_every: int = 250
-    """Steps between evaluations on held-out data."""
-    save_every: int = 500
-    """Steps between checkpoints."""
-
-
-# A resumed run may change these: they do not enter the function that is trained (but for the end of the schedule).
-FREE_FIELDS = {"steps", "device", "compile", "data_dir", "run", "resume", "log_every", "eval_every", "save_every"}
-
-
-def device(args: Args) -> torch.device:
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise RunError("--device cuda: torch finds no CUDA device here")
-    return torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def dtype(args: Args, device: torch.device) -> torch.dtype:
-    """auto: bf16 on GPUs from Ampere on and on CPUs with AVX-512 BF16 or AMX, where it was 2 to 5 times as fast as
-    fp32 (LOG.md); emulated bf16 is slower."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if args.precision == "bf16" or (args.precision == "auto" and fast) else torch.float32
-
-
-def compiles(args: Args) -> bool:
-    """auto: where there is a C++ compiler, which torch.compile needs, for runs of 500 steps and more: a cold
-    compilation costs as much as some 400 steps gain on two cores (LOG.md)."""
-    if args.compile != "auto":
-        return args.compile == "on"
-    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
-    if not any(shutil.which(name) for name in compilers if name):
-        print("no C++ compiler found, so torch.compile is off: steps take about twice as long", file=sys.stderr)
-        return False
-    return args.steps >= 500
 
 
 class Run:
     """An open run directory. `step` is where the loop starts (0, or the checkpoint's step on resume), `device` and
-    `dtype` where and in what it computes, `data_key` decides the order of the data."""
+    `dtype` where and in what it computes, `show_key` the key of whatever is drawn to be looked at or measured."""
 
-    def __init__(self, args: Args, experiment: str, source: Path, unit: str = "examples") -> None:
-        """`unit`: what throughput counts."""
+    def __init__(
+        self, args: Args, experiment: str, source: Path, unit: str = "examples", minimise: str = "val/loss"
+    ) -> None:
+        """`unit`: what throughput counts. `minimise`: the tag of the held-out value by which replicas are ranked."""
         self.args, self.experiment, self.started, self.stopped = args, experiment, time.time(), False
+        self.minimise = minimise
+        try:
+            self.members = replicas.replicas(args)
+        except replicas.SweepError as error:
+            raise RunError(str(error)) from error
         self.device = device(args)
         self.dtype = dtype(args, self.device)
+        self.show_key = tree.to(random.fold_in(random.key(args.seed), 2), self.device)  # 0 and 1: parameters, data
         self.throughput = metrics.Throughput(unit, metrics.peak_flops(self.device, self.dtype))
-        self._init_key, self.data_key = random.split(random.key(args.seed))
         self.path = args.run or _fresh(RUNS / experiment, args.seed)
         if not args.resume:
             if (self.path / "config.json").exists():
@@ -127,17 +68,79 @@ class Run:
         self.writer = SummaryWriter(str(self.path), purge_step=self.step + 1 if args.resume else None)
         self.metrics = open(log, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
         self._unchecked: list[tuple[int, list[Tensor]]] = []
+        self.last: dict[str, float] = {}  # the latest value under each tag
+        self.views: list[Any] = [View(self, i) for i in range(len(self.members))] if len(self.members) > 1 else [self]
 
-    def start(self, init: Callable[[Key], Tree]) -> Tree:
-        """The state before the first step, `init(key)`; on resume the latest checkpoint's."""
-        state = init(tree.to(self._init_key, self.device))
+    def start(self, init: Callable[..., Tree], **fixed: Any) -> Tree:
+        """The state before the first step, `init(key, args=..., **fixed)`, stacked over replicas where there are
+        several; on resume the latest checkpoint's."""
+        states = []
+        for member in self.members:
+            key, _ = random.split(random.key(member.seed))
+            args = replicas.with_values(self.args, member.values)
+            states.append(init(tree.to(key, self.device), args=args, **fixed))
+        state = tree.stack(states) if len(states) > 1 else states[0]
         if self.args.resume:
             state = checkpoint.load_tree(checkpoint.latest(self.checkpoints), state, self.device)
         return state
 
-    def compile(self, step: Callable) -> Callable[..., tuple[Tree, dict[str, Tensor]]]:
-        """`step(state, ...) -> (state, out)`, compiled with donated state where --compile says so."""
-        return jit(step, enabled=compiles(self.args))
+    def compile(self, step: Callable, **fixed: Any) -> Callable[..., tuple[Tree, dict[str, Tensor]]]:
+        """`update(state, batch, *shared) -> (state, out)` of `step(state, batch, *shared, args=..., **fixed)`, compiled
+        with donated state where --compile says so. With several replicas state and batch are stacked, and the faster
+        of one vmapped step and one step after another is chosen."""
+        step, enabled = partial(step, **fixed), compiles(self.args)
+        if len(self.members) == 1:
+            args = replicas.with_values(self.args, self.members[0].values)
+            return jit(partial(step, args=args), enabled=enabled)
+        values = {
+            name: torch.tensor([m.values[name] for m in self.members], device=self.device)
+            for name in self.members[0].values
+        }
+
+        def alone(state: Tree, values: dict[str, Tensor], *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
+            return step(state, *rest, args=replicas.with_values(self.args, values))
+
+        ways = {
+            "one vmapped step": jit(replicas.vmapped(step, self.args, values), enabled=enabled),
+            "one after another": replicas.looped(jit(alone, enabled=enabled), values),
+        }
+        chosen: list[Callable] = []
+
+        def update(state: Tree, *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
+            if not chosen:
+                name = f"{self.experiment} {len(self.members)} {self.device} {self.dtype} {enabled} {torch.__version__}"
+                name += f" {sum(x.numel() for x in tree.leaves((state, rest[:1])))}"
+                way = replicas.faster(name, ways, state, *rest)
+                self.write(f"{len(self.members)} replicas: {way}")
+                chosen.append(ways[way])
+            return chosen[0](state, *rest)
+
+        return update
+
+    def batches(self, make: Callable[..., Iterator[Tree]]) -> Iterator[Tree]:
+        """`make(key, first=step)`, batches in the order that a key decides, from the run's step on; of several replicas
+        stacked."""
+        each = [make(random.split(random.key(member.seed))[1], first=self.step) for member in self.members]
+        return each[0] if len(each) == 1 else (tree.stack(list(batches)) for batches in zip(*each, strict=True))
+
+    def each(self, state: Tree) -> Iterator[tuple[Any, Tree]]:
+        """(run, state) of each replica. What several replicas log is logged with its mean and standard deviation when
+        the last of them is done."""
+        if len(self.members) == 1:
+            yield self, state
+            return
+        for i, view in enumerate(self.views):
+            yield view, tree.index(state, i)
+        self._log_spread()
+
+    def _log_spread(self) -> None:
+        logged = [view.take() for view in self.views]
+        for step in logged[0]:
+            columns = {tag: [values[step][tag] for values in logged] for tag in logged[0][step]}
+            for tag, column in columns.items():
+                self.writer.add_scalar(tag, statistics.fmean(column), step)
+                self.writer.add_scalar(f"{tag}_sd", statistics.stdev(column), step)
+            self._to_file(step, {**{tag: statistics.fmean(c) for tag, c in columns.items()}, "replicas": columns})
 
     def record(self, n: int, state: Tree, out: dict[str, Tensor], units: int = 0) -> None:
         """After update number n (from 0): counts what it worked on, logs `out` every `log_every` steps and saves the
@@ -147,15 +150,23 @@ class Run:
         pause = any(self.due(n, every) for every in (self.args.log_every, self.args.eval_every, self.args.save_every))
         self.throughput.end(units, next(iter(out.values())) if pause or not self.throughput.first else None)
         if self.due(n, self.args.log_every):
-            self.log(n + 1, {name: float(x) for name, x in out.items()} | self.throughput.read())
+            for i, view in enumerate(self.views):
+                view.log(n + 1, {name: float(x if len(self.views) == 1 else x[i]) for name, x in out.items()})
+            if len(self.views) > 1:
+                self._log_spread()
+            self.log(n + 1, self.throughput.read())
         if self.due(n, self.args.save_every):
             self.save(n + 1, state)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Scalars to TensorBoard and metrics.jsonl, after `all_finite`."""
         self.all_finite()
+        self.last |= values
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
+        self._to_file(step, values)
+
+    def _to_file(self, step: int, values: dict[str, Any]) -> None:
         self.metrics.write(json.dumps({"step": step, "seconds": round(self.seconds(), 2), **values}) + "\n")
 
     def write(self, line: str) -> None:
@@ -228,9 +239,18 @@ class Run:
             print(f"stopped at step {self.step}; go on with: just run {self.experiment} --resume --run {self.path}")
         return self.stopped
 
-    def finish(self, result: dict[str, float], lines: list[str], sample: str = "") -> None:
-        """The final metrics: result.json marks the run as finished, and the HParams tab shows them in this run. Prints
-        `lines` and what to type next, `just sample` with the words `sample`."""
+    def finish(self, results: list[tuple[dict[str, float], list[str]]], sample: str = "") -> None:
+        """The final metrics and the lines to print, of each replica. result.json marks the run as finished, and the
+        HParams tab shows the metrics in this run. Prints what to type next, `just sample` with the words `sample`."""
+        self.best = min(range(len(self.views)), key=lambda i: self.views[i].last.get(self.minimise, math.inf))
+        result, lines = results[self.best]
+        if len(results) > 1:
+            lines = [
+                f"best of {len(results)} by {self.minimise}: {self.members[self.best]}",
+                *lines,
+                "",
+                *_table(self.members, results),
+            ]
         flat = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config(self.args).items()}
         # SummaryWriter.add_hparams would start a second run (pytorch #37738): write its summaries into this one.
         for summary in hparams(flat, {f"final/{k}": v for k, v in result.items()}):
@@ -238,12 +258,15 @@ class Run:
         self.log(self.step, {f"final/{k}": v for k, v in result.items()})
         self.writer.add_text("samples/final", "    " + "\n    ".join(lines), self.step)
         self.close()
-        _write_json(self.path / "result.json", result)
+        facts = {"replicas": len(results), "best": self.best, "all": [values for values, _ in results]}
+        _write_json(self.path / "result.json", result | (facts if len(results) > 1 else {}))
         first = f"first step (with compilation): {self.throughput.first:.1f} s; " if self.throughput.first else ""
         print(*lines, f"\nrun: {self.path}", f"{first}all: {self.seconds():.0f} s", sep="\n")
         print(f"next: just sample {self.experiment} {sample}".rstrip(), "      just tb", sep="\n")
 
     def close(self) -> None:
+        for view in self.views:
+            view.writer.close()
         self.writer.close()
         self.metrics.close()
 
@@ -265,44 +288,62 @@ class Run:
         _write_json(self.path / "environment.json", facts)
 
 
+class View:
+    """One of several replicas, as an experiment sees it: a place for its events and a voice of its own."""
+
+    def __init__(self, run: Run, i: int) -> None:
+        self.run, self.path, self.device, self.dtype = run, run.path / f"replica-{i}", run.device, run.dtype
+        self.name = f"replica {i} ({run.members[i]})"
+        self.writer = SummaryWriter(str(self.path), purge_step=run.step + 1 if run.args.resume else None)
+        self.last: dict[str, float] = {}  # the latest value under each tag
+        self.logged: dict[int, dict[str, float]] = {}  # by step, since the last `take`
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, step)
+        self.last |= values
+        self.logged.setdefault(step, {}).update(values)
+
+    def take(self) -> dict[int, dict[str, float]]:
+        taken, self.logged = self.logged, {}
+        return taken
+
+    def write(self, line: str) -> None:
+        self.run.write(f"{self.name}: {line}")
+
+
+def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = "cpu") -> Tree:
+    """The latest checkpoint's subtree `prefix` in the structure of `like`; of several replicas, the best one's."""
+    result = path / "result.json"
+    facts = json.loads(result.read_text()) if result.exists() else {}
+    newest, n = checkpoint.latest(path / "checkpoints"), facts.get("replicas", 1)
+    if n == 1:
+        return checkpoint.load_tree(newest, like, device, prefix)
+    stacked = checkpoint.load_tree(newest, tree.stack([like] * n), device, prefix)
+    return tree.index(stacked, facts["best"])
+
+
+def _table(members: list[replicas.Replica], results: list[tuple[dict[str, float], list[str]]]) -> list[str]:
+    """Every replica's metrics, and per combination of swept values their mean and standard deviation over seeds."""
+    tags = list(results[0][0])
+    rows = [["replica", *tags]]
+    groups: dict[str, list[dict[str, float]]] = {}
+    for member, (values, _) in zip(members, results, strict=True):
+        rows.append([str(member), *(f"{values[tag]:.4f}" for tag in tags)])
+        groups.setdefault(", ".join(f"{k} {v:g}" for k, v in member.values.items()), []).append(values)
+    for name, found in groups.items():
+        if len(found) > 1:
+            spread = [[values[tag] for values in found] for tag in tags]
+            cells = [f"{statistics.fmean(column):.4f} ± {statistics.stdev(column):.4f}" for column in spread]
+            rows.append([f"{name} mean ± sd, n = {len(found)}".strip(), *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def _lines_up_to(log: Path, step: int) -> list[str]:
     """The whole lines of a metrics.jsonl up to a step; a killed run may have left half of one."""
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     return [line.rstrip() for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-
-
-def config(args: Args) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(args).items()}
-
-
-def load_config(path: Path, kind: type) -> Any:
-    """The dataclass `kind` from a run's config.json."""
-    try:
-        stored = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is not a run directory: {error}") from error
-    names = {f.name for f in dataclasses.fields(kind)}
-    if stored.keys() - names:
-        raise RunError(f"{path} is a run of another experiment or version: {sorted(stored.keys() - names)}")
-    for name in ("data_dir", "run"):
-        stored[name] = Path(stored[name]) if stored.get(name) else None
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
-
-
-def changed_fields(stored: Args, wanted: Args) -> list[str]:
-    """`name: old -> new` of every field that a resumed run may not change."""
-    pairs = [(f.name, getattr(stored, f.name), getattr(wanted, f.name)) for f in dataclasses.fields(stored)]
-    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new and name not in FREE_FIELDS]
-
-
-def latest_run(experiment: str, finished: bool = False) -> Path:
-    """The newest run directory of an experiment; `finished`: that has a result. Raises RunError."""
-    runs = sorted((RUNS / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
-    chosen = [p.parent for p in runs if not finished or (p.parent / "result.json").exists()]
-    if not chosen:
-        kind = "finished run" if finished else "run"
-        raise RunError(f"no {kind} of {experiment} under {RUNS}/: make one with `just run {experiment}`, or give --run")
-    return chosen[-1]
 
 
 def _fresh(folder: Path, seed: int) -> Path:

@@ -52,9 +52,14 @@ def stack(trees: list[Tree]) -> Tree:
     return map(lambda *xs: torch.stack(xs), trees[0], *trees[1:])
 
 
+def index(tree: Tree, i: int) -> Tree:
+    """Tree number i of a stack, as views into it."""
+    return map(lambda x: x[i], tree)
+
+
 def unstack(tree: Tree) -> list[Tree]:
     """The inverse of `stack`."""
-    return [map(lambda x: x[i], tree) for i in range(len(leaves(tree)[0]))]
+    return [index(tree, i) for i in range(len(leaves(tree)[0]))]
 
 
 def cast(tree: Tree, dtype: torch.dtype) -> Tree:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
@@ -84,9 +85,9 @@ def load(data: str, data_dir: Path | None = None, size: int = 28, channels: int 
     never on both sides. Raises DataError.
     """
     if data in UNPACKED:
-        train, train_labels, test, test_labels = idx_files(data, data_dir)
-        val, rest = _hold_out(_images(train, train_labels), "val")
-        return Splits(rest, val, _images(test, test_labels), FASHION_NAMES if data == "fashion" else DIGIT_NAMES)
+        arrays = idx_files(data, data_dir)
+        val, rest = _hold_out(_images(*arrays[:2]), "val")
+        return Splits(rest, val, _images(*arrays[2:]), FASHION_NAMES if data == "fashion" else DIGIT_NAMES)
     if data == "digits":
         found, names = digits(data_dir), DIGIT_NAMES
     elif Path(data).is_dir():
@@ -193,6 +194,26 @@ def _hold_out(images: Images, purpose: str) -> tuple[Images, Images]:
     digest = lambda x: hashlib.blake2b(x.tobytes(), digest_size=4, key=purpose.encode()).digest()  # noqa: E731
     held = torch.tensor([int.from_bytes(digest(x)) < HELD_OUT * 2**32 for x in images.pixels.numpy()])
     return Images(*(x[held] for x in images)), Images(*(x[~held] for x in images))
+
+
+def read(path: Path, size: int, channels: int = 1) -> UInt8[Tensor, "c h w"]:
+    """The middle square of one picture file, scaled. Raises DataError."""
+    try:
+        with Image.open(path) as image:
+            square = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    return torch.from_numpy(rearrange(np.array(square).reshape(size, size, channels), "h w c -> c h w").copy())
+
+
+def shifted(x: UInt8[Tensor, "b c h w"], key: Key, reach: int) -> UInt8[Tensor, "b c h w"]:
+    """Each picture shifted by up to `reach` pixels either way, differently each; black comes in."""
+    (b, _, h, w), (k_row, k_column) = x.shape, random.split(key)
+    rows = torch.arange(h, device=x.device) + random.randint(k_row, (b, 1), 0, 2 * reach + 1)
+    columns = torch.arange(w, device=x.device) + random.randint(k_column, (b, 1), 0, 2 * reach + 1)
+    padded, examples = F.pad(x, (reach, reach, reach, reach)), torch.arange(b, device=x.device)
+    moved = rearrange(padded, "b c h w -> b h w c")[examples[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return rearrange(moved, "b h w c -> b c h w")
 
 
 def batches(key: Key, n: int, size: int, first: int = 0) -> Iterator[Int[Tensor, "size"]]:

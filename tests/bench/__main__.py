@@ -1,4 +1,4 @@
-"""Our way against the usual ones, timed side by side: `python -m tests.bench step` and `python -m tests.bench book`.
+"""Our way against the usual ones, timed side by side: `python -m tests.bench step`, `book` and `gan`.
 
 step: the experiment's training step against the same architecture as nn.Module with fused AdamW (modules.py), on the
     same packed batches of made-up tokens, which lie on the device before the clock starts.
@@ -6,6 +6,9 @@ book: the experiment's `book` preset against the book's own way (book.py) on the
     and padded batches there. Making batches of token lists is timed; sorting, packing and tokenising are not. Weights
     are random, so a translation would end anywhere: both make as many tokens of a sentence as its reference has, end
     token included, and ours goes on with a batch until its longest is done, as after training.
+
+gan: the adversarial steps of exp_gan_curve (`book`) and exp_gan_fashion (`small`) against the same networks as
+    nn.Modules with torch.optim.Adam (gans.py).
 
 The peers take turns in one process; two rounds before do not count. A ratio is the median over rounds of the ratio
 within a round, per useful token: a predicted target token, no padding. First steps, compilation included, and peaks
@@ -33,7 +36,7 @@ from lib import random, run, seq2seq, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.data.sources import DataError
 from lib.transform import jit
-from tests.bench import book, modules
+from tests.bench import book, gans, modules
 
 PRESET = exp.PRESETS["book"]
 BATCHES = 8  # different ones of the made-up corpus
@@ -84,6 +87,20 @@ class Book(Step):
     rounds: int = 5
     inner: int = 8
     """Batches in one timing, the same in every round; the book's are spread evenly over the lengths."""
+
+
+@dataclass(frozen=True)
+class Gan:
+    """The adversarial steps of exp_gan_curve and exp_gan_fashion against nn.Module. Without --compile eager only."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = True
+    rounds: int = 20
+
+    @property
+    def args(self) -> run.Args:
+        return run.Args(device=self.device, precision=self.precision)
 
 
 class Job(NamedTuple):
@@ -229,12 +246,39 @@ def bench_book(flags: Book) -> list[str]:
     return [*lines, "", f"{len(many)} sentences to translate; the book's way is timed on {len(few)} of them"]
 
 
+def bench_gan(flags: Gan) -> list[str]:
+    device, lines = run.device(flags.args), []
+    peers = [name for name in gans.PEERS if flags.compile or "eager" in name]
+    for experiment, (make, inner) in gans.STEPS.items():
+        dtype = run.dtype(flags.args, device)
+        print(f"first step and memory of {experiment} ...", file=sys.stderr)
+        found = {
+            name: [modules.alone(gans.probe, experiment, name, device, dtype, device=device) for _ in range(2)]
+            for name in peers
+        }
+        trains = {name: make(*gans.PEERS[name], device, dtype) for name in peers}
+        works = {name: partial(several, train, inner) for name, train in trains.items()}
+        seconds = modules.take_turns(works, flags.rounds, device)
+        each = {name: [t / inner for t in times] for name, times in seconds.items()}
+        rates = {name: [1 / t for t in times] for name, times in each.items()}
+        lines += table(f"step of {experiment}", each, rates, {k: (v[0][0], v[1][1]) for k, v in found.items()})
+    return lines
+
+
+def several(train: gans.Train, inner: int, _: int) -> None:
+    for n in range(inner):
+        train(n)
+
+
 def main() -> None:
-    flags = tyro.extras.subcommand_cli_from_dict({"step": Step, "book": Book}, prog="bench", description=__doc__)
+    commands = {"step": (Step, bench_step), "book": (Book, bench_book), "gan": (Gan, bench_gan)}
+    kinds = {name: kind for name, (kind, _) in commands.items()}
+    flags = tyro.extras.subcommand_cli_from_dict(kinds, prog="bench", description=__doc__)
+    work = next(work for kind, work in commands.values() if type(flags) is kind)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         try:
-            lines = bench_book(flags) if isinstance(flags, Book) else bench_step(flags)
+            lines = work(flags)
         except (run.RunError, DataError) as error:
             sys.exit(f"error: {error}")
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}\n" + "\n".join(lines))

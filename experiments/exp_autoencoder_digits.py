@@ -1,0 +1,312 @@
+"""Digits through a bottleneck: a dense autoencoder beside principal component analysis with as many numbers.
+
+What it shows: with 20 numbers each, held-out digits come back with less than half of PCA's squared error, 7.7 a picture
+against 18.6; with two (--bottleneck 2 --steps 3000) 31.9 against 43.3. A linear probe reads 88 % of the labels off 20
+numbers and 65 % off two, off PCA's 88 % and 43 %. The run takes 47 s of CPU time.
+`just run exp_autoencoder_digits`, then `just sample exp_autoencoder_digits --interpolate 3 7`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lib import cli, nn, optim, plot, random, run, tree
+from lib.data import images
+from lib.data.images import Images
+from lib.random import Key
+from lib.transform import value_and_grad
+from lib.tree import Tree
+
+NAME = "exp_autoencoder_digits"
+SIDE = 28  # pixels
+
+
+@dataclass(frozen=True)
+class Args(run.Args):
+    """Train an autoencoder of small grey pictures."""
+
+    data: str = "digits"
+    """digits (10,000 of MNIST's), mnist, fashion, or a folder with a subfolder of pictures per label."""
+    hidden: tuple[int, ...] = (400, 200)
+    """Widths between the pixels and the code; the decoder has the same, backwards."""
+    bottleneck: int = 20
+    """Numbers in a code."""
+    batch: int = 128
+    lr: float = 2e-3
+    """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0; or constant."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    shift: int = 1
+    """Shift each training picture by up to so many pixels, differently each time."""
+
+
+PRESETS: dict[str, run.Args] = {
+    # On two cores eager ends sooner: a step takes 15 ms, too little for a compilation to earn itself back.
+    "small": Args(steps=2000, eval_every=500, save_every=1000, compile="off"),
+    # Chapter 7: 784-200-20-200-784, ReLU, Adam at 2.5e-4, batches of 32, 10 epochs.
+    "book": Args(
+        steps=16_880, data="mnist", hidden=(200,), batch=32, lr=2.5e-4, schedule="constant", shift=0, eval_every=1688,
+        save_every=1688, log_every=100,
+    ),
+    "best": Args(
+        steps=50_000, data="mnist", hidden=(1024, 512), batch=512, lr=2e-3, eval_every=2500,
+        save_every=5000, log_every=100,
+    ),
+}  # fmt: skip
+
+
+# ---- model and loss: edit here ----
+
+
+class TrainState(NamedTuple):
+    params: Tree
+    opt: Tree
+    key: Key
+    step: Int[Tensor, ""]
+
+
+def init(key: Key, args: Args) -> Tree:
+    k_encoder, k_decoder = random.split(key)
+    widths = (SIDE * SIDE, *args.hidden, args.bottleneck)
+    return {"encoder": nn.mlp_init(k_encoder, widths), "decoder": nn.mlp_init(k_decoder, widths[::-1])}
+
+
+def encode(params: Tree, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c"]:
+    """Codes of pictures with values in [0, 1]; the layer that makes them is linear."""
+    return nn.mlp(params["encoder"], rearrange(x, "b 1 h w -> b (h w)"))
+
+
+def decode(params: Tree, code: Float[Tensor, "b c"]) -> Float[Tensor, "b 1 h w"]:
+    """Pictures with values in (0, 1)."""
+    flat = nn.mlp(params["decoder"], code).sigmoid()
+    return rearrange(flat, "b (h w) -> b 1 h w", h=SIDE)
+
+
+def loss(
+    params: Tree, x: UInt8[Tensor, "b 1 h w"], key: Key | None, *, args: Args, dtype: torch.dtype
+) -> Float[Tensor, ""]:
+    """Squared error, summed over the pixels of a picture, the mean over pictures."""
+    x = (x if key is None or not args.shift else images.shifted(x, key, args.shift)) / 255
+    params = tree.cast(params, dtype)
+    y = decode(params, encode(params, x.to(dtype)))
+    return (y.float() - x).square().sum((1, 2, 3)).mean()
+
+
+def optimizer(args: Args) -> optim.Optimizer:
+    return optim.adam(optim.cosine(args.lr, args.steps, args.steps // 20) if args.schedule == "cosine" else args.lr)
+
+
+def init_state(key: Key, args: Args) -> TrainState:
+    k_params, k_train = random.split(key)
+    params = init(k_params, args)
+    step = torch.zeros((), dtype=torch.int32, device=key.device)
+    return TrainState(params, optimizer(args).init(params), k_train, step)
+
+
+def step(
+    state: TrainState, index: Int[Tensor, "b"], data: Images, *, args: Args, dtype: torch.dtype
+) -> tuple[TrainState, dict[str, Tensor]]:
+    """One update on the pictures `index` of the data, which lies on the device as a whole."""
+    objective = value_and_grad(partial(loss, args=args, dtype=dtype))
+    value, grads = objective(state.params, data.pixels[index], random.fold_in(state.key, state.step))
+    params, opt = optimizer(args).update(grads, state.opt, state.params)
+    out = {"train/loss": value, "train/mse": value / SIDE**2, "grad/norm": tree.global_norm(grads)}
+    return TrainState(params, opt, state.key, state.step + 1), out
+
+
+# ---- what it is measured against ----
+
+
+class Pca(NamedTuple):
+    mean: Float[Tensor, "p"]
+    axes: Float[Tensor, "p c"]
+
+    def encode(self, x: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n c"]:
+        return (x.flatten(1) - self.mean) @ self.axes
+
+    def decode(self, code: Float[Tensor, "n c"]) -> Float[Tensor, "n 1 h w"]:
+        return rearrange(code @ self.axes.T + self.mean, "n (h w) -> n 1 h w", h=SIDE)
+
+
+def pca(x: Float[Tensor, "n 1 h w"], c: int) -> Pca:
+    """The c orthonormal axes of largest variance: no linear autoencoder has a smaller squared error on x."""
+    flat = x.flatten(1)
+    mean = flat.mean(0)
+    _, vectors = torch.linalg.eigh((flat - mean).T @ (flat - mean))  # of growing variance
+    return Pca(mean, vectors[:, -c:].flip(1))
+
+
+def probe(
+    codes: Float[Tensor, "n c"], labels: Int[Tensor, "n"], test: Float[Tensor, "m c"], test_labels: Int[Tensor, "m"]
+) -> float:
+    """Linear probe: the test accuracy of logistic regression fitted to frozen codes (standardised, Adam on all)."""
+    mean, scale = codes.mean(0), codes.std(0) + 1e-6
+    x, k = (codes - mean) / scale, int(labels.max()) + 1
+    objective = value_and_grad(lambda p: F.cross_entropy(nn.linear(p, x), labels))
+    params = nn.linear_init(random.key(0, x.device), x.shape[1], k)
+    adam = optim.adam(optim.cosine(0.3, 300))
+    state = adam.init(params)
+    for _ in range(300):
+        params, state = adam.update(objective(params)[1], state, params)
+    return float((nn.linear(params, (test - mean) / scale).argmax(1) == test_labels).float().mean())
+
+
+# ---- training: plumbing ----
+
+
+def in_turn(data: Images) -> Images:
+    """A picture of each label in turn, as long as they last: of ten digits number 3 is a three, and so is number 13."""
+    of_label = F.one_hot(data.labels)
+    earlier = (of_label.cumsum(0) * of_label).sum(1)  # with the same label
+    order = (earlier * of_label.shape[1] + data.labels).argsort()
+    return Images(data.pixels[order], data.labels[order])
+
+
+def interpolation(params: Tree, x: Float[Tensor, "2 1 h w"], n: int = 10) -> Float[Tensor, "n 1 h w"]:
+    """From one picture to another: the decoded codes on the straight line between theirs."""
+    first, last = encode(params, x)
+    return decode(params, torch.lerp(first, last, torch.linspace(0, 1, n, device=x.device)[:, None]))
+
+
+def latent_map(params: Tree, data: Images, names: list[str], n: int = 20) -> Figure:
+    """Of a bottleneck of two: where the pictures lie, coloured by label, and what the decoder makes of each place.
+    Axes are percentiles of the codes, which are spread too unevenly for their values."""
+    code = encode(params, data.pixels / 255)
+    percent = 100 * (code.argsort(0).argsort(0) + 0.5) / len(code)
+    columns, rows = code.quantile((torch.arange(n, device=code.device) + 0.5) / n, 0).T
+    places = torch.cartesian_prod(rows.flip(0), columns).flip(1)
+    sheet = rearrange(decode(params, places), "(r k) 1 h w -> (r h) (k w)", r=n)
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for label, name in enumerate(names):
+        left.scatter(*percent[data.labels == label].T.cpu().numpy(), s=8, color=f"C{label}", linewidths=0, label=name)
+    figure.legend(markerscale=3, loc="outside left center", frameon=False)
+    right.imshow(sheet.cpu().numpy(), cmap="gray", extent=(0, 100, 0, 100))
+    left.set(title="codes of test pictures", xlim=(0, 100), ylim=(0, 100), aspect="equal")
+    right.set(title="decoded codes")
+    return figure
+
+
+def train(args: Args) -> None:
+    splits = images.load(args.data, args.data_dir)
+    here = run.Run(args, NAME, Path(__file__), unit="images")
+    data, val, test = (tree.to(part, here.device) for part in (splits.train, splits.val, in_turn(splits.test)))
+    print(f"{len(data.labels):,} training pictures; {here.device}, {here.dtype}")
+    state = here.start(init_state)
+    print(tree.table(state.params, depth=1))
+    update = here.compile(step, dtype=here.dtype)
+    batches = here.batches(partial(images.batches, n=len(data.labels), size=args.batch))
+    base = pca(data.pixels / 255, args.bottleneck)
+
+    for n in here.progress():
+        state, out = update(state, next(batches).to(here.device), data)
+        here.record(n, state, out, units=args.batch)
+        if here.due(n, args.eval_every):
+            for one, s in here.each(state):
+                error = float(loss(s.params, val.pixels, None, args=args, dtype=here.dtype))
+                one.log(n + 1, {"val/loss": error, "val/mse": error / SIDE**2})
+                one.write(f"step {n + 1}: held-out squared error per picture {error:.2f}")
+                show(one, n + 1, s.params, test, splits.names)
+    if here.interrupted(state):
+        return
+    here.finish([score(s.params, base, data, test) for _, s in here.each(state)], "--interpolate 3 7")
+
+
+@torch.no_grad()
+def score(params: Tree, base: Pca, data: Images, test: Images) -> tuple[dict[str, float], list[str]]:
+    """Squared error of test pictures and accuracy of a linear probe, beside PCA's, and the lines to print."""
+    result: dict[str, float] = {}
+    lines = [f"{'test pictures':<14}{'squared error per pixel':>24}{'per picture':>13}{'linear probe':>14}"]
+    coders: dict[str, tuple[Callable, Callable]] = {
+        "autoencoder": (partial(encode, params), partial(decode, params)),
+        "PCA": (base.encode, base.decode),
+    }
+    for name, (encoder, decoder) in coders.items():
+        x = test.pixels / 255
+        codes, test_codes = encoder(data.pixels / 255), encoder(x)
+        mse = float((decoder(test_codes) - x).square().mean())
+        accuracy = probe(codes, data.labels, test_codes, test.labels)
+        result |= {f"{name.lower()}/mse": mse, f"{name.lower()}/probe": accuracy}
+        lines.append(f"{name:<14}{mse:24.5f}{mse * SIDE**2:13.2f}{100 * accuracy:12.1f} %")
+    return result, lines
+
+
+@torch.no_grad()
+def show(here: run.Run | run.View, n: int, params: Tree, test: Images, names: list[str]) -> None:
+    """Test pictures above their reconstructions, ways from one to the next, and the map of a plane of codes."""
+    x = test.pixels[:10] / 255
+    codes = encode(params, x)
+    both = torch.cat([x, decode(params, codes)])
+    here.writer.add_image("samples/reconstruction", plot.tile(both, len(x)), n)
+    ways = [interpolation(params, x[i : i + 2]) for i in range(0, len(x) - 1, 2)]
+    here.writer.add_image("samples/interpolation", plot.tile(torch.cat(ways), 10), n)
+    if codes.shape[1] == 2:
+        here.writer.add_figure("samples/codes", latent_map(params, test, names), n)
+
+
+# ---- using a run ----
+
+
+@dataclass(frozen=True)
+class Use:
+    """Turn test pictures into codes and back with the latest finished run; one of these at a time."""
+
+    reconstruct: tuple[int, ...] = ()
+    """Numbers of test pictures, drawn above their reconstructions; 0 to 9 if nothing else is asked for."""
+    interpolate: tuple[int, int] | None = None
+    """Numbers of two test pictures: the decoded codes between theirs. Digits take turns: 3 and 13 are threes."""
+    code: tuple[float, ...] = ()
+    """A code to decode, as many numbers as the bottleneck."""
+    image: Path | None = None
+    """A picture of one's own, light on dark: its code is printed and its reconstruction drawn."""
+    out: Path | None = None
+    """Picture file; reconstruction.png, interpolation.png or code.png in this folder if not given."""
+    run: Path | None = None
+    """Run directory; the latest finished one if not given."""
+    data_dir: Path | None = None
+    """Where to look for data files before downloading them."""
+
+
+@torch.no_grad()
+def sample(use: Use) -> None:
+    if sum(bool(x) for x in (use.reconstruct, use.interpolate, use.code, use.image)) > 1:
+        raise run.RunError("one of --reconstruct, --interpolate, --code and --image at a time")
+    path = use.run or run.latest_run(NAME, finished=True)
+    args = run.load_config(path, Args)
+    params = run.load(path, init_state(random.key(0), args)).params
+    columns, name = 1, "code.png"
+    if use.code:
+        if len(use.code) != args.bottleneck:
+            raise run.RunError(f"--code has {len(use.code)} numbers: this run's codes have {args.bottleneck}")
+        sheet = decode(params, torch.tensor([use.code]))
+    else:
+        x = images.read(use.image, SIDE)[None] / 255 if use.image else chosen(use, args)
+        if use.image:
+            print(*(f"{value:.4f}" for value in encode(params, x)[0].tolist()))
+        if use.interpolate:
+            sheet, columns, name = interpolation(params, x), 10, "interpolation.png"
+        else:
+            sheet, columns, name = torch.cat([x, decode(params, encode(params, x))]), len(x), "reconstruction.png"
+    plot.save(plot.tile(sheet, columns), use.out or Path(name), scale=4)
+    print(use.out or name)
+
+
+def chosen(use: Use, args: Args) -> Float[Tensor, "b 1 h w"]:
+    """The test pictures that are asked for. Raises RunError."""
+    test = in_turn(images.load(args.data, use.data_dir).test).pixels
+    numbers = use.interpolate or use.reconstruct or tuple(range(10))
+    if outside := [i for i in numbers if not 0 <= i < len(test)]:
+        raise run.RunError(f"{outside[0]}: the test pictures are 0 to {len(test) - 1}")
+    return test[list(numbers)] / 255
+
+
+if __name__ == "__main__":
+    cli.main(NAME, PRESETS, train, sample, Use)

@@ -1,0 +1,121 @@
+"""What a user chooses: the flags of every experiment, what they mean on this machine, and what a run stored of them."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+RUNS = Path("runs")
+
+
+class RunError(Exception):
+    """A run that cannot start or go on, with what to do about it."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags that mean the same in every experiment."""
+
+    steps: int = 1000
+    """Updates of the optimiser; the learning-rate schedule ends there."""
+    seed: int = 0
+    """Decides every random number of the run."""
+    replicas: int = 1
+    """Seeds to train side by side in one vmapped step: this one and the next."""
+    sweep: tuple[str, ...] = ()
+    """Fields to vary along the same axis, such as lr=1e-4,3e-4,1e-3; several are crossed."""
+    keep: Literal["all", "best"] = "all"
+    """best: of several replicas only the one that did best on held-out data stays, as if it had been the only one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the forward and backward pass; parameters stay fp32. auto: bf16 where the hardware multiplies it."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """auto: on for runs long enough to earn the compile time back."""
+    data: str = "default"
+    """Name of a data set, or a path."""
+    data_dir: Path | None = None
+    """Where to look for data files before downloading them."""
+    run: Path | None = None
+    """Run directory; a name of its own under runs/ if not given."""
+    resume: bool = False
+    """Continue the run given by --run, or the latest one, with its own configuration."""
+    log_every: int = 20
+    """Steps between log entries."""
+    eval_every: int = 250
+    """Steps between evaluations on held-out data."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+
+
+# A resumed run may change these: they do not enter the function that is trained (but for the end of the schedule).
+FREE_FIELDS = {"steps", "device", "compile", "data_dir", "run", "resume", "log_every", "eval_every", "save_every"}
+
+
+def device(args: Args) -> torch.device:
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise RunError("--device cuda: torch finds no CUDA device here")
+    return torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def dtype(args: Args, device: torch.device) -> torch.dtype:
+    """auto: bf16 on GPUs from Ampere on and on CPUs with AVX-512 BF16 or AMX, where it was 2 to 5 times as fast as
+    fp32 (LOG.md); emulated bf16 is slower."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if args.precision == "bf16" or (args.precision == "auto" and fast) else torch.float32
+
+
+def compiles(args: Args) -> bool:
+    """auto: where there is a C++ compiler, which torch.compile needs, for runs of 500 steps and more: a cold
+    compilation costs as much as some 400 steps gain on two cores (LOG.md)."""
+    if args.compile != "auto":
+        return args.compile == "on"
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
+    if not any(shutil.which(name) for name in compilers if name):
+        print("no C++ compiler found, so torch.compile is off: steps take about twice as long", file=sys.stderr)
+        return False
+    return args.steps >= 500
+
+
+def config(args: Args) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(args).items()}
+
+
+def load_config(path: Path, kind: type) -> Any:
+    """The dataclass `kind` from a run's config.json."""
+    try:
+        stored = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not a run directory: {error}") from error
+    names = {f.name for f in dataclasses.fields(kind)}
+    if stored.keys() - names:
+        raise RunError(f"{path} is a run of another experiment or version: {sorted(stored.keys() - names)}")
+    for name in (f.name for f in dataclasses.fields(kind) if Path in (f.type, *typing.get_args(f.type))):
+        stored[name] = Path(stored[name]) if stored.get(name) else None
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+
+
+def changed_fields(stored: Args, wanted: Args) -> list[str]:
+    """`name: old -> new` of every field that a resumed run may not change."""
+    pairs = [(f.name, getattr(stored, f.name), getattr(wanted, f.name)) for f in dataclasses.fields(stored)]
+    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new and name not in FREE_FIELDS]
+
+
+def latest_run(experiment: str, finished: bool = False) -> Path:
+    """The newest run directory of an experiment; `finished`: that has a result. Raises RunError."""
+    runs = sorted((RUNS / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
+    chosen = [p.parent for p in runs if not finished or (p.parent / "result.json").exists()]
+    if not chosen:
+        kind = "finished run" if finished else "run"
+        raise RunError(f"no {kind} of {experiment} under {RUNS}/: make one with `just run {experiment}`, or give --run")
+    return chosen[-1]

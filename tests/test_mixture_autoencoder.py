@@ -1,0 +1,357 @@
+"""The Gaussian mixtures and the autoencoder as a user runs them, and their formulas against others' code."""
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import distributions
+from torch._dynamo.utils import counters
+
+from experiments import exp_autoencoder_digits as autoencoder
+from experiments import exp_mixture_points as mixture
+from lib import checkpoint, cli, random, tree
+from lib.data import images
+from lib.data.images import Images
+from lib.transform import jit
+
+EXPERIMENTS = [mixture, autoencoder]
+COMMON = {
+    "steps": 6, "compile": "off", "precision": "fp32", "device": "cpu", "log_every": 1, "eval_every": 3,
+    "save_every": 3,
+}  # fmt: skip
+TINY = {
+    mixture: {"points": 200, "components": 4, "class_components": 2, "hidden": (8,), "batch": 32},
+    autoencoder: {"hidden": (16,), "bottleneck": 2, "batch": 16, "shift": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures of two labels, some sixty different ones each: bars that lie and bars that stand."""
+    path = tmp_path_factory.mktemp("pictures")
+    for name in ("lying", "standing"):
+        (path / name).mkdir()
+    for at, width in itertools.product(range(2, 22), (2, 4, 6)):
+        picture = torch.zeros(28, 28, dtype=torch.uint8)
+        picture[at : at + width, 3:25] = 200 + at
+        for name, pixels in (("lying", picture), ("standing", picture.T.contiguous())):
+            Image.fromarray(pixels.numpy()).save(path / name / f"{at}-{width}.png")
+    return path
+
+
+def arguments(exp, folder, **values):
+    data = {"data": str(folder)} if exp is autoencoder else {}
+    return exp.Args(**{**COMMON, **TINY[exp], **data, **values})
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """A run of six steps without a break of each experiment."""
+    found = {}
+    for exp in EXPERIMENTS:
+        found[exp] = arguments(exp, folder, run=tmp_path_factory.mktemp("run") / exp.NAME)
+        exp.train(found[exp])
+    return found
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """A command of an experiment in this process, in a folder of its own: its status, output and error output."""
+    monkeypatch.chdir(tmp_path)
+
+    def main(exp, *words):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [exp.NAME, *(str(word) for word in words)])
+        try:
+            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.sample, exp.Use)
+            status, message = 0, ""
+        except SystemExit as stop:
+            status, message = (1, stop.code) if isinstance(stop.code, str) else (stop.code, "")
+        told = capsys.readouterr()
+        return status, told.out, told.err + message
+
+    return main
+
+
+# ---- whole runs ----
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_a_run_by_command(exp, call, folder):
+    values = {**COMMON, **TINY[exp], "steps": 2, "hidden": 8, "run": "here"} | (
+        {"data": folder} if exp is autoencoder else {}
+    )
+    status, out, err = call(
+        exp, "small", *(word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", v))
+    )
+    assert status == 0 and "2/2" in err and "Traceback" not in err
+    assert "run: here\n" in out and f"next: just sample {exp.NAME} --" in out
+    expected = [r"log p\(x\|y\) ( *-\d+\.\d{4}){2}", "Bayes' rule +\\d+"]
+    if exp is autoencoder:
+        expected = [rf"^{name} +\d\.\d{{5}} +\d+\.\d\d +\d+\.\d %$" for name in ("autoencoder", "PCA")]
+    assert all(re.search(line, out, flags=re.MULTILINE) for line in expected)
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_what_a_run_leaves(exp, finished):
+    path = finished[exp].run
+    assert [n for n, _ in checkpoint.steps(path / "checkpoints")] == [3, 6]
+    result = json.loads((path / "result.json").read_text())
+    assert all(math.isfinite(x) for x in result.values())
+    tags = EventAccumulator(str(path), size_guidance={"images": 0}).Reload().Tags()
+    assert {"train/loss", "grad/norm", *(f"final/{name}" for name in result)} <= set(tags["scalars"])
+    pictures = {mixture: {"densities"}, autoencoder: {"reconstruction", "interpolation", "codes"}}[exp]
+    assert {f"samples/{name}" for name in pictures} == set(tags["images"])
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_a_resumed_run_is_the_run_bit_for_bit(exp, finished, tmp_path):
+    straight = finished[exp]
+    args = dataclasses.replace(straight, run=tmp_path / "run", resume=True)
+    shutil.copytree(straight.run, args.run)
+    (args.run / "checkpoints" / "step-6.safetensors").unlink()
+    (args.run / "result.json").unlink()
+    exp.train(args)
+    ours, theirs = (load_file(run / "checkpoints" / "step-6.safetensors") for run in (args.run, straight.run))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (args.run / "result.json").read_text() == (straight.run / "result.json").read_text()
+
+
+# ---- the step ----
+
+
+def started(exp, args):
+    """(step, state, data) of a small problem."""
+    if exp is mixture:
+        true = exp.truth("pinwheel")
+        return exp.init_state(random.key(1), args, 3), exp.made(random.key(2), true, args.points)
+    pixels = random.randint(random.key(2), (100, 1, 28, 28), 0, 256).to(torch.uint8)
+    return exp.init_state(random.key(1), args), Images(pixels, torch.zeros(100, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_the_step_is_one_graph_and_equals_eager(exp, folder):
+    args = arguments(exp, folder)
+    state, data = started(exp, args)
+    same = tree.map(torch.clone, state)
+    step = partial(exp.step, args=args, dtype=torch.float32)
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = jit(step, backend="aot_eager")
+    for index in itertools.islice(images.batches(random.key(3), len(data.labels), args.batch), 3):
+        state, out = step(state, data, index)
+        same, again = compiled(same, data, index)
+        torch.testing.assert_close([*again.values()], [*out.values()], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tree.leaves(same), tree.leaves(state), atol=1e-5, rtol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1 and counters["graph_break"] == {}
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_replicas_are_one_step_mapped(exp, folder):
+    args = arguments(exp, folder)
+    _, data = started(exp, args)
+    init = partial(exp.init_state, args=args, **({"classes": 3} if exp is mixture else {}))
+    states = [init(key) for key in random.split(random.key(5), 2)]
+    step = partial(exp.step, args=args, dtype=torch.float32)
+    index = torch.arange(args.batch)
+    both, _ = torch.vmap(step, in_dims=(0, None, None))(tree.stack(states), data, index)
+    alone = tree.stack([step(state, data, index)[0] for state in states])
+    torch.testing.assert_close(tree.leaves(both), tree.leaves(alone), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+def test_a_gradient_reaches_every_leaf(exp, folder):
+    args = arguments(exp, folder)
+    before, data = started(exp, args)
+    after, _ = exp.step(before, data, torch.arange(args.batch), args=args, dtype=torch.float32)
+    for path, moment in tree.flatten(after.opt.mu).items():
+        assert moment.abs().sum() > 0, path
+    assert before.step == 0 and after.step == 1
+
+
+@pytest.mark.parametrize("exp", EXPERIMENTS)
+@pytest.mark.parametrize("preset", ["small", "book", "best"])
+def test_presets_construct(exp, preset):
+    args = exp.PRESETS[preset]
+    state = exp.init_state(random.key(0), args, *([2] if exp is mixture else []))
+    if exp is autoencoder and preset == "book":
+        assert tree.size(state.params) == 322_804  # as published
+    assert 0 < args.eval_every <= args.steps and 0 < args.save_every <= args.steps
+
+
+# ---- mixtures ----
+
+
+def by_torch(p):
+    """The mixture as torch.distributions has it."""
+    components = distributions.MultivariateNormal(p["mean"], scale_tril=mixture.factor(p))
+    return distributions.MixtureSameFamily(distributions.Categorical(logits=p["logits"]), components)
+
+
+def scattered(key, k=5):
+    """A mixture whose every parameter differs."""
+    shapes = mixture.mixture_init(key, k)
+    keys = random.split(key, 3)
+    return {
+        name: leaf + 0.5 * random.normal(k, tuple(leaf.shape))
+        for k, (name, leaf) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def test_log_density_is_that_of_torch_distributions(key):
+    p, x = scattered(key), 2 * random.normal(random.key(1), (50, 2))
+    torch.testing.assert_close(mixture.log_density(p, x), by_torch(p).log_prob(x))
+
+
+def test_the_joint_is_likelihood_times_prior(key):
+    params = {
+        "conditional": tree.stack([scattered(k) for k in random.split(key, 3)]),
+        "prior": torch.tensor([1.0, 0.0, -2.0]),
+    }
+    x = random.normal(random.key(1), (50, 2))
+    columns = [by_torch(p).log_prob(x) for p in tree.unstack(params["conditional"])]
+    expected = torch.stack(columns, 1) + params["prior"].log_softmax(0)
+    torch.testing.assert_close(mixture.log_joint(params, x), expected)
+
+
+@pytest.mark.parametrize("data", ["pinwheel", "pair"])
+def test_the_true_density_integrates_to_one(data):
+    side = torch.linspace(-9, 9, 400)
+    joint = mixture.log_joint(mixture.truth(data), torch.cartesian_prod(side, side))
+    mass = joint.exp().sum(0) * float(side[1] - side[0]) ** 2
+    torch.testing.assert_close(mass, mixture.truth(data)["prior"].exp(), atol=1e-4, rtol=0)
+    assert abs(float(mass.sum()) - 1) < 1e-4
+
+
+@pytest.mark.parametrize("data", ["pinwheel", "pair"])
+def test_points_are_drawn_from_the_true_density(data):
+    true = mixture.truth(data)
+    points = mixture.made(random.key(1), true, 50_000)
+    shares = torch.bincount(points.labels) / len(points.labels)
+    torch.testing.assert_close(shares, true["prior"].exp(), atol=0.01, rtol=0)
+    for y, p in enumerate(tree.unstack(true["conditional"])):
+        x, torchs = points.x[points.labels == y], by_torch(p)
+        torch.testing.assert_close(x.mean(0), torchs.mean, atol=0.05, rtol=0)
+        torch.testing.assert_close(x.var(0), torchs.variance, atol=0.1, rtol=0)
+    error = (mixture.log_joint(true, points.x).argmax(1) != points.labels).float().mean()
+    assert 0.02 < error < 0.08  # no classifier errs less
+
+
+def test_points_as_a_user(finished, call):
+    words = ["sample", "--run", finished[mixture].run]
+    status, out, _ = call(mixture, *words, "--n", 5)
+    rows = out.splitlines()
+    assert status == 0 and rows[0] == "x1,x2,log p(x)" and len(rows) == 6
+    assert call(mixture, *words, "--n", 5)[1] == out != call(mixture, *words, "--n", 5, "--seed", 1)[1]
+    x1, x2, log_p = rows[1].split(",")
+    status, out, _ = call(mixture, *words, "--point", x1, x2)
+    assert status == 0 and abs(float(out.split()[2]) - float(log_p)) < 1e-3
+    assert len(out.splitlines()) == 5  # a line a class
+    assert call(mixture, *words, "--label", 2, "--n", 7, "--out", "a.csv")[0] == 0
+    assert len(Path("a.csv").read_text().splitlines()) == 8 and "y=2" in Path("a.csv").read_text()
+    assert call(mixture, *words, "--out", "a.png")[0] == 0 and Image.open("a.png").size[0] > 300
+
+
+# ---- the autoencoder ----
+
+
+def test_pca_is_the_singular_value_decomposition(key):
+    x = random.normal(key, (40, 1, 28, 28)) * torch.linspace(0, 1, 28) + 3
+    flat = x.flatten(1)
+    base = autoencoder.pca(x, 3)
+    u, s, v = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    best = flat.mean(0) + u[:, :3] * s[:3] @ v[:3]
+    torch.testing.assert_close(base.decode(base.encode(x)), best.view_as(x), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(base.axes.T @ base.axes, torch.eye(3), atol=1e-4, rtol=0)
+    variances = base.encode(x).var(0)
+    torch.testing.assert_close(variances, s[:3].square() / 39, atol=1e-3, rtol=1e-4)  # the largest first
+
+
+def test_the_probe_finds_what_is_linear(key):
+    codes = random.normal(key, (400, 3)) * torch.tensor([1.0, 100.0, 0.01]) + 5
+    labels = (codes[:, 0] > 5).long()
+    assert autoencoder.probe(codes[:300], labels[:300], codes[300:], labels[300:]) > 0.95
+    coin = random.bernoulli(random.key(1), 0.5, (400,)).long()
+    assert autoencoder.probe(codes[:300], coin[:300], codes[300:], coin[300:]) < 0.7
+
+
+def test_shifted_pictures(key):
+    x = random.randint(key, (64, 1, 6, 5), 1, 256).to(torch.uint8)
+    moved = autoencoder.shifted(x, random.key(1), 1)
+    found = set()
+    for before, after in zip(x, moved, strict=True):
+        padded = torch.nn.functional.pad(before, (1, 1, 1, 1))
+        places = itertools.product(range(3), range(3))
+        match = [(r, c) for r, c in places if torch.equal(padded[:, r : r + 6, c : c + 5], after)]
+        assert len(match) == 1
+        found.add(match[0])
+    assert len(found) == 9 and torch.equal(autoencoder.shifted(x, random.key(1), 0), x)
+
+
+def test_labels_take_turns():
+    data = Images(torch.arange(7).view(-1, 1, 1, 1), torch.tensor([0, 0, 0, 1, 2, 2, 0]))
+    turned = autoencoder.in_turn(data)
+    assert turned.labels.tolist() == [0, 1, 2, 0, 2, 0, 0]
+    assert turned.pixels.flatten().tolist() == [0, 3, 4, 1, 5, 2, 6]
+
+
+def test_pictures_as_a_user(finished, folder, call):
+    words = ["sample", "--run", finished[autoencoder].run]
+    for more, name, columns, rows in (
+        ([], "reconstruction.png", 10, 2),
+        (["--reconstruct", "0", "1", "2"], "reconstruction.png", 3, 2),
+        (["--interpolate", "3", "7"], "interpolation.png", 10, 1),
+        (["--code", "0.1", "-2"], "code.png", 1, 1),
+        (["--reconstruct", "1", "--out", "a.png"], "a.png", 1, 2),
+    ):
+        status, out, err = call(autoencoder, *words, *more)
+        assert status == 0 and out == f"{name}\n", err
+        assert Image.open(name).size == (4 * (30 * columns + 2), 4 * (30 * rows + 2))
+    status, out, _ = call(autoencoder, *words, "--image", folder / "lying" / "5-4.png")
+    code = out.splitlines()[0].split()
+    assert status == 0 and len(code) == 2
+    first = Path("reconstruction.png").read_bytes()
+    assert call(autoencoder, *words, "--code", *code)[0] == 0
+    decoded, reconstructed = (Image.open(name).convert("L") for name in ("code.png", "reconstruction.png"))
+    below = reconstructed.crop((0, 30 * 4, *reconstructed.size))
+    worst = max(abs(a - b) for a, b in zip(decoded.tobytes(), below.tobytes(), strict=True))
+    assert first and worst <= 1  # decoding a picture's code is reconstructing it
+
+
+@pytest.mark.parametrize(
+    ("exp", "words", "message"),
+    [
+        (mixture, ["--label", "3"], "the labels are 0 to 2"),
+        (mixture, ["--label", "-1"], "the labels are 0 to 2"),
+        (mixture, ["--n", "0"], "--n 0"),
+        (mixture, ["--out", "no/such/folder/a.csv"], "a.csv"),
+        (mixture, ["--out", "a.docx"], "a.docx"),
+        (autoencoder, ["--code", "1"], "--code has 1 numbers: this run's codes have 2"),
+        (autoencoder, ["--reconstruct", "0", "999"], "999: the test pictures are 0 to"),
+        (autoencoder, ["--interpolate", "-1", "3"], "-1: the test pictures are 0 to"),
+        (autoencoder, ["--image", "missing.png"], "cannot read missing.png"),
+        (autoencoder, ["--code", "1", "2", "--interpolate", "0", "1"], "at a time"),
+        (autoencoder, ["--code", "1", "2", "--out", "a.docx"], "a.docx"),
+    ],
+)
+def test_what_cannot_be_done_is_said(exp, words, message, finished, call):
+    status, _, err = call(exp, "sample", "--run", finished[exp].run, *words)
+    assert status == 1 and message in err and "Traceback" not in err
+
+
+def test_unknown_data_is_told_before_a_run_begins(call):
+    for exp in EXPERIMENTS:
+        status, _, err = call(exp, "--data", "nonsense", "--run", "here")
+        assert status == 1 and "nonsense" in err and not Path("here").exists()
