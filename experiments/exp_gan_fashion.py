@@ -19,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib import checkpoint, cli, cnn, conv, gan, metrics, nn, optim, plot, random, run, tree
+from lib import cli, cnn, conv, gan, metrics, nn, optim, plot, random, run, tree
 from lib.data import images
 from lib.data.images import FASHION_NAMES as NAMES
 from lib.data.images import Images
@@ -240,11 +240,8 @@ def load_extractor(path: Path | None, device: torch.device) -> Extractor:
     if (stored.get("model"), stored.get("data"), stored.get("labels")) != ("cnn", "fashion", []):
         raise run.RunError(f"--extractor {path}: not a run of {experiment} with --model cnn on all of Fashion-MNIST")
     cfg = cnn.Config(tuple(stored["widths"]))
-    newest = checkpoint.latest(path / "checkpoints")
-    like = cnn.init(random.key(0), cfg)
-    params, state = (
-        checkpoint.load_tree(newest, t, device, name) for t, name in zip(like, ("params", "model"), strict=True)
-    )
+    like = dict(zip(("params", "model"), cnn.init(random.key(0), cfg), strict=True))
+    params, state = (run.load(path, tree_like, name, device) for name, tree_like in like.items())
 
     def parts(fn: Callable, x: Tensor) -> Tensor:
         with torch.no_grad():

@@ -211,7 +211,8 @@ def histogram(values: Int[Tensor, "n t"], k: int) -> Figure:
     shares = (100 * counts(values) / values.numel()).tolist()
     axes.bar(range(VALUES), shares, color=["tab:red" if i % k else "tab:blue" for i in range(VALUES)])
     due = axes.axhline(100 / (VALUES // k), color="black", linewidth=0.8, linestyle=":")
-    axes.legend([due], ["due share"])
+    axes.margins(y=0.2)
+    axes.legend([due], ["due share"], loc="upper right")
     axes.set(xlabel=f"generated number (red: no multiple of {k})", ylabel="%")
     return figure
 

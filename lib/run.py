@@ -329,12 +329,12 @@ def _table(members: list[replicas.Replica], results: list[tuple[dict[str, float]
     rows = [["replica", *tags]]
     groups: dict[str, list[dict[str, float]]] = {}
     for member, (values, _) in zip(members, results, strict=True):
-        rows.append([str(member), *(f"{values[tag]:.4f}" for tag in tags)])
+        rows.append([str(member), *(f"{values[tag]:.4g}" for tag in tags)])
         groups.setdefault(", ".join(f"{k} {v:g}" for k, v in member.values.items()), []).append(values)
     for name, found in groups.items():
         if len(found) > 1:
             spread = [[values[tag] for values in found] for tag in tags]
-            cells = [f"{statistics.fmean(column):.4f} ± {statistics.stdev(column):.4f}" for column in spread]
+            cells = [f"{statistics.fmean(column):.4g} ± {statistics.stdev(column):.2g}" for column in spread]
             rows.append([f"{name} mean ± sd, n = {len(found)}".strip(), *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from lib import random
-from lib.gan import LOSSES
+from lib.gan import LOSSES, r1
 from lib.transform import value_and_grad
 
 TORCH = {"bce": F.binary_cross_entropy_with_logits, "least_squares": lambda x, target: 0.5 * F.mse_loss(x, target)}
@@ -54,3 +54,27 @@ def test_bce_of_sure_discriminators_is_finite():
     value, grad = value_and_grad(LOSSES["bce"].generator)(sure)
     assert value == 1e4 and grad.tolist() == [-0.5, -0.5]
     assert LOSSES["bce"].discriminator(-sure, sure) == 0
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (5, 1, 2, 2)])
+def test_r1_of_a_linear_judge_is_the_square_of_its_slope(key, shape):
+    k_w, k_x = random.split(key)
+    w, x = random.normal(k_w, shape[1:]), random.normal(k_x, shape)
+    judge = lambda x: (x * w).flatten(1).sum(1) + 3  # noqa: E731
+    logits, penalty = r1(judge, x, 0.3)
+    assert_close(logits, judge(x))
+    assert_close(penalty, 0.15 * w.square().sum())
+
+
+def test_r1_is_the_mean_over_examples_and_can_be_learnt_from(key):
+    """Of a sum of a x_i^2 the slope is 2 a x: the penalty is 2 weight a^2 E|x|^2, its derivative by a twice that / a."""
+    x, a = random.normal(key, (6, 4)), torch.tensor(0.7)
+    expected = 2 * 0.1 * x.square().sum(1).mean()
+    penalty = lambda a: r1(lambda x: a * x.square().sum(1), x, 0.1)[1]  # noqa: E731
+    assert_close(value_and_grad(penalty)(a), (a**2 * expected, 2 * a * expected))
+
+
+def test_r1_of_weight_0_is_the_judge_alone(key):
+    x, calls = random.normal(key, (6, 4)), []
+    logits, penalty = r1(lambda x: calls.append(x) or x.sum(1), x, 0.0)
+    assert penalty == 0 and len(calls) == 1 and torch.equal(logits, x.sum(1))

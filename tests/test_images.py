@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import shutil
 import tarfile
@@ -350,3 +351,16 @@ def test_batches_go_on_where_they_stopped():
 def test_fewer_examples_than_a_batch():
     with pytest.raises(DataError, match="3 training examples are fewer than a batch of 4"):
         take(3, 4, 1)
+
+
+def test_shifted_pictures(key):
+    x = random.randint(key, (64, 1, 6, 5), 1, 256).to(torch.uint8)
+    moved = images.shifted(x, random.key(1), 1)
+    found = set()
+    for before, after in zip(x, moved, strict=True):
+        padded = torch.nn.functional.pad(before, (1, 1, 1, 1))
+        places = itertools.product(range(3), range(3))
+        match = [(r, c) for r, c in places if torch.equal(padded[:, r : r + 6, c : c + 5], after)]
+        assert len(match) == 1
+        found.add(match[0])
+    assert len(found) == 9 and torch.equal(images.shifted(x, random.key(1), 0), x)

@@ -150,8 +150,8 @@ def test_the_step_is_one_graph_and_equals_eager(exp, folder):
     counters.clear()
     compiled = jit(step, backend="aot_eager")
     for index in itertools.islice(images.batches(random.key(3), len(data.labels), args.batch), 3):
-        state, out = step(state, data, index)
-        same, again = compiled(same, data, index)
+        state, out = step(state, index, data)
+        same, again = compiled(same, index, data)
         torch.testing.assert_close([*again.values()], [*out.values()], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(tree.leaves(same), tree.leaves(state), atol=1e-5, rtol=1e-4)
     assert counters["stats"]["unique_graphs"] == 1 and counters["graph_break"] == {}
@@ -166,8 +166,8 @@ def test_replicas_are_one_step_mapped(exp, folder):
     states = [init(key) for key in random.split(random.key(5), 2)]
     step = partial(exp.step, args=args, dtype=torch.float32)
     index = torch.arange(args.batch)
-    both, _ = torch.vmap(step, in_dims=(0, None, None))(tree.stack(states), data, index)
-    alone = tree.stack([step(state, data, index)[0] for state in states])
+    both, _ = torch.vmap(step, in_dims=(0, None, None))(tree.stack(states), index, data)
+    alone = tree.stack([step(state, index, data)[0] for state in states])
     torch.testing.assert_close(tree.leaves(both), tree.leaves(alone), atol=1e-5, rtol=1e-4)
 
 
@@ -175,7 +175,7 @@ def test_replicas_are_one_step_mapped(exp, folder):
 def test_a_gradient_reaches_every_leaf(exp, folder):
     args = arguments(exp, folder)
     before, data = started(exp, args)
-    after, _ = exp.step(before, data, torch.arange(args.batch), args=args, dtype=torch.float32)
+    after, _ = exp.step(before, torch.arange(args.batch), data, args=args, dtype=torch.float32)
     for path, moment in tree.flatten(after.opt.mu).items():
         assert moment.abs().sum() > 0, path
     assert before.step == 0 and after.step == 1
@@ -285,19 +285,6 @@ def test_the_probe_finds_what_is_linear(key):
     assert autoencoder.probe(codes[:300], labels[:300], codes[300:], labels[300:]) > 0.95
     coin = random.bernoulli(random.key(1), 0.5, (400,)).long()
     assert autoencoder.probe(codes[:300], coin[:300], codes[300:], coin[300:]) < 0.7
-
-
-def test_shifted_pictures(key):
-    x = random.randint(key, (64, 1, 6, 5), 1, 256).to(torch.uint8)
-    moved = autoencoder.shifted(x, random.key(1), 1)
-    found = set()
-    for before, after in zip(x, moved, strict=True):
-        padded = torch.nn.functional.pad(before, (1, 1, 1, 1))
-        places = itertools.product(range(3), range(3))
-        match = [(r, c) for r, c in places if torch.equal(padded[:, r : r + 6, c : c + 5], after)]
-        assert len(match) == 1
-        found.add(match[0])
-    assert len(found) == 9 and torch.equal(autoencoder.shifted(x, random.key(1), 0), x)
 
 
 def test_labels_take_turns():

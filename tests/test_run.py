@@ -19,7 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lib import checkpoint, random, run
+from lib import checkpoint, random, run, settings
 from lib.run import RunError
 
 
@@ -121,7 +121,7 @@ def test_finish_puts_everything_into_one_tensorboard_run(start, tmp_path, capsys
         here.log(n + 1, {"train/loss": 2.0 - n, "train/lr": 0.5})
     here.throughput.first = 1.0
     here.writer.add_image("attention/cross", np.zeros((3, 4, 4)))
-    here.finish({"toy/bleu": 31.5}, ["bonjour", "salut"], '--text "How are you?"')
+    here.finish([({"toy/bleu": 31.5}, ["bonjour", "salut"])], '--text "How are you?"')
     told = capsys.readouterr().out
     assert told.startswith(f"bonjour\nsalut\n\nrun: {here.path}\nfirst step ") and "; all: " in told
     assert told.endswith('next: just sample exp_toy --text "How are you?"\n      just tb\n')
@@ -247,7 +247,7 @@ def test_lines_are_written_above_the_bar(start, tmp_path, capsys):
 def test_compile(start, tmp_path, mode):
     here, state = start(run=tmp_path / mode, compile=mode), {"w": torch.ones(2)}
 
-    def step(state, x):
+    def step(state, x, args):
         return {"w": state["w"] + x}, {"train/loss": state["w"].sum()}
 
     update = here.compile(step)
@@ -369,20 +369,20 @@ def test_resume_goes_on_where_the_last_checkpoint_is(start, tmp_path):
 def test_the_state_before_the_first_step(start, tmp_path):
     """It and the order of the data follow from the seed alone; a resumed run has its checkpoint's."""
 
-    def init(key):
+    def init(key, args):
         return {"w": random.normal(key, (2,))}
 
     a, b, c = (start(run=tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
     states = [here.start(init)["w"].tolist() for here in (a, b, c)]
     assert states[0] == states[1] != states[2]
-    assert torch.equal(a.data_key, b.data_key) and not torch.equal(a.data_key, c.data_key)
-    assert init(a.data_key)["w"].tolist() != states[0]
+    assert torch.equal(a.show_key, b.show_key) and not torch.equal(a.show_key, c.show_key)
+    assert init(a.show_key, a.args)["w"].tolist() != states[0]
     a.save(3, {"w": torch.full((2,), 7.0)})
     again = start(run=tmp_path / "a", seed=1, resume=True)
     assert again.start(init)["w"].tolist() == [7, 7] and again.step == 3
-    assert torch.equal(again.data_key, a.data_key)
+    assert torch.equal(again.show_key, a.show_key)
     with pytest.raises(checkpoint.CheckpointError, match="missing: v"):
-        again.start(lambda key: init(key) | {"v": torch.ones(1)})
+        again.start(lambda key, args: init(key, args) | {"v": torch.ones(1)})
 
 
 def test_a_resumed_run_remembers_its_new_length(start, tmp_path):
@@ -408,7 +408,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_a_resumed_run_may_change(name):
-    changed = run.changed_fields(Args(), dataclasses.replace(Args(), **{name: CHANGES[name]}))
+    changed = settings.changed_fields(Args(), dataclasses.replace(Args(), **{name: CHANGES[name]}))
     if name in ("seed", "precision", "data", "width", "betas"):
         assert changed == [f"{name}: {getattr(Args(), name)} -> {CHANGES[name]}"]
     else:
@@ -416,7 +416,7 @@ def test_what_a_resumed_run_may_change(name):
 
 
 def test_all_changes_are_named():
-    assert len(run.changed_fields(Args(), dataclasses.replace(Args(), seed=1, width=16))) == 2
+    assert len(settings.changed_fields(Args(), dataclasses.replace(Args(), seed=1, width=16))) == 2
     assert CHANGES.keys() == {f.name for f in dataclasses.fields(Args)}
 
 
@@ -448,7 +448,7 @@ def test_the_latest_run(start):
     assert run.latest_run("exp_toy").resolve() == new.path.resolve()
     with pytest.raises(RunError, match="no finished run of exp_toy"):
         run.latest_run("exp_toy", finished=True)
-    old.finish({"bleu": 1.0}, [])
+    old.finish([({"bleu": 1.0}, [])])
     assert run.latest_run("exp_toy", finished=True).resolve() == old.path.resolve()
     assert run.latest_run("exp_toy").resolve() == new.path.resolve()
 
@@ -469,10 +469,10 @@ def test_device_and_precision(monkeypatch):
 
 def test_compile_auto_is_for_long_runs_where_there_is_a_compiler(monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert run.compiles(Args(compile="on", steps=1)) and not run.compiles(Args(compile="off", steps=10**6))
-    assert run.compiles(Args(steps=100_000)) and not run.compiles(Args(steps=1))
+    assert settings.compiles(Args(compile="on", steps=1)) and not settings.compiles(Args(compile="off", steps=10**6))
+    assert settings.compiles(Args(steps=100_000)) and not settings.compiles(Args(steps=1))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert run.compiles(Args(compile="on")) and not run.compiles(Args(compile="off"))
+    assert settings.compiles(Args(compile="on")) and not settings.compiles(Args(compile="off"))
     assert capsys.readouterr().err == ""
-    assert not run.compiles(Args(steps=100_000)) and "compiler" in capsys.readouterr().err
+    assert not settings.compiles(Args(steps=100_000)) and "compiler" in capsys.readouterr().err
