@@ -58,7 +58,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=3000, eval_every=500, save_every=500),
+    "small": Args(steps=3000, lr=6e-4, eval_every=500, save_every=500),
     # Chapter 4: dense networks, Adam at 1e-4, 50 epochs of batches of 32, no averaging.
     "book": Args(
         steps=84_350, model="dense", batch=32, lr=1e-4, beta1=0.9, ema_decay=0.0, log_every=200, eval_every=16_870,

@@ -9,10 +9,12 @@ from functools import partial
 import pytest
 import torch
 
+from experiments import exp_gan_curve, exp_gan_fashion
 from experiments import exp_transformer_fr as exp
-from lib import seq2seq, transformer, tree
+from lib import random, seq2seq, transformer, tree
 from lib.data import packing, tokens
-from tests.bench import book, modules
+from tests.bench import __main__ as bench
+from tests.bench import book, gans, modules
 
 ARGS = replace(
     exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
@@ -146,3 +148,75 @@ def test_bench_step_prints_the_eager_peers():
     assert len(table) == 3 and all(len(line) == len(table[0]) for line in table)
     assert all(float(line[7].replace(",", "")) > 50 for line in table[1:])  # peak MiB
     assert f"torch {torch.__version__}" in done.stdout
+
+
+# ---- adversarial steps ----
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Both experiments' presets, of a few weights."""
+    changes = {"generator": (8, 6), "discriminator": (7, 5), "batch": 8, "points": 50}
+    monkeypatch.setitem(exp_gan_curve.PRESETS, "book", replace(exp_gan_curve.PRESETS["book"], **changes))
+    changes = {"width": 4, "latent": 6, "batch": 4}
+    monkeypatch.setitem(exp_gan_fashion.PRESETS, "small", replace(exp_gan_fashion.PRESETS["small"], **changes))
+
+
+@pytest.fixture
+def networks(small, monkeypatch):
+    """(ours, our state, generator, discriminator) of an experiment as the bench makes them, away from the start."""
+
+    def make(ours, step):
+        states, init = [], ours.init_state
+
+        def shaken(key, args):
+            """Batch normalisation as it starts: the modules' own."""
+            shake = lambda name, x: x if "norm" in name else x + 0.1 * torch.sin(torch.arange(x.numel())).view_as(x)  # noqa: E731
+            state = init(key, args)
+            if ours is exp_gan_fashion:
+                states.append(state._replace(params=tree.map_with_path(shake, state.params)))
+            else:
+                shaken = (tree.map_with_path(shake, x) for x in (state.generator, state.discriminator))
+                states.append(state._replace(**dict(zip(("generator", "discriminator"), shaken, strict=True))))
+            return states[0]
+
+        made = []
+        monkeypatch.setattr(ours, "init_state", shaken)
+        monkeypatch.setattr(gans, "Trainer", lambda *args: made.append(args[:2]))
+        step(False, False, torch.device("cpu"), torch.float32)
+        return states[0], *made[0]
+
+    return make
+
+
+def test_modules_of_the_dcgan_draw_and_judge_as_ours(networks, key):
+    state, generator, discriminator = networks(exp_gan_fashion, gans.fashion_step)
+    args, label = exp_gan_fashion.PRESETS["small"], torch.zeros(5, dtype=torch.int64)
+    z, close = random.normal(key, (5, args.latent)), partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    x, _ = exp_gan_fashion.generate(state.params["g"], state.model["g"], z, label, args=args, train=True)
+    close(generator(z), x)
+    logits, _ = exp_gan_fashion.discriminate(state.params["d"], state.model["d"], x, label, key, args=args)
+    close(discriminator(x), logits)
+    assert x.std() > 1e-3 and logits.std() > 1e-4
+
+
+def test_modules_of_the_curve_draw_and_judge_as_ours(networks, key):
+    state, generator, discriminator = networks(exp_gan_curve, gans.curve_step)
+    args, close = exp_gan_curve.PRESETS["book"], partial(torch.testing.assert_close, atol=1e-6, rtol=1e-5)
+    u = exp_gan_curve.generate(state.generator, z := random.normal(key, (50, args.latent)), args=args)
+    close(generator(z), u)
+    close(discriminator.eval()(u), exp_gan_curve.discriminate(state.discriminator, u, args=args))
+
+
+def test_bench_gan_prints_the_eager_peers(small, monkeypatch, capsys):
+    monkeypatch.setattr(gans, "STEPS", {name: (make, 1) for name, (make, _) in gans.STEPS.items()})
+    monkeypatch.setattr(modules, "alone", lambda fn, *args, device: fn(*args))  # not in a process of its own
+    monkeypatch.setattr(sys, "argv", ["bench", "gan", "--no-compile", "--rounds", "1", "--device", "cpu"])
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    bench.main()
+    out = capsys.readouterr().out
+    table = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
+    assert [line[:2] for line in table[1:]] == [
+        [f"step of {name}", peer] for name in gans.STEPS for peer in ("nn.Module, eager", "ours, eager")
+    ]
+    assert all(len(line) == len(table[0]) and float(line[7].replace(",", "")) > 50 for line in table[1:])

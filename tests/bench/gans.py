@@ -119,7 +119,7 @@ def curve_step(ours: bool, compiled: bool, device: torch.device, dtype: torch.dt
     state = exp_gan_curve.init_state(random.key(0, device), args)
     if ours:
         return _ours(partial(exp_gan_curve.step, args=args, curve=curve), state, compiled)
-    activation, x = partial(nn.LeakyReLU, 0.2), state.x
+    activation, x = partial(nn.LeakyReLU, args.slope), state.x
     points = (torch.stack([x, curve.f(x)], -1) - torch.tensor(curve.mean).to(x)) / torch.tensor(curve.std).to(x)
     networks = mlp(state.generator, activation), mlp(state.discriminator, activation, args.dropout)
     discriminator = nn.Sequential(networks[1], nn.Flatten(0))
