@@ -207,8 +207,9 @@ def train(args: Args) -> None:
     base = pca(data.pixels / 255, args.bottleneck)
 
     for n in here.progress():
-        state, out = update(state, next(batches).to(here.device), data)
-        here.record(n, state, out, units=args.batch)
+        index = next(batches).to(here.device)
+        state, out = update(state, index, data)
+        here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 error = float(loss(s.params, val.pixels, None, args=args, dtype=here.dtype))

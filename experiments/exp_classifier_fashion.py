@@ -185,8 +185,9 @@ def train(args: Args) -> None:
     batches = here.batches(partial(images.batches, n=len(data.labels), size=args.batch))
 
     for n in here.progress():
-        state, out = update(state, next(batches).to(here.device), data)
-        here.record(n, state, out, units=args.batch)
+        index = next(batches).to(here.device)
+        state, out = update(state, index, data)
+        here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 show(one, n + 1, predict(s, val, args, here.dtype), val, names)

@@ -280,8 +280,9 @@ def train(args: Args) -> None:
     real = extractor.features(test.pixels / 127.5 - 1)
 
     for n in here.progress():
-        state, out = update(state, next(batches).to(here.device), data)
-        here.record(n, state, out, units=args.batch)
+        index = next(batches).to(here.device)
+        state, out = update(state, index, data)
+        here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             label = test.labels[:2000]
             for one, s in here.each(state):

@@ -229,7 +229,7 @@ def train(args: Args) -> None:
 
     for n in here.progress():
         state, out = update(state)
-        here.record(n, state, out, units=args.batch)
+        here.record(n, state, out, units=args.batch * len(here.members))
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 show(one, n + 1, draw(s.ema, here.show_key, 10_000, args), args.k)

@@ -226,8 +226,9 @@ def train(args: Args) -> None:
     batches = here.batches(partial(images.batches, n=args.points, size=args.batch))
 
     for n in here.progress():
-        state, out = update(state, next(batches).to(here.device), data)
-        here.record(n, state, out, units=args.batch)
+        index = next(batches).to(here.device)
+        state, out = update(state, index, data)
+        here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 values = {"loss": float(loss(s.params, val, dtype=here.dtype)[0]), **measure(s.params, true, val)}

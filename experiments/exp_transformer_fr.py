@@ -209,7 +209,7 @@ def train(args: Args) -> None:
 
     state = here.start(init_state, cfg=cfg)
     print(tree.table(state.params, depth=1))
-    here.throughput.flops_per_unit = 6 * matmul_weights(state.params)
+    here.throughput.flops_per_unit = 6 * matmul_weights(state.params) // len(here.members)
     update = here.compile(step, cfg=cfg, dtype=here.dtype)
     data = here.batches(lambda key, first: packing.batches(corpus, key, args.rows, collate, args.length, first))
 

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ class Replica(NamedTuple):
 
 def replicas(args: Any) -> list[Replica]:
     """Every combination of the sweeps' values, each with the seeds `args.seed` to `args.seed + args.replicas - 1`."""
+    if args.replicas < 1:
+        raise SweepError(f"--replicas {args.replicas}: at least 1")
     sweeps = [_sweep(args, text) for text in args.sweep]
     return [Replica(args.seed + i, dict(values)) for values in itertools.product(*sweeps) for i in range(args.replicas)]
 
@@ -78,14 +81,14 @@ def vmapped(step: Callable, args: Any, values: dict[str, Tensor]) -> Callable:
     return call
 
 
-def looped(update: Callable, values: dict[str, Tensor]) -> Callable:
-    """The same one after another: `update(state, values, *rest)` works on one replica. The state given is spent."""
+def looped(updates: list[Callable]) -> Callable:
+    """The same one after another, each replica by its own `update(state, batch, *shared)`. The state given is spent."""
 
     def call(state: Tree, *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
         outs = []
-        for i in range(len(tree.leaves(state)[0])):
+        for i, update in enumerate(updates):
             mine = tree.index(state, i)  # views: what is written to them is written to the stack
-            new, out = update(mine, tree.index(values, i), *tree.index(rest[:1], i), *rest[1:])
+            new, out = update(mine, *tree.index(rest[:1], i), *rest[1:])
             tree.map(lambda old, x: old if old is x else old.copy_(x), mine, new)
             outs.append(out)
         return state, tree.stack(outs)
@@ -95,19 +98,42 @@ def looped(update: Callable, values: dict[str, Tensor]) -> Callable:
 
 def faster(name: str, ways: dict[str, Callable], state: Tree, *rest: Tree) -> str:
     """The quicker of several ways to do a step, by three steps of each on a copy of the state. Measured once for each
-    `name`, then remembered in the cache."""
+    `name`, then remembered in the cache. All but the last may fail: not every hyper-parameter can be a tensor."""
     record = cache_dir() / "replicas.json"
     known = json.loads(record.read_text()) if record.exists() else {}
     if name not in known:
         seconds: dict[str, float] = {}
         for way, update in ways.items():
-            copy = tree.map(torch.clone, state)
-            for i in range(4):  # the first compiles
-                before = time.perf_counter()
-                copy, out = update(copy, *rest)
-                float(next(iter(out.values())).sum())  # waits for the device
-                seconds[way] = min(seconds.get(way, float("inf")), time.perf_counter() - before) if i else float("inf")
+            copy, times = tree.map(torch.clone, state), []
+            try:
+                for _ in range(4):
+                    before = time.perf_counter()
+                    copy, out = update(copy, *rest)
+                    float(next(iter(out.values())).sum())  # waits for the device
+                    times.append(time.perf_counter() - before)
+            except (RuntimeError, TypeError):
+                if way == list(ways)[-1]:
+                    raise
+                continue
+            seconds[way] = min(times[1:])  # the first compiles
         known[name] = seconds
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(known, indent=2))
     return min(known[name], key=known[name].__getitem__)
+
+
+def table(members: list[Replica], results: list[tuple[dict[str, float], list[str]]]) -> list[str]:
+    """Every replica's metrics, and per combination of swept values their mean and standard deviation over seeds."""
+    tags = list(results[0][0])
+    rows = [["replica", *tags]]
+    groups: dict[str, list[dict[str, float]]] = {}
+    for member, (values, _) in zip(members, results, strict=True):
+        rows.append([str(member), *(f"{values[tag]:.4g}" for tag in tags)])
+        groups.setdefault(", ".join(f"{k} {v:g}" for k, v in member.values.items()), []).append(values)
+    for name, found in groups.items():
+        if len(found) > 1:
+            spread = [[values[tag] for values in found] for tag in tags]
+            cells = [f"{statistics.fmean(column):.4g} ± {statistics.stdev(column):.2g}" for column in spread]
+            rows.append([f"{name} mean ± sd, n = {len(found)}".strip(), *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,6 @@ class Run:
         self.writer = SummaryWriter(str(self.path), purge_step=self.step + 1 if args.resume else None)
         self.metrics = open(log, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
         self._unchecked: list[tuple[int, list[Tensor]]] = []
-        self.last: dict[str, float] = {}  # the latest value under each tag
         self.views: list[Any] = [View(self, i) for i in range(len(self.members))] if len(self.members) > 1 else [self]
 
     def start(self, init: Callable[..., Tree], **fixed: Any) -> Tree:
@@ -89,27 +89,25 @@ class Run:
         with donated state where --compile says so. With several replicas state and batch are stacked, and the faster
         of one vmapped step and one step after another is chosen."""
         step, enabled = partial(step, **fixed), compiles(self.args)
-        if len(self.members) == 1:
-            args = replicas.with_values(self.args, self.members[0].values)
-            return jit(partial(step, args=args), enabled=enabled)
-        values = {
-            name: torch.tensor([m.values[name] for m in self.members], device=self.device)
-            for name in self.members[0].values
-        }
-
-        def alone(state: Tree, values: dict[str, Tensor], *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
-            return step(state, *rest, args=replicas.with_values(self.args, values))
-
+        alone: dict[tuple, Callable] = {}  # seeds of one combination of values share a graph
+        for member in self.members:
+            args = replicas.with_values(self.args, member.values)
+            alone.setdefault(tuple(member.values.values()), jit(partial(step, args=args), enabled=enabled))
+        updates = [alone[tuple(member.values.values())] for member in self.members]
+        if len(updates) == 1:
+            return updates[0]
+        swept = self.members[0].values
+        values = {name: torch.tensor([m.values[name] for m in self.members], device=self.device) for name in swept}
         ways = {
             "one vmapped step": jit(replicas.vmapped(step, self.args, values), enabled=enabled),
-            "one after another": replicas.looped(jit(alone, enabled=enabled), values),
+            "one after another": replicas.looped(updates),
         }
         chosen: list[Callable] = []
 
         def update(state: Tree, *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
             if not chosen:
                 name = f"{self.experiment} {len(self.members)} {self.device} {self.dtype} {enabled} {torch.__version__}"
-                name += f" {sum(x.numel() for x in tree.leaves((state, rest[:1])))}"
+                name += f" {' '.join(swept)} {sum(x.numel() for x in tree.leaves((state, rest[:1])))}"
                 way = replicas.faster(name, ways, state, *rest)
                 self.write(f"{len(self.members)} replicas: {way}")
                 chosen.append(ways[way])
@@ -161,7 +159,6 @@ class Run:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Scalars to TensorBoard and metrics.jsonl, after `all_finite`."""
         self.all_finite()
-        self.last |= values
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
         self._to_file(step, values)
@@ -187,7 +184,10 @@ class Run:
         finite = torch.stack([torch.isfinite(torch.stack(values)).all() for _, values in self._unchecked]).tolist()
         if not all(finite):
             step, values = self._unchecked[finite.index(False)]
-            value = next(float(x) for x in values if not math.isfinite(x))
+            lost = torch.stack(values).flatten(1) if len(self.members) > 1 else torch.stack(values)[:, None]
+            i = (~lost.isfinite()).any(0).tolist().index(True)
+            value = f"{next(x for x in lost[:, i].tolist() if not math.isfinite(x))}"
+            value += f" in replica {i} ({self.members[i]})" if len(self.members) > 1 else ""
             raise RunError(
                 f"the loss or its gradient is {value} at step {step}; last good checkpoint: {self._last_good()}"
             )
@@ -201,7 +201,9 @@ class Run:
         self.all_finite()
         path = self.checkpoints / f"step-{step}.safetensors"
         try:
-            checkpoint.save_tree(path, state, {"step": step, "config": config(self.args)})
+            checkpoint.save_tree(
+                path, state, {"step": step, "replicas": len(self.members), "config": config(self.args)}
+            )
         except OSError as error:
             raise RunError(f"cannot save {path}: {error}; last good checkpoint: {self._last_good()}") from error
         for _, old in checkpoint.steps(self.checkpoints)[:-KEPT_CHECKPOINTS]:
@@ -233,6 +235,7 @@ class Run:
 
     def interrupted(self, state: Tree) -> bool:
         """After the loop: saves the state. True where Ctrl-C ended the loop; the run is then closed."""
+        self._final = state
         self.save(self.step, state)
         if self.stopped:
             self.close()
@@ -242,14 +245,14 @@ class Run:
     def finish(self, results: list[tuple[dict[str, float], list[str]]], sample: str = "") -> None:
         """The final metrics and the lines to print, of each replica. result.json marks the run as finished, and the
         HParams tab shows the metrics in this run. Prints what to type next, `just sample` with the words `sample`."""
-        self.best = min(range(len(self.views)), key=lambda i: self.views[i].last.get(self.minimise, math.inf))
-        result, lines = results[self.best]
+        best = self._best() if len(results) > 1 else 0
+        result, lines = results[best]
         if len(results) > 1:
             lines = [
-                f"best of {len(results)} by {self.minimise}: {self.members[self.best]}",
+                f"best of {len(results)} by {self.minimise}: {self.members[best]}",
                 *lines,
                 "",
-                *_table(self.members, results),
+                *replicas.table(self.members, results),
             ]
         flat = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config(self.args).items()}
         # SummaryWriter.add_hparams would start a second run (pytorch #37738): write its summaries into this one.
@@ -258,11 +261,33 @@ class Run:
         self.log(self.step, {f"final/{k}": v for k, v in result.items()})
         self.writer.add_text("samples/final", "    " + "\n    ".join(lines), self.step)
         self.close()
-        facts = {"replicas": len(results), "best": self.best, "all": [values for values, _ in results]}
-        _write_json(self.path / "result.json", result | (facts if len(results) > 1 else {}))
+        facts: dict[str, Any] = dict(result)
+        if len(results) > 1 and self.args.keep == "best":
+            self._keep(best)
+        elif len(results) > 1:
+            facts |= {"best": best, "all": [values for values, _ in results]}
+        _write_json(self.path / "result.json", facts)
         first = f"first step (with compilation): {self.throughput.first:.1f} s; " if self.throughput.first else ""
         print(*lines, f"\nrun: {self.path}", f"{first}all: {self.seconds():.0f} s", sep="\n")
         print(f"next: just sample {self.experiment} {sample}".rstrip(), "      just tb", sep="\n")
+
+    def _best(self) -> int:
+        """The replica with the lowest value under `minimise` when it was last measured; 0 where it never was."""
+        for line in reversed((self.path / "metrics.jsonl").read_text().splitlines()):
+            column = json.loads(line).get("replicas", {}).get(self.minimise)
+            if column:
+                return min(range(len(column)), key=column.__getitem__)
+        return 0
+
+    def _keep(self, best: int) -> None:
+        """Turn the run into the one that the best replica would have made alone."""
+        values: dict[str, Any] = {**self.members[best].values, "seed": self.members[best].seed}
+        self.args = replace(self.args, **values, replicas=1, sweep=(), keep="all")
+        self.members = [self.members[best]]
+        self.save(self.step, tree.index(self._final, best))
+        for _, old in checkpoint.steps(self.checkpoints)[:-1]:
+            old.unlink()
+        _write_json(self.path / "config.json", config(self.args))
 
     def close(self) -> None:
         for view in self.views:
@@ -295,13 +320,12 @@ class View:
         self.run, self.path, self.device, self.dtype = run, run.path / f"replica-{i}", run.device, run.dtype
         self.name = f"replica {i} ({run.members[i]})"
         self.writer = SummaryWriter(str(self.path), purge_step=run.step + 1 if run.args.resume else None)
-        self.last: dict[str, float] = {}  # the latest value under each tag
         self.logged: dict[int, dict[str, float]] = {}  # by step, since the last `take`
 
     def log(self, step: int, values: dict[str, float]) -> None:
+        self.run.all_finite()
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
-        self.last |= values
         self.logged.setdefault(step, {}).update(values)
 
     def take(self) -> dict[int, dict[str, float]]:
@@ -313,31 +337,14 @@ class View:
 
 
 def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = "cpu") -> Tree:
-    """The latest checkpoint's subtree `prefix` in the structure of `like`; of several replicas, the best one's."""
-    result = path / "result.json"
-    facts = json.loads(result.read_text()) if result.exists() else {}
-    newest, n = checkpoint.latest(path / "checkpoints"), facts.get("replicas", 1)
+    """The latest checkpoint's subtree `prefix` in the structure of `like`; of several replicas the best one's, or of an
+    unfinished run the first one's."""
+    newest, result = checkpoint.latest(path / "checkpoints"), path / "result.json"
+    n = checkpoint.load_meta(newest).get("replicas", 1)
     if n == 1:
         return checkpoint.load_tree(newest, like, device, prefix)
     stacked = checkpoint.load_tree(newest, tree.stack([like] * n), device, prefix)
-    return tree.index(stacked, facts["best"])
-
-
-def _table(members: list[replicas.Replica], results: list[tuple[dict[str, float], list[str]]]) -> list[str]:
-    """Every replica's metrics, and per combination of swept values their mean and standard deviation over seeds."""
-    tags = list(results[0][0])
-    rows = [["replica", *tags]]
-    groups: dict[str, list[dict[str, float]]] = {}
-    for member, (values, _) in zip(members, results, strict=True):
-        rows.append([str(member), *(f"{values[tag]:.4g}" for tag in tags)])
-        groups.setdefault(", ".join(f"{k} {v:g}" for k, v in member.values.items()), []).append(values)
-    for name, found in groups.items():
-        if len(found) > 1:
-            spread = [[values[tag] for values in found] for tag in tags]
-            cells = [f"{statistics.fmean(column):.4g} ± {statistics.stdev(column):.2g}" for column in spread]
-            rows.append([f"{name} mean ± sd, n = {len(found)}".strip(), *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return tree.index(stacked, json.loads(result.read_text())["best"] if result.exists() else 0)
 
 
 def _lines_up_to(log: Path, step: int) -> list[str]:

@@ -67,7 +67,7 @@ def test_r1_of_a_linear_judge_is_the_square_of_its_slope(key, shape):
 
 
 def test_r1_is_the_mean_over_examples_and_can_be_learnt_from(key):
-    """Of a sum of a x_i^2 the slope is 2 a x: the penalty is 2 weight a^2 E|x|^2, its derivative by a twice that / a."""
+    """Of a sum of a x_i^2 the slope is 2 a x: the penalty is 2 weight a^2 E|x|^2."""
     x, a = random.normal(key, (6, 4)), torch.tensor(0.7)
     expected = 2 * 0.1 * x.square().sum(1).mean()
     penalty = lambda a: r1(lambda x: a * x.square().sum(1), x, 0.1)[1]  # noqa: E731
