@@ -1,6 +1,7 @@
 """Fashion-MNIST with a dense network or a convolutional one: p(y given x), the discriminative counterpart of the zoo.
 
-What it shows: ten kinds of clothes told apart, TODO.
+What it shows: ten kinds of clothes told apart by 73,000 parameters: 91.8 % of the test pictures after two minutes and a
+half on two CPU cores (RESULTS.md), the confusion matrix and the mistakes it is surest of in TensorBoard.
 `just run exp_classifier_fashion`, then `just sample exp_classifier_fashion --image photo.png`.
 """
 

@@ -1,6 +1,7 @@
 """Generative adversarial networks that draw clothes: dense (Goodfellow et al. 2014) or DCGAN (Radford et al. 2016).
 
-What it shows: TODO
+What it shows: 900,000 parameters draw clothes after three minutes on two CPU cores, scored by the kernel inception
+distance on the features of our own classifier, .052 where training pictures have -.001 (RESULTS.md).
 `just run exp_gan_fashion`, then `just sample exp_gan_fashion --n 64`.
 """
 
