@@ -1,8 +1,8 @@
 """Points on a curve with a GAN: 1.08^x, a sine, or any formula (Goodfellow et al. 2014, on the smallest data there is).
 
 What it shows: the book's GAN leaves 3 % of its points outside [0, 50], with a median squared error of .024. A gradient
-penalty, a falling learning rate and an averaged generator give 99.6 to 99.98 % inside, an error of .001 to .002, and
-every tenth of [0, 50] within 8 % of its share of 10,000 points (seeds 0 to 2, in a minute or two on one busy core).
+penalty, a falling learning rate and an averaged generator give 99.8 % inside, an error of .0012, and every tenth of
+[0, 50] within 8 % of its share of 10,000 points, after a minute on two CPU cores (RESULTS.md).
 `just run exp_gan_curve --formula "sqrt(x)"`, then `just sample exp_gan_curve --n 200 --out points.png`.
 """
 

@@ -237,7 +237,10 @@ def load_extractor(path: Path | None, device: torch.device) -> Extractor:
             if subprocess.run([sys.executable, "-m", "experiments", experiment]).returncode:
                 raise run.RunError(f"{experiment} did not finish; give a run of it as --extractor") from None
             path = run.latest_run(experiment, finished=True)
-    stored = json.loads((path / "config.json").read_text())
+    try:
+        stored = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise run.RunError(f"--extractor {path} is not a run directory: {error}") from error
     if (stored.get("model"), stored.get("data"), stored.get("labels")) != ("cnn", "fashion", []):
         raise run.RunError(f"--extractor {path}: not a run of {experiment} with --model cnn on all of Fashion-MNIST")
     cfg = cnn.Config(tuple(stored["widths"]))

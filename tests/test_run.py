@@ -80,7 +80,11 @@ def test_contents_of_a_run_directory(start, tmp_path):
     assert config.keys() == {f.name for f in dataclasses.fields(Args)}
     environment = json.loads((here.path / "environment.json").read_text())
     assert environment["torch"] == torch.__version__ and environment.keys() >= {"command", "commit", "python", "cpu"}
-    assert checkpoint.load_meta(here.path / "checkpoints" / "step-1.safetensors") == {"step": 1, "replicas": 1, "config": config}
+    assert checkpoint.load_meta(here.path / "checkpoints" / "step-1.safetensors") == {
+        "step": 1,
+        "replicas": 1,
+        "config": config,
+    }
 
 
 def test_a_run_names_itself_and_never_twice(start):
