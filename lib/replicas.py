@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from lib import tree
 from lib.data.sources import cache_dir
@@ -57,6 +58,29 @@ def _sweep(args: Any, text: str) -> list[tuple[str, float]]:
         return [(name, float(value)) for value in values.split(",")]
     except ValueError as error:
         raise SweepError(f"--sweep {text}: {values!r} is not a list of numbers ({error})") from error
+
+
+class View:
+    """One of several replicas, as an experiment sees it: a place for its events and a voice of its own."""
+
+    def __init__(self, run: Any, i: int) -> None:
+        self.run, self.path, self.device, self.dtype = run, run.path / f"replica-{i}", run.device, run.dtype
+        self.name = f"replica {i} ({run.members[i]})"
+        self.writer = SummaryWriter(str(self.path), purge_step=run.step + 1 if run.args.resume else None)
+        self.logged: dict[int, dict[str, float]] = {}  # by step, since the last `take`
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.run.all_finite()
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, step)
+        self.logged.setdefault(step, {}).update(values)
+
+    def take(self) -> dict[int, dict[str, float]]:
+        taken, self.logged = self.logged, {}
+        return taken
+
+    def write(self, line: str) -> None:
+        self.run.write(f"{self.name}: {line}")
 
 
 def with_values(args: Any, values: dict[str, Any]) -> Any:

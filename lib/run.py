@@ -7,12 +7,9 @@ runs/<experiment>/<time>-<seed>/
 
 import json
 import math
-import os
-import platform
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +24,14 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-from lib import checkpoint, metrics, random, replicas, tree
+from lib import checkpoint, metrics, random, replicas, rundir, tree
+from lib.replicas import View
+from lib.rundir import load
 from lib.settings import RUNS, Args, RunError, compiles, config, device, dtype, latest_run, load_config
 from lib.transform import jit
 from lib.tree import Tree
 
-__all__ = ["Args", "Run", "RunError", "device", "dtype", "latest_run", "load", "load_config"]
+__all__ = ["Args", "Run", "RunError", "View", "device", "dtype", "latest_run", "load", "load_config"]
 KEPT_CHECKPOINTS = 2
 
 
@@ -54,18 +53,18 @@ class Run:
         self.dtype = dtype(args, self.device)
         self.show_key = tree.to(random.fold_in(random.key(args.seed), 2), self.device)  # 0 and 1: parameters, data
         self.throughput = metrics.Throughput(unit, metrics.peak_flops(self.device, self.dtype))
-        self.path = args.run or _fresh(RUNS / experiment, args.seed)
+        self.path = args.run or rundir.fresh(RUNS / experiment, args.seed)
         if not args.resume:
             if (self.path / "config.json").exists():
                 raise RunError(f"{self.path} already holds a run: continue it with --resume, or choose another --run")
             self.path.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, self.path / "experiment.py")
-            self._describe_environment()
+            rundir.describe_environment(self.path)
         self.checkpoints, log = self.path / "checkpoints", self.path / "metrics.jsonl"
         self.step = checkpoint.load_meta(checkpoint.latest(self.checkpoints))["step"] if args.resume else 0
-        _write_json(self.path / "config.json", config(args))
+        rundir.write_json(self.path / "config.json", config(args))
         # What was logged after the checkpoint is done again: it leaves TensorBoard and metrics.jsonl.
-        log.write_text("".join(f"{line}\n" for line in _lines_up_to(log, self.step)))
+        log.write_text("".join(f"{line}\n" for line in rundir.lines_up_to(log, self.step)))
         self.writer = SummaryWriter(str(self.path), purge_step=self.step + 1 if args.resume else None)
         self.metrics = open(log, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
         self._unchecked: list[tuple[int, list[Tensor]]] = []
@@ -266,7 +265,7 @@ class Run:
             self._keep(best)
         elif len(results) > 1:
             facts |= {"best": best, "all": [values for values, _ in results]}
-        _write_json(self.path / "result.json", facts)
+        rundir.write_json(self.path / "result.json", facts)
         first = f"first step (with compilation): {self.throughput.first:.1f} s; " if self.throughput.first else ""
         print(*lines, f"\nrun: {self.path}", f"{first}all: {self.seconds():.0f} s", sep="\n")
         print(f"next: just sample {self.experiment} {sample}".rstrip(), "      just tb", sep="\n")
@@ -287,79 +286,10 @@ class Run:
         self.save(self.step, tree.index(self._final, best))
         for _, old in checkpoint.steps(self.checkpoints)[:-1]:
             old.unlink()
-        _write_json(self.path / "config.json", config(self.args))
+        rundir.write_json(self.path / "config.json", config(self.args))
 
     def close(self) -> None:
         for view in self.views:
             view.writer.close()
         self.writer.close()
         self.metrics.close()
-
-    def _describe_environment(self) -> None:
-        git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout  # noqa: E731
-        try:
-            commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
-        except OSError:  # no git on this machine
-            commit, diff = "", ""
-        (self.path / "git.diff").write_text(diff)
-        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-        facts: dict[str, Any] = {
-            "command": sys.argv,
-            "commit": commit,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        facts |= {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
-        _write_json(self.path / "environment.json", facts)
-
-
-class View:
-    """One of several replicas, as an experiment sees it: a place for its events and a voice of its own."""
-
-    def __init__(self, run: Run, i: int) -> None:
-        self.run, self.path, self.device, self.dtype = run, run.path / f"replica-{i}", run.device, run.dtype
-        self.name = f"replica {i} ({run.members[i]})"
-        self.writer = SummaryWriter(str(self.path), purge_step=run.step + 1 if run.args.resume else None)
-        self.logged: dict[int, dict[str, float]] = {}  # by step, since the last `take`
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        self.run.all_finite()
-        for tag, value in values.items():
-            self.writer.add_scalar(tag, value, step)
-        self.logged.setdefault(step, {}).update(values)
-
-    def take(self) -> dict[int, dict[str, float]]:
-        taken, self.logged = self.logged, {}
-        return taken
-
-    def write(self, line: str) -> None:
-        self.run.write(f"{self.name}: {line}")
-
-
-def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = "cpu") -> Tree:
-    """The latest checkpoint's subtree `prefix` in the structure of `like`; of several replicas the best one's, or of an
-    unfinished run the first one's."""
-    newest, result = checkpoint.latest(path / "checkpoints"), path / "result.json"
-    n = checkpoint.load_meta(newest).get("replicas", 1)
-    if n == 1:
-        return checkpoint.load_tree(newest, like, device, prefix)
-    stacked = checkpoint.load_tree(newest, tree.stack([like] * n), device, prefix)
-    return tree.index(stacked, json.loads(result.read_text())["best"] if result.exists() else 0)
-
-
-def _lines_up_to(log: Path, step: int) -> list[str]:
-    """The whole lines of a metrics.jsonl up to a step; a killed run may have left half of one."""
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-    return [line.rstrip() for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-
-
-def _fresh(folder: Path, seed: int) -> Path:
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
-    taken = [folder / name, *(folder / f"{name}-{i}" for i in range(2, 1000))]
-    return next(path for path in taken if not path.exists())
-
-
-def _write_json(path: Path, value: Any) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    os.replace(part, path)

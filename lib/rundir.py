@@ -1,0 +1,63 @@
+"""The files of a run directory: what is written once, read again, or looked up after the run."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib import checkpoint, tree
+from lib.tree import Tree
+
+
+def describe_environment(path: Path) -> None:
+    """git.diff and environment.json: what a run was made with."""
+    git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout  # noqa: E731
+    try:
+        commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+    except OSError:  # no git on this machine
+        commit, diff = "", ""
+    (path / "git.diff").write_text(diff)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    facts: dict[str, Any] = {
+        "command": sys.argv,
+        "commit": commit,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    facts |= {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
+    write_json(path / "environment.json", facts)
+
+
+def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = "cpu") -> Tree:
+    """The latest checkpoint's subtree `prefix` in the structure of `like`; of several replicas the best one's, or of an
+    unfinished run the first one's."""
+    newest, result = checkpoint.latest(path / "checkpoints"), path / "result.json"
+    n = checkpoint.load_meta(newest).get("replicas", 1)
+    if n == 1:
+        return checkpoint.load_tree(newest, like, device, prefix)
+    stacked = checkpoint.load_tree(newest, tree.stack([like] * n), device, prefix)
+    return tree.index(stacked, json.loads(result.read_text())["best"] if result.exists() else 0)
+
+
+def lines_up_to(log: Path, step: int) -> list[str]:
+    """The whole lines of a metrics.jsonl up to a step; a killed run may have left half of one."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [line.rstrip() for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+
+
+def fresh(folder: Path, seed: int) -> Path:
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
+    taken = [folder / name, *(folder / f"{name}-{i}" for i in range(2, 1000))]
+    return next(path for path in taken if not path.exists())
+
+
+def write_json(path: Path, value: Any) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    os.replace(part, path)
