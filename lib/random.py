@@ -173,7 +173,7 @@ def _kernel(fn: Callable) -> Callable:
 
 
 def _draw(fn: Callable, key: Tensor, counter: Tensor) -> Tensor:
-    """`fn(key, counter)` by its kernel, which sees one axis of two elements at least and no views: one graph for all."""
+    """`fn(key, counter)` by its kernel, which sees one axis of two elements at least and no views: one graph."""
     flat = counter.flatten()
     padded = flat.clone() if len(flat) > 1 else torch.cat([flat, flat.new_zeros(2)])
     words = _kernel(fn)(key.clone(), padded)
