@@ -1,9 +1,11 @@
 """Fixtures shared by all tests."""
 
+import sys
+
 import pytest
 import torch
 
-from lib import random
+from lib import cli, random
 
 torch.set_num_threads(2)
 
@@ -19,3 +21,22 @@ def plain_draws(request, monkeypatch):
     seconds to compile and which tests that count graphs would count."""
     if not request.module.__name__.endswith("test_random"):
         monkeypatch.setattr(random, "_kernel", lambda fn: fn)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """An experiment's command line in this process, in a folder of its own: status, output and error output."""
+    monkeypatch.chdir(tmp_path)
+
+    def main(exp, *words):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [exp.NAME, *(str(word) for word in words)])
+        try:
+            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.sample, exp.Use)
+            status, message = 0, ""
+        except SystemExit as stop:
+            status, message = (1, stop.code) if isinstance(stop.code, str) else (stop.code, "")
+        told = capsys.readouterr()
+        return status, told.out, told.err + message
+
+    return main

@@ -1,7 +1,6 @@
 """The GANs on points of a curve and on multiples of k, as a user runs them, and what they measure."""
 
 import re
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from experiments import exp_gan_curve as curve
 from experiments import exp_gan_multiples as multiples
-from lib import cli, random, tree
+from lib import random, tree
 from lib.transform import jit
 
 BOTH = pytest.mark.parametrize("exp", [curve, multiples], ids=lambda exp: exp.NAME)
@@ -29,25 +28,6 @@ def tiny(exp, **changes):
 
 def step_of(exp, args):
     return partial(exp.step, args=args, **({"curve": exp.curve(args.formula)} if exp is curve else {}))
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """An experiment's command line in this process, in a folder of its own: status, output and error output."""
-    monkeypatch.chdir(tmp_path)
-
-    def main(exp, *words):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [exp.NAME, *(str(word) for word in words)])
-        try:
-            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.sample, exp.Use)
-            status, message = 0, ""
-        except SystemExit as stop:
-            status, message = (1, stop.code) if isinstance(stop.code, str) else (stop.code, "")
-        told = capsys.readouterr()
-        return status, told.out, told.err + message
-
-    return main
 
 
 def words(**values):

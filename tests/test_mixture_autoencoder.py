@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch._dynamo.utils import counters
 
 from experiments import exp_autoencoder_digits as autoencoder
 from experiments import exp_mixture_points as mixture
-from lib import checkpoint, cli, random, tree
+from lib import checkpoint, random, tree
 from lib.data import images
 from lib.data.images import Images
 from lib.transform import jit
@@ -63,25 +62,6 @@ def finished(folder, tmp_path_factory):
         found[exp] = arguments(exp, folder, run=tmp_path_factory.mktemp("run") / exp.NAME)
         exp.train(found[exp])
     return found
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """A command of an experiment in this process, in a folder of its own: its status, output and error output."""
-    monkeypatch.chdir(tmp_path)
-
-    def main(exp, *words):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [exp.NAME, *(str(word) for word in words)])
-        try:
-            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.sample, exp.Use)
-            status, message = 0, ""
-        except SystemExit as stop:
-            status, message = (1, stop.code) if isinstance(stop.code, str) else (stop.code, "")
-        told = capsys.readouterr()
-        return status, told.out, told.err + message
-
-    return main
 
 
 # ---- whole runs ----
