@@ -10,6 +10,10 @@ _default:
 run experiment *args: _environment
     @{{ python }} -m experiments "$@"
 
+# train on several processes: just run-multi 2 exp_transformer_fr ...
+run-multi processes experiment *args: _environment
+    @{{ python }} -m lib.launch "$@"
+
 # use a finished run: just sample exp_transformer_fr --text "How are you?"
 sample experiment *args: _environment
     @shift; {{ python }} -m experiments "{{ experiment }}" sample "$@"

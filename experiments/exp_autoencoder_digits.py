@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, nn, optim, plot, random, run, tree
+from lib import cli, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import Images
 from lib.random import Key
@@ -101,7 +101,8 @@ def loss(
 
 
 def optimizer(args: Args) -> optim.Optimizer:
-    return optim.adam(optim.cosine(args.lr, args.steps, args.steps // 20) if args.schedule == "cosine" else args.lr)
+    adam = optim.adam(optim.cosine(args.lr, args.steps, args.steps // 20) if args.schedule == "cosine" else args.lr)
+    return parallel.shard_optimizer(adam, args.shard_optimizer)
 
 
 def init_state(key: Key, args: Args) -> TrainState:
@@ -116,7 +117,8 @@ def step(
 ) -> tuple[TrainState, dict[str, Tensor]]:
     """One update on the pictures `index` of the data, which lies on the device as a whole."""
     objective = value_and_grad(partial(loss, args=args, dtype=dtype))
-    value, grads = objective(state.params, data.pixels[index], random.fold_in(state.key, state.step))
+    key = random.fold_in(state.key, state.step)
+    value, grads = parallel.mean(objective(state.params, data.pixels[index], key))
     params, opt = optimizer(args).update(grads, state.opt, state.params)
     out = {"train/loss": value, "train/mse": value / SIDE**2, "grad/norm": tree.global_norm(grads)}
     return TrainState(params, opt, state.key, state.step + 1), out

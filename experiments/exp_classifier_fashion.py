@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lib import cli, cnn, nn, optim, plot, random, run, tree
+from lib import cli, cnn, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import Images
 from lib.random import Key
@@ -119,9 +119,9 @@ def loss(
 
 def optimizer(args: Args) -> optim.Optimizer:
     falling = optim.cosine(args.lr, args.steps, args.steps // 20)
-    return optim.adamw(
-        falling if args.schedule == "cosine" else args.lr, weight_decay=args.weight_decay, decay=optim.matrices
-    )
+    lr = falling if args.schedule == "cosine" else args.lr
+    adamw = optim.adamw(lr, weight_decay=args.weight_decay, decay=optim.matrices)
+    return parallel.shard_optimizer(adamw, args.shard_optimizer)
 
 
 def init_state(key: Key, args: Args, classes: int) -> TrainState:
@@ -139,6 +139,7 @@ def step(
     key = random.fold_in(state.key, state.step)
     objective = value_and_grad(partial(loss, args=args, dtype=dtype), has_aux=True)
     (value, (model, accuracy)), grads = objective(state.params, state.model, batch, key)
+    value, accuracy, grads = parallel.mean((value, accuracy, grads))
     params, opt = optimizer(args).update(grads, state.opt, state.params)
     out = {"train/loss": value, "train/accuracy": accuracy, "grad/norm": tree.global_norm(grads)}
     return TrainState(params, model, opt, state.key, state.step + 1), out

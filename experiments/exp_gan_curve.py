@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, gan, nn, optim, plot, random, run, tree
+from lib import cli, gan, nn, optim, parallel, plot, random, run, tree
 from lib.data import formula as formulas
 from lib.random import Key
 from lib.transform import value_and_grad
@@ -120,10 +120,11 @@ def network(params: Tree, x: Float[Tensor, "... d"], key: Key | None = None, *, 
 
 def real_points(key: Key, fixed: Float[Tensor, "n"], *, args: Args, curve: Curve) -> Float[Tensor, "b 2"]:
     """Points of the curve, scaled."""
+    n = parallel.rows(args.batch)
     if args.points:
-        x = fixed[random.randint(key, (args.batch,), 0, args.points)]
+        x = fixed[random.randint(key, (n,), 0, args.points)]
     else:
-        x = random.uniform(key, (args.batch,), LOW, HIGH)
+        x = random.uniform(key, (n,), LOW, HIGH)
     (mean_x, mean_y), (std_x, std_y) = curve.mean, curve.std
     return torch.stack([(x - mean_x) / std_x, (curve.f(x) - mean_y) / std_y], dim=-1)
 
@@ -155,7 +156,8 @@ def generator_loss(
 
 
 def optimizer(args: Args) -> optim.Optimizer:
-    return optim.adam(optim.cosine(args.lr, args.steps) if args.schedule == "cosine" else args.lr, args.betas)
+    adam = optim.adam(optim.cosine(args.lr, args.steps) if args.schedule == "cosine" else args.lr, args.betas)
+    return parallel.shard_optimizer(adam, args.shard_optimizer)
 
 
 def init_state(key: Key, args: Args) -> TrainState:
@@ -170,15 +172,15 @@ def init_state(key: Key, args: Args) -> TrainState:
 
 def step(state: TrainState, *, args: Args, curve: Curve) -> tuple[TrainState, dict[str, Tensor]]:
     """One update of the discriminator, then one of the generator, each with latents of its own."""
-    keys, adam = random.split(random.fold_in(state.key, state.step), 5), optimizer(args)
+    keys, adam, n = random.split(random.fold_in(state.key, state.step), 5), optimizer(args), parallel.rows(args.batch)
     real = real_points(keys[0], state.x, args=args, curve=curve)
-    fake = generate(state.generator, random.normal(keys[1], (args.batch, args.latent)), args=args)
+    fake = generate(state.generator, random.normal(keys[1], (n, args.latent)), args=args)
     judge = value_and_grad(partial(discriminator_loss, args=args))
-    judged, slopes = judge(state.discriminator, real, fake, keys[2])
+    judged, slopes = parallel.mean(judge(state.discriminator, real, fake, keys[2]))
     discriminator, discriminator_opt = adam.update(slopes, state.discriminator_opt, state.discriminator)
 
-    z = random.normal(keys[3], (args.batch, args.latent))
-    fooled, grads = value_and_grad(partial(generator_loss, args=args))(state.generator, discriminator, z, keys[4])
+    fool, z = value_and_grad(partial(generator_loss, args=args)), random.normal(keys[3], (n, args.latent))
+    fooled, grads = parallel.mean(fool(state.generator, discriminator, z, keys[4]))
     generator, generator_opt = adam.update(grads, state.generator_opt, state.generator)
     ema = optim.ema(state.ema, generator, args.ema_decay, state.step)
     out = {

@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib import cli, cnn, conv, gan, metrics, nn, optim, plot, random, run, tree
+from lib import cli, cnn, conv, gan, metrics, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import FASHION_NAMES as NAMES
 from lib.data.images import Images
@@ -156,7 +156,8 @@ class TrainState(NamedTuple):
 
 
 def optimizer(args: Args) -> optim.Optimizer:
-    return optim.adam(args.lr, (args.beta1, 0.999))
+    adam = optim.adam(args.lr, (args.beta1, 0.999))
+    return parallel.shard_optimizer(adam, args.shard_optimizer)
 
 
 def init_state(key: Key, args: Args) -> TrainState:
@@ -188,6 +189,8 @@ def step(
         return losses.discriminator(on_real, on_fake), (s_d, on_real, on_fake)
 
     (loss_d, (s_d, on_real, on_fake)), grads_d = value_and_grad(d_loss, has_aux=True)(d)
+    right = {"train/real_right": (on_real > 0).float().mean(), "train/fake_right": (on_fake < 0).float().mean()}
+    loss_d, right, grads_d = parallel.mean((loss_d, right, grads_d))
     d, opt_d = update(grads_d, state.opt["d"], d)
 
     def g_loss(g: Tree) -> tuple[Tensor, Tree]:
@@ -196,11 +199,11 @@ def step(
         return losses.generator(on_fake), after
 
     (loss_g, s_g), grads_g = value_and_grad(g_loss, has_aux=True)(g)
+    loss_g, grads_g = parallel.mean((loss_g, grads_g))
     g, opt_g = update(grads_g, state.opt["g"], g)
 
     ema = optim.ema(state.ema, {"params": g, "model": s_g}, args.ema_decay, state.step)
-    out = {"train/loss_d": loss_d, "train/loss_g": loss_g}
-    out |= {"train/real_right": (on_real > 0).float().mean(), "train/fake_right": (on_fake < 0).float().mean()}
+    out = {"train/loss_d": loss_d, "train/loss_g": loss_g, **right}
     out |= {"grad/norm_d": tree.global_norm(grads_d), "grad/norm_g": tree.global_norm(grads_g)}
     after = {"g": g, "d": d}, {"g": s_g, "d": s_d}, {"g": opt_g, "d": opt_d}
     return TrainState(*after, ema, state.key, state.step + 1), out
@@ -233,6 +236,8 @@ def load_extractor(path: Path | None, device: torch.device) -> Extractor:
         try:
             path = run.latest_run(experiment, finished=True)
         except run.RunError:
+            if parallel.size() > 1:
+                raise run.RunError(f"no finished run of {experiment}, whose features KID compares: make one") from None
             print(f"no finished run of {experiment}, whose features KID compares: making one first", file=sys.stderr)
             if subprocess.run([sys.executable, "-m", "experiments", experiment]).returncode:
                 raise run.RunError(f"{experiment} did not finish; give a run of it as --extractor") from None

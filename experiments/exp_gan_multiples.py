@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, gan, nn, optim, random, run, tree
+from lib import cli, gan, nn, optim, parallel, random, run, tree
 from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
@@ -145,7 +145,8 @@ def generator_loss(params: Tree, discriminator: Tree, z: Tensor, *, args: Args) 
 
 
 def optimizer(args: Args) -> optim.Optimizer:
-    return optim.adam(optim.cosine(args.lr, args.steps) if args.schedule == "cosine" else args.lr, args.betas)
+    adam = optim.adam(optim.cosine(args.lr, args.steps) if args.schedule == "cosine" else args.lr, args.betas)
+    return parallel.shard_optimizer(adam, args.shard_optimizer)
 
 
 def init_state(key: Key, args: Args) -> TrainState:
@@ -161,14 +162,15 @@ def init_state(key: Key, args: Args) -> TrainState:
 def step(state: TrainState, *, args: Args) -> tuple[TrainState, dict[str, Tensor]]:
     """One update of the discriminator, then one of the generator, on fresh sequences and latents."""
     k_real, k_fake, k_fool = random.split(random.fold_in(state.key, state.step), 3)
-    real, adam = one_hot(real_values(k_real, args.batch, args.k)), optimizer(args)
-    fake = generate(state.generator, draw_latents(k_fake, args.batch, args), args=args)
+    adam, n = optimizer(args), parallel.rows(args.batch)
+    real = one_hot(real_values(k_real, n, args.k))
+    fake = generate(state.generator, draw_latents(k_fake, n, args), args=args)
     judge = value_and_grad(partial(discriminator_loss, args=args))
-    judged, slopes = judge(state.discriminator, real, fake)
+    judged, slopes = parallel.mean(judge(state.discriminator, real, fake))
     discriminator, discriminator_opt = adam.update(slopes, state.discriminator_opt, state.discriminator)
 
     fool = value_and_grad(partial(generator_loss, args=args))
-    fooled, grads = fool(state.generator, discriminator, draw_latents(k_fool, args.batch, args))
+    fooled, grads = parallel.mean(fool(state.generator, discriminator, draw_latents(k_fool, n, args)))
     generator, generator_opt = adam.update(grads, state.generator_opt, state.generator)
     ema = optim.ema(state.ema, generator, args.ema_decay, state.step)
     out = {

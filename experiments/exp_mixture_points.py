@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, nn, optim, plot, random, run, tree
+from lib import cli, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.random import Key
 from lib.transform import value_and_grad
@@ -149,7 +149,8 @@ def loss(params: Tree, batch: Points, *, dtype: torch.dtype) -> tuple[Float[Tens
 
 
 def optimizer(args: Args) -> optim.Optimizer:
-    return optim.adam(optim.cosine(args.lr, args.steps, args.steps // 20))
+    adam = optim.adam(optim.cosine(args.lr, args.steps, args.steps // 20))
+    return parallel.shard_optimizer(adam, args.shard_optimizer)
 
 
 def init_state(key: Key, args: Args, classes: int) -> TrainState:
@@ -162,7 +163,8 @@ def step(
 ) -> tuple[TrainState, dict[str, Tensor]]:
     """One update on the points `index`."""
     batch = Points(data.x[index], data.labels[index])
-    (value, terms), grads = value_and_grad(partial(loss, dtype=dtype), has_aux=True)(state.params, batch)
+    objective = value_and_grad(partial(loss, dtype=dtype), has_aux=True)
+    (value, terms), grads = parallel.mean(objective(state.params, batch))
     params, opt = optimizer(args).update(grads, state.opt, state.params)
     out = {"train/loss": value, **{f"train/{name}": term for name, term in terms.items()}}
     return TrainState(params, opt, state.step + 1), {**out, "grad/norm": tree.global_norm(grads)}

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import cli, metrics, optim, plot, random, run, transformer, tree
+from lib import cli, metrics, optim, parallel, plot, random, run, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.random import Key
 from lib.seq2seq import Config, Sequences, Translator, apply, init, matmul_weights
@@ -112,7 +112,8 @@ def loss(
     target = Sequences(batch.target_in, batch.target_position, batch.target_segment)
     logits, _ = apply(tree.cast(params, dtype), source, target, key, cfg=cfg)
     labels = batch.target_out.flatten().long()
-    return F.cross_entropy(logits.float().flatten(0, 1), labels, ignore_index=tokens.PAD, label_smoothing=smoothing)
+    value = F.cross_entropy(logits.float().flatten(0, 1), labels, ignore_index=tokens.PAD, label_smoothing=smoothing)
+    return parallel.weighted(value, (labels != tokens.PAD).sum())
 
 
 def optimizer(args: Args) -> tuple[optim.Optimizer, optim.Schedule]:
@@ -121,7 +122,7 @@ def optimizer(args: Args) -> tuple[optim.Optimizer, optim.Schedule]:
     else:
         schedule = optim.linear(args.lr, args.steps, args.warmup)
     adam = optim.adamw(schedule, (0.9, 0.98), 1e-9, args.weight_decay, optim.matrices)  # section 5.3's constants
-    return adam, schedule
+    return parallel.shard_optimizer(adam, args.shard_optimizer), schedule
 
 
 class TrainState(NamedTuple):
@@ -147,7 +148,7 @@ def step(
     adam, schedule = optimizer(args)
     key = random.fold_in(state.key, state.step) if args.dropout else None
     objective = partial(loss, cfg=cfg, dtype=dtype, smoothing=args.smoothing)
-    value, grads = value_and_grad(objective)(state.params, batch, key)
+    value, grads = parallel.mean(value_and_grad(objective)(state.params, batch, key))
     grads, norm = optim.clip(grads, args.clip)
     params, opt = adam.update(grads, state.opt, state.params)
     ema = optim.ema(state.ema, params, args.ema_decay, state.step) if args.ema_decay else None
@@ -193,9 +194,10 @@ def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tupl
 def train(args: Args) -> None:
     splits = pairs.load(args.data, args.data_dir)
     here = run.Run(args, NAME, Path(__file__), unit="tokens")
-    if not args.resume:
+    if here.leads and here.step == 0:
         sides = [p.source for p in splits.train], [p.target for p in splits.train]
         tokens.save_pair(here.path, tokens.train_pair(*sides, args.vocabulary, args.shared))
+    parallel.agree("the tokenizers are there")
     vocabularies = tokens.load_pair(here.path)
     cfg = model_config(args, vocabularies)
     corpus, held_out = (encoded(part, vocabularies, args.length) for part in (splits.train, splits.val))

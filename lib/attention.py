@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib import nn, random
 from lib.random import Key
+from lib.transform import second_order
 from lib.tree import Tree
 
 SHORT = 128 * 128  # query times key positions
@@ -50,12 +51,13 @@ def attention(
     """Attend from x to keys and values. `weights=True` also returns the attention weights, otherwise None.
 
     The framework's fused attention is used where it can be: it draws dropout from the global generator and shows no
-    weights. On a CPU its backward is slower than the plain formula for short sequences (LOG.md, 2026-11-21).
+    weights, nor has it forward-mode or second derivatives. On a CPU its backward is slower than the plain formula for
+    short sequences (LOG.md, 2026-11-21).
     """
     q = einsum(x, p["w_q"], "b t d, d h c -> b h t c")
     k, v = kv
     short = not x.is_cuda and q.shape[2] * k.shape[2] <= SHORT
-    if weights or short or (key is not None and dropout > 0):
+    if weights or short or (key is not None and dropout > 0) or second_order():
         y, w = math_attention(q, k, v, mask, key, dropout=dropout)
     else:
         y, w = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None

@@ -33,6 +33,12 @@ def save_tree(path: Path, state: Tree, meta: dict[str, Any] | None = None) -> No
         temporary.unlink(missing_ok=True)
 
 
+def clean(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left."""
+    for path in folder.glob(".step-*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def load_meta(path: Path) -> dict[str, Any]:
     """The JSON record. Raises CheckpointError where the file is not a whole safetensors file."""
     try:

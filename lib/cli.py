@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from lib import run, settings
+from lib import parallel, run, settings
 from lib.checkpoint import CheckpointError
 from lib.data.sources import DataError
 
@@ -27,14 +28,21 @@ def main(
     What a person can mend (bad data, a bad configuration, a run that cannot go on) ends with one line and exit status
     1, a wrong command line with 2, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
     """
-    words = sys.argv[1:]
+    words, rank = sys.argv[1:], int(os.environ.get("RANK", 0))
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (one process of several prints)
     try:
         if words[:1] == ["sample"]:
             sample(tyro.cli(use, prog=f"{experiment} sample", args=words[1:]))
         else:
-            train(parse(experiment, presets, words))
-    except (run.RunError, DataError, CheckpointError) as error:
-        sys.exit(f"error: {error}")
+            args = parse(experiment, presets, words)
+            parallel.join(run.device(args).type == "cuda")
+            train(args)
+            parallel.leave()
+    except (run.RunError, DataError, CheckpointError, parallel.ParallelError) as error:
+        if parallel.told(str(error)):
+            sys.exit(1)
+        sys.exit(f"error: rank {rank}: {error}" if rank else f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import random
+from lib import parallel, random
 from lib.random import Key
 from lib.tree import Tree
 
@@ -63,10 +63,13 @@ def batch_norm(
     axes = [0, *range(2, x.ndim)]
     wide = lambda v: v.view(-1, *[1] * (x.ndim - 2))  # noqa: E731
     if train:
-        n = x.numel() // x.shape[1]
+        n = x.numel() // x.shape[1] * parallel.ranks()
         if n < 2:
             raise ValueError("batch_norm needs at least two values per channel to train")
         var, mean = torch.var_mean(x.float(), axes, correction=0)
+        if parallel.ranks() > 1:  # of the global batch
+            of_rank, mean = mean, parallel.mean(mean)
+            var = parallel.mean(var + (of_rank - mean).square())
         running = torch.stack([mean, var * n / (n - 1)]).detach()
         old = torch.stack([state["mean"], state["var"]])
         state = dict(zip(("mean", "var"), torch.lerp(old, running, momentum).unbind(), strict=True))

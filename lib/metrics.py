@@ -1,7 +1,11 @@
 """Translation scores, distances between sets of pictures, throughput and model FLOPs utilisation."""
 
+import resource
+import sys
 import time
 import warnings
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +68,40 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     name = torch.cuda.get_device_name(device)
     found = [peaks for part, peaks in _PEAKS.items() if part in name]
     return found[0][0 if dtype == torch.bfloat16 else 1] if found else None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with suppress(OSError):
+        available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+        group = Path("/sys/fs/cgroup")
+        with suppress(OSError, ValueError):  # a container's limit; "max" is none
+            limit = int((group / "memory.max").read_text())
+            return min(available, limit - int((group / "memory.current").read_text()))
+        return available
+    return None
+
+
+def forget_peak(device: torch.device) -> int:
+    """Starts `peak_memory` anew, and returns what is in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    with suppress(OSError):  # not Linux, or not allowed: the peak is of the process's whole life
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes. On CUDA what torch had allocated at most, elsewhere the largest resident set of this process. On Linux
+    that is not read from getrusage: ru_maxrss of a process begins with that of the process that started it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    with suppress(OSError):
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Throughput:

@@ -10,7 +10,8 @@ randomness, and `split(None)` gives Nones.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, overload
 
 import torch
@@ -52,7 +53,7 @@ def fold_in(key: Key | None, data: int | Tensor) -> Key | None:
 
 def bits(key: Key, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
     """Uniform 32-bit words, as int32 bit patterns."""
-    counter = torch.arange(math.prod(shape), dtype=torch.int32, device=key.device)
+    counter = _counter(key, shape)
     if _inside_cpu_graph(key):
         return _opaque_words(key, counter).reshape(shape)
     return _words(key, counter).reshape(shape)
@@ -73,7 +74,7 @@ def normal(key: Key, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
 def bernoulli(key: Key, p: float | Tensor = 0.5, shape: tuple[int, ...] = ()) -> Tensor:
     """True with probability p."""
     if _inside_cpu_graph(key) and (not isinstance(p, Tensor) or p.ndim == 0):
-        counter = torch.arange(math.prod(shape), dtype=torch.int32, device=key.device)
+        counter = _counter(key, shape)
         return _opaque_below(key, counter, torch.as_tensor(p, dtype=torch.float32)).reshape(shape)
     return uniform(key, shape) < p
 
@@ -108,6 +109,27 @@ def permutation(key: Key, n: int) -> Int[Tensor, "n"]:
         words = _unsigned(bits(subkey, (n,)))
         order = order[torch.sort(words, stable=True).indices]
     return order
+
+
+_rank: Tensor | None = None
+
+
+@contextmanager
+def on_rank(rank: Int[Tensor, ""]) -> Iterator[None]:
+    """Inside, every draw is rank number `rank`'s rows of a larger one: what a process with the rows of all ranks would
+    draw from the same key. The first axis of a draw must be the batch; keys themselves are the same on all ranks."""
+    global _rank
+    _rank = rank
+    try:
+        yield
+    finally:
+        _rank = None
+
+
+def _counter(key: Tensor, shape: tuple[int, ...]) -> Tensor:
+    n = math.prod(shape)
+    counter = torch.arange(n, dtype=torch.int32, device=key.device)
+    return counter if _rank is None else counter + _rank * n
 
 
 def _unsigned(words: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Replica i of a run is the run that its seed and its values would make alone. A h
 step as a tensor, so every replica shares one graph.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import itertools
@@ -11,19 +12,18 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from lib import tree
+from lib import metrics, parallel, tree
 from lib.data.sources import cache_dir
+from lib.settings import RunError
+from lib.transform import jit
 from lib.tree import Tree
-
-
-class SweepError(ValueError):
-    """A sweep that cannot be made."""
 
 
 class Replica(NamedTuple):
@@ -37,27 +37,27 @@ class Replica(NamedTuple):
 def replicas(args: Any) -> list[Replica]:
     """Every combination of the sweeps' values, each with the seeds `args.seed` to `args.seed + args.replicas - 1`."""
     if args.replicas < 1:
-        raise SweepError(f"--replicas {args.replicas}: at least 1")
+        raise RunError(f"--replicas {args.replicas}: at least 1")
     sweeps = [_sweep(args, text) for text in args.sweep]
     return [Replica(args.seed + i, dict(values)) for values in itertools.product(*sweeps) for i in range(args.replicas)]
 
 
 def _sweep(args: Any, text: str) -> list[tuple[str, float]]:
-    """`lr=1e-4,3e-4` as pairs. Raises SweepError."""
+    """`lr=1e-4,3e-4` as pairs. Raises RunError."""
     name, _, values = text.partition("=")
     name = name.replace("-", "_")
     fields = {f.name for f in dataclasses.fields(args)}
     if name not in fields:
         near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
-        raise SweepError(f"--sweep {text}: no field {name!r}; did you mean {near[0]}?")
+        raise RunError(f"--sweep {text}: no field {name!r}; did you mean {near[0]}?")
     if not isinstance(getattr(args, name), float):
-        raise SweepError(
+        raise RunError(
             f"--sweep {text}: {name} is {getattr(args, name)!r}; only real-valued fields can vary in one graph"
         )
     try:
         return [(name, float(value)) for value in values.split(",")]
     except ValueError as error:
-        raise SweepError(f"--sweep {text}: {values!r} is not a list of numbers ({error})") from error
+        raise RunError(f"--sweep {text}: {values!r} is not a list of numbers ({error})") from error
 
 
 class View:
@@ -120,38 +120,91 @@ def looped(updates: list[Callable]) -> Callable:
     return call
 
 
-def faster(name: str, ways: dict[str, Callable], state: Tree, *rest: Tree) -> str:
-    """The quicker of several ways to do a step, by three steps of each on a copy of the state. Measured once for each
-    `name`, then remembered in the cache. All but the last may fail: not every hyper-parameter can be a tensor."""
+def updates(
+    members: list[Replica], step: Callable, args: Any, enabled: bool, device: torch.device, name: str, tell: Callable
+) -> Callable[..., tuple[Tree, dict[str, Tensor]]]:
+    """`update(state, batch, *shared)` of all replicas, for `step(state, batch, *shared, args=...)`, compiled where
+    `enabled`. The faster of two ways is found at the first update, under this `name` and `tell`s which it is."""
+    alone: dict[tuple, Callable] = {}  # seeds of one combination of values share a graph
+    for member in members:
+        one = partial(step, args=with_values(args, member.values))
+        alone.setdefault(tuple(member.values.values()), jit(one, enabled=enabled))
+    each = [alone[tuple(member.values.values())] for member in members]
+    if len(each) == 1:
+        return each[0]
+    swept = members[0].values
+    values = {name: torch.tensor([m.values[name] for m in members], device=device) for name in swept}
+    ways = {"one after another": looped(each), "one vmapped step": jit(vmapped(step, args, values), enabled=enabled)}
+    chosen: list[Callable] = []
+
+    def update(state: Tree, *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
+        if not chosen:
+            numbers = sum(x.numel() for x in tree.leaves((state, rest[:1])))
+            facts = [name, len(members), parallel.size(), numbers, *swept]
+            way = faster(" ".join(map(str, facts)), ways, device, state, *rest)
+            tell(f"{len(members)} replicas: {way}")
+            chosen.append(ways[way])
+        return chosen[0](state, *rest)
+
+    return update
+
+
+def check_memory(n: int, state: Tree, device: torch.device) -> None:
+    """Raises RunError where n states like this one cannot fit, with the largest number that does. A step needs room
+    for two more: gradients, and the new state beside the old."""
+    free, each = metrics.free_memory(device), sum(x.nbytes for x in tree.leaves(state))
+    most = (free or 0) // each - 2
+    if free is not None and n > most:
+        raise RunError(
+            f"{n} replicas of {each / 2**20:,.1f} MiB do not fit in the {free / 2**20:,.0f} MiB that are free: "
+            f"{f'at most {most} do' if most > 0 else 'not even one does'}"
+        )
+
+
+def faster(name: str, ways: dict[str, Callable], device: torch.device, state: Tree, *rest: Tree) -> str:
+    """The quicker of two ways to do a step of several replicas, by three steps of each on a copy of the state. Measured
+    once for each `name`, then remembered in the cache. The first goes through the replicas one after another; the
+    second, which does them at once, is not tried where it would need more memory than there is, and may fail: not every
+    hyper-parameter can be a tensor."""
     record = cache_dir() / "replicas.json"
     known = json.loads(record.read_text()) if record.exists() else {}
-    if name not in known:
-        seconds: dict[str, float] = {}
-        for way, update in ways.items():
-            copy, times = tree.map(torch.clone, state), []
-            try:
-                for _ in range(4):
-                    before = time.perf_counter()
-                    copy, out = update(copy, *rest)
-                    float(next(iter(out.values())).sum())  # waits for the device
-                    times.append(time.perf_counter() - before)
-            except (RuntimeError, TypeError):
-                if way == list(ways)[-1]:
-                    raise
-                continue
-            seconds[way] = min(times[1:])  # the first compiles
+    seconds: dict[str, float] = json.loads(parallel.agree(json.dumps(known.get(name, {}))))
+    if not seconds:
+        one_by_one, at_once = ways
+        seconds[one_by_one], grown = _seconds(ways[one_by_one], device, state, *rest)
+        free, n = metrics.free_memory(device), len(tree.leaves(state)[0])
+        if not parallel.any_rank(free is not None and n * grown > free):
+            with contextlib.suppress(RuntimeError, TypeError):
+                seconds[at_once], _ = _seconds(ways[at_once], device, state, *rest)
         known[name] = seconds
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(known, indent=2))
-    return min(known[name], key=known[name].__getitem__)
+    return parallel.agree(min(seconds, key=seconds.__getitem__))
 
 
-def table(members: list[Replica], results: list[tuple[dict[str, float], list[str]]]) -> list[str]:
-    """Every replica's metrics, and per combination of swept values their mean and standard deviation over seeds."""
-    tags = list(results[0][0])
+def _seconds(update: Callable, device: torch.device, state: Tree, *rest: Tree) -> tuple[float, int]:
+    """Seconds of a step, and the bytes by which the peak memory grows in it."""
+    copy, times = tree.map(torch.clone, state), []
+    before = metrics.forget_peak(device)
+    for _ in range(4):
+        since = time.perf_counter()
+        copy, out = update(copy, *rest)
+        float(next(iter(out.values())).sum())  # waits for the device
+        times.append(time.perf_counter() - since)
+    return min(times[1:]), metrics.peak_memory(device) - before  # the first step compiles
+
+
+def table(members: list[Replica], results: dict[int, dict[str, float]], lost: dict[int, str]) -> list[str]:
+    """Every replica's metrics or why it was lost, and per combination of swept values mean and standard deviation over
+    seeds."""
+    tags = list(next(iter(results.values())))
     rows = [["replica", *tags]]
     groups: dict[str, list[dict[str, float]]] = {}
-    for member, (values, _) in zip(members, results, strict=True):
+    for i, member in enumerate(members):
+        if i in lost:
+            rows.append([f"{member}: {lost[i]}", *[""] * len(tags)])
+            continue
+        values = results[i]
         rows.append([str(member), *(f"{values[tag]:.4g}" for tag in tags)])
         groups.setdefault(", ".join(f"{k} {v:g}" for k, v in member.values.items()), []).append(values)
     for name, found in groups.items():

@@ -45,12 +45,6 @@ def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = 
     return tree.index(stacked, json.loads(result.read_text())["best"] if result.exists() else 0)
 
 
-def lines_up_to(log: Path, step: int) -> list[str]:
-    """The whole lines of a metrics.jsonl up to a step; a killed run may have left half of one."""
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-    return [line.rstrip() for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-
-
 def fresh(folder: Path, seed: int) -> Path:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
     taken = [folder / name, *(folder / f"{name}-{i}" for i in range(2, 1000))]

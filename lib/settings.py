@@ -33,6 +33,8 @@ class Args:
     """Fields to vary along the same axis, such as lr=1e-4,3e-4,1e-3; several are crossed."""
     keep: Literal["all", "best"] = "all"
     """best: of several replicas only the one that did best on held-out data stays, as if it had been the only one."""
+    shard_optimizer: bool = False
+    """Under run-multi each process keeps only its part of the optimiser's state."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -56,13 +58,26 @@ class Args:
 
 
 # A resumed run may change these: they do not enter the function that is trained (but for the end of the schedule).
-FREE_FIELDS = {"steps", "device", "compile", "data_dir", "run", "resume", "log_every", "eval_every", "save_every"}
+FREE_FIELDS = {
+    "steps",
+    "shard_optimizer",
+    "device",
+    "compile",
+    "data_dir",
+    "run",
+    "resume",
+    "log_every",
+    "eval_every",
+    "save_every",
+}
 
 
 def device(args: Args) -> torch.device:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise RunError("--device cuda: torch finds no CUDA device here")
-    return torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if args.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def dtype(args: Args, device: torch.device) -> torch.dtype:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.autograd import forward_ad
 
 from lib import tree
 
@@ -40,6 +42,17 @@ _inside: ContextVar[bool] = ContextVar("an eager value_and_grad is under way", d
 def _transformed() -> bool:
     """Whether someone else differentiates, batches or traces this call: then autograd must not cut the graph here."""
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None or _inside.get()
+
+
+def second_order() -> bool:
+    """Whether a forward-mode derivative or a derivative of a derivative is under way, which fused kernels lack.
+
+    False inside `torch.compile`, where it cannot be asked, and for a second `torch.autograd.grad` that is yet to come.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    levels = [interpreter.key() for interpreter in get_interpreter_stack() or []]
+    return forward_ad._current_level >= 0 or levels.count(TransformType.Grad) + _inside.get() > 1
 
 
 def _func_grad(fn: Callable, leaves: list[Tensor], has_aux: bool) -> tuple[Any, list[Tensor]]:

@@ -1,9 +1,12 @@
 """lib/attention.py: torch.nn.MultiheadAttention with the same weights, masks by gradient, and caches."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch.autograd import forward_ad
 
 from lib import attention as attn
 from lib import nn, random, tree
@@ -78,6 +81,60 @@ def test_both_paths_have_the_same_gradients(key, monkeypatch, short):
     expected = fn(p)
     monkeypatch.setattr(attn, "SHORT", short)
     torch.testing.assert_close(tree.leaves(fn(p)), tree.leaves(expected), rtol=1e-5, atol=1e-5)
+
+
+def fused_calls(monkeypatch):
+    """Counts what reaches the fused attention, which is on for any length."""
+    fused, calls = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(attn, "SHORT", 0)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k))
+    return calls
+
+
+FIRST_ORDER = {
+    "plain": lambda f, x: f(x),
+    "value_and_grad": lambda f, x: value_and_grad(f)(x),
+    "grad": lambda f, x: torch.func.grad(f)(x),
+    "vmap of grad": lambda f, x: torch.func.vmap(value_and_grad(f))(x[None]),
+}
+SECOND_ORDER = {
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,))[1],
+    "dual numbers": lambda f, x: forward_ad.unpack_dual(f(forward_ad.make_dual(x, x))).tangent,
+    "jvp of grad": lambda f, x: torch.func.jvp(torch.func.grad(f), (x,), (x,))[1],
+    "grad of grad": lambda f, x: torch.func.grad(lambda x: torch.func.grad(f)(x).square().sum())(x),
+    "value_and_grad twice": lambda f, x: value_and_grad(lambda x: value_and_grad(f)(x)[1].square().sum())(x)[1],
+    "hessian": lambda f, x: torch.func.hessian(f)(x),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_ORDER)
+def test_first_derivatives_are_fused(key, monkeypatch, name):
+    p, x = attn.attention_init(key, 4, 2), random.normal(key, (1, 3, 4))
+    calls = fused_calls(monkeypatch)
+    FIRST_ORDER[name](lambda x: attend(p, x, x)[0].square().sum(), x)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_forward_mode_and_second_derivatives_choose_the_plain_path(key, monkeypatch, name):
+    p, x = attn.attention_init(key, 4, 2), random.normal(key, (1, 3, 4))
+    loss = lambda x: attend(p, x, x, attn.causal_mask(3))[0].square().sum()  # noqa: E731
+    with forward_ad.dual_level() if name == "dual numbers" else nullcontext():
+        expected = SECOND_ORDER[name](loss, x)  # short: the plain path anyway
+        calls = fused_calls(monkeypatch)
+        torch.testing.assert_close(SECOND_ORDER[name](loss, x), expected)
+    assert not calls
+    loss(x)
+    assert calls  # and afterwards it is as before
+
+
+def test_choosing_the_path_does_not_break_the_graph(key, monkeypatch):
+    monkeypatch.setattr(attn, "SHORT", 0)
+    p, x = attn.attention_init(key, 4, 2), random.normal(key, (1, 3, 4))
+    fn = value_and_grad(lambda p: attend(p, x, x)[0].square().sum())
+    torch._dynamo.reset()
+    graph = torch.compile(fn, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(tree.leaves(graph(p)), tree.leaves(fn(p)))
 
 
 # ---- parameters ----

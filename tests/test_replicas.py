@@ -148,7 +148,7 @@ def test_replicas_without_a_sweep_and_without_a_batch(way):
     torch.testing.assert_close(tree.leaves(found), tree.leaves(expected), atol=1e-6, rtol=1e-6)
 
 
-def test_the_faster_way_is_measured_once():
+def test_the_faster_way_is_measured_once(monkeypatch):
     calls = []
 
     def way(name, seconds):
@@ -160,15 +160,28 @@ def test_the_faster_way_is_measured_once():
         return update
 
     state = {"w": torch.zeros(2)}
-    ways = {"slow": way("slow", 0.05), "quick": way("quick", 0.0)}
-    assert replicas.faster("toy", ways, state, torch.tensor(1.0)) == "quick"
+    ways, cpu = {"slow": way("slow", 0.05), "quick": way("quick", 0.0)}, torch.device("cpu")
+    assert replicas.faster("toy", ways, cpu, state, torch.tensor(1.0)) == "quick"
     assert set(calls) == {"slow", "quick"} and state["w"].tolist() == [0, 0]
     record = json.loads(Path("cache", "replicas.json").read_text())
     assert record["toy"]["slow"] > 0.04 > record["toy"]["quick"]
     calls.clear()
-    assert replicas.faster("toy", ways, state, torch.tensor(1.0)) == "quick" and not calls
-    replicas.faster("another", ways, state, torch.tensor(1.0))
+    assert replicas.faster("toy", ways, cpu, state, torch.tensor(1.0)) == "quick" and not calls
+    replicas.faster("another", ways, cpu, state, torch.tensor(1.0))
     assert calls and json.loads(Path("cache", "replicas.json").read_text()).keys() == {"toy", "another"}
+    monkeypatch.setattr(replicas.metrics, "free_memory", lambda device: -1)
+    assert replicas.faster("full", ways, cpu, state, torch.tensor(1.0)) == "slow"  # the other would need more memory
+
+
+@pytest.mark.parametrize(("free", "most"), [(1000, "at most 8 do"), (180, "not even one does"), (None, None)])
+def test_replicas_that_do_not_fit(monkeypatch, free, most):
+    monkeypatch.setattr(replicas.metrics, "free_memory", lambda device: free)
+    state, cpu = {"w": torch.zeros(25)}, torch.device("cpu")  # 100 bytes, and two more for gradients and the new state
+    if most is None or "at most 8" in most:
+        replicas.check_memory(8, state, cpu)
+    if most:
+        with pytest.raises(run.RunError, match=f"9 replicas of 0.0 MiB do not fit in .*: {most}"):
+            replicas.check_memory(9, state, cpu)
 
 
 # ---- whole runs ----
@@ -350,11 +363,27 @@ def test_replica_1_is_the_run_of_seed_1(call, by, exp, more, way):
 # ---- what goes wrong ----
 
 
-def test_a_replica_that_diverges_is_told_with_its_step(call, by):
+def test_a_replica_that_diverges_is_left_out(call, by):
     by(VMAPPED)
-    status, _, err = call(curve, run="here", sweep="lr=1e-3,1e30", steps=9, log_every=1, save_every=1)
-    assert status == 1 and re.search(r"is (nan|inf) in replica 1 (?:.*) at step \d; last good checkpoint: ", err)
+    status, out, err = call(curve, run="here", sweep="lr=1e-3,1e30", steps=9, log_every=1, save_every=3)
+    lost = re.search(
+        r"replica 1 \(seed 0, lr 1e\+30\) is left out from here on: (the loss .* is (nan|inf) at step \d)", err
+    )
+    assert status == 0 and lost, err
+    assert err.count("left out") == 1 and f"seed 0, lr 1e+30: {lost[1]}" in out
     assert "NaN" not in Path("here", "metrics.jsonl").read_text()
+    result = json.loads(Path("here", "result.json").read_text())
+    assert result["best"] == 0 and result["all"][1] is None and result["all"][0]["inside"] == result["inside"]
+    assert call(curve, "sample", "--run", "here", "--n", 3)[0] == 0
+    Path("here", "result.json").unlink()
+    status, out, err = call(curve, "--resume", "--run", "here")
+    assert status == 0 and f"seed 0, lr 1e+30: {lost[1]}" in out  # known from the checkpoint
+
+
+def test_no_replica_that_does_not_diverge(call, by):
+    by(VMAPPED)
+    status, _, err = call(curve, run="here", sweep="lr=1e29,1e30", steps=9, log_every=1, save_every=1)
+    assert status == 1 and re.search(r"error: the loss .* is (nan|inf) at step \d; last good checkpoint: ", err)
 
 
 def test_no_replicas(call):
@@ -366,6 +395,7 @@ def test_resuming_a_run_that_has_arrived_keeps_its_best(call, by):
     by(LOOPED)
     assert call(classifier, run="all", replicas=2, sweep="lr=1e-5,1e-2", seed=5)[0] == 0
     before = json.loads(Path("all", "result.json").read_text())
+    Path("all", "result.json").unlink()  # killed just before it was done
     assert call(classifier, "--resume", run="all")[0] == 0
     assert json.loads(Path("all", "result.json").read_text()) == before
 

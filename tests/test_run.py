@@ -71,7 +71,7 @@ def test_contents_of_a_run_directory(start, tmp_path):
     here.save(1, {"w": torch.ones(2)})
     files = names(here.path)
     assert [f for f in files if not f.startswith("events.out.tfevents.")] == [
-        "checkpoints", "config.json", "environment.json", "experiment.py", "git.diff", "metrics.jsonl",
+        ".lock", "checkpoints", "config.json", "environment.json", "experiment.py", "git.diff", "metrics.jsonl",
     ]  # fmt: skip
     assert names(here.path / "checkpoints") == ["step-1.safetensors"]
     assert (here.path / "experiment.py").read_text() == "# the toy experiment\n"
@@ -83,6 +83,7 @@ def test_contents_of_a_run_directory(start, tmp_path):
     assert checkpoint.load_meta(here.path / "checkpoints" / "step-1.safetensors") == {
         "step": 1,
         "replicas": 1,
+        "lost": {},
         "config": config,
     }
 
@@ -231,12 +232,12 @@ def test_interrupted_saves_in_any_case(start, tmp_path, capsys):
     here = start(run=tmp_path / "here", steps=2)
     here.step = 2
     assert not here.interrupted({"w": torch.ones(2)}) and names(here.checkpoints) == ["step-2.safetensors"]
-    assert capsys.readouterr().out == "" and not here.metrics.closed
+    assert capsys.readouterr().out == "" and not here.events._lines.closed
     here.step, here.stopped = 1, True
     assert here.interrupted({"w": torch.ones(2)}) and "step-1.safetensors" in names(here.checkpoints)
     told = capsys.readouterr().out
     assert told == f"stopped at step 1; go on with: just run exp_toy --resume --run {here.path}\n"
-    assert here.metrics.closed
+    assert here.events._lines.closed
 
 
 def test_lines_are_written_above_the_bar(start, tmp_path, capsys):
@@ -269,6 +270,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(start, tmp_path, bad):
     here = start(run=tmp_path / "here", log_every=0, eval_every=0, save_every=7)
     for n, loss in ((5, 1.0), (6, 1.0), (7, 1.0), (8, bad), (9, float("nan"))):
         here.record(n, {"w": torch.ones(2)}, {"train/lr": torch.tensor(0.1), "train/loss": torch.tensor(loss)})
+        if n == 6:
+            here.save(7, {"w": torch.ones(2)})
     good = here.path / "checkpoints" / "step-7.safetensors"
     for act in (lambda: here.log(10, {"train/loss": bad}), lambda: here.save(10, {"w": torch.zeros(2)})):
         with pytest.raises(
@@ -355,7 +358,7 @@ def test_resume_goes_on_where_the_last_checkpoint_is(start, tmp_path):
         first.log(n + 1, {"train/loss": float(n)})
         if n == 2:
             first.save(3, {"w": torch.ones(2)})
-    first.metrics.write('{"step": 5, "sec')  # half a line
+    first.events._lines.write('{"step": 5, "sec')  # half a line
     first.close()
 
     second = start(run=path, steps=6, resume=True)
@@ -382,6 +385,7 @@ def test_the_state_before_the_first_step(start, tmp_path):
     assert torch.equal(a.show_key, b.show_key) and not torch.equal(a.show_key, c.show_key)
     assert init(a.show_key, a.args)["w"].tolist() != states[0]
     a.save(3, {"w": torch.full((2,), 7.0)})
+    a.close()
     again = start(run=tmp_path / "a", seed=1, resume=True)
     assert again.start(init)["w"].tolist() == [7, 7] and again.step == 3
     assert torch.equal(again.show_key, a.show_key)
@@ -392,19 +396,56 @@ def test_the_state_before_the_first_step(start, tmp_path):
 def test_a_resumed_run_remembers_its_new_length(start, tmp_path):
     first = start(run=tmp_path / "here", steps=10, seed=3)
     first.save(10, {"w": torch.ones(2)})
+    first.close()
     start(run=tmp_path / "here", steps=20, seed=3, resume=True)
     stored = run.load_config(tmp_path / "here", Args)
     assert (stored.steps, stored.seed) == (20, 3)  # otherwise the next --resume would think it has arrived
 
 
-def test_resume_without_a_checkpoint(start, tmp_path):
-    start(run=tmp_path / "here")
-    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint in .*here"):
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(start, tmp_path):
+    first = start(run=tmp_path / "here")
+    first.log(1, {"train/loss": 1.0})
+    first.close()
+    again = start(run=tmp_path / "here", resume=True)
+    assert again.step == 0 and logged(again, "train/loss") == []
+    again.save(1, {"w": torch.ones(2)})
+    again.close()
+    (again.checkpoints / "step-1.safetensors").write_bytes(b"half of it")
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint in .*here"):  # there was one
         start(run=tmp_path / "here", resume=True)
 
 
+def test_a_run_that_another_process_writes_is_left_alone(start, tmp_path):
+    first = start(run=tmp_path / "here")
+    first.save(1, {"w": torch.ones(2)})
+    with pytest.raises(RunError, match="here is being written by another run that is still alive"):
+        start(run=tmp_path / "here", resume=True)
+    first.close()
+    start(run=tmp_path / "here", resume=True)
+
+
+def test_a_run_that_has_arrived(start, tmp_path):
+    first = start(run=tmp_path / "here", steps=4)
+    first.step = 4
+    first.interrupted({"w": torch.ones(2)})
+    first.finish([({"loss": 1.0}, ["done"])])
+    for steps in (2, 4):
+        with pytest.raises(RunError, match="at step 4 already: go on with more --steps"):
+            start(run=tmp_path / "here", steps=steps, resume=True)
+    longer = start(run=tmp_path / "here", steps=6, resume=True)
+    assert longer.step == 4 and not (longer.path / "result.json").exists()  # it is not finished any more
+
+
+def test_a_step_is_saved_with_what_was_measured_after_it(start, tmp_path):
+    here, state = start(run=tmp_path / "here", steps=2, save_every=1), {"w": torch.ones(2)}
+    for n in here.progress():
+        here.record(n, state, {"train/loss": torch.tensor(1.0)})
+        assert f"step-{n + 1}.safetensors" not in (names(here.checkpoints) if here.checkpoints.exists() else [])
+    assert names(here.checkpoints) == ["step-1.safetensors", "step-2.safetensors"]
+
+
 CHANGES = {
-    "steps": 7, "seed": 1, "replicas": 2, "sweep": ("width=1",), "keep": "best",
+    "shard_optimizer": True, "steps": 7, "seed": 1, "replicas": 2, "sweep": ("width=1",), "keep": "best",
     "device": "cpu", "precision": "bf16", "compile": "on", "data": "x.tsv",
     "data_dir": Path("d"), "run": Path("r"), "resume": True, "log_every": 7, "eval_every": 7, "save_every": 7,
     "width": 16, "betas": (0.9, 0.99),

@@ -1,0 +1,228 @@
+"""What two processes do, beside what one does with the whole batch: run by tests/test_parallel.py under torchrun.
+
+Each check returns numbers that test_parallel looks at; rank 0 writes them as JSON to the file named as an argument.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from experiments import (
+    exp_autoencoder_digits,
+    exp_classifier_fashion,
+    exp_gan_curve,
+    exp_gan_fashion,
+    exp_gan_multiples,
+    exp_mixture_points,
+    exp_transformer_fr,
+)
+from lib import nn, parallel, random, seq2seq, transformer, tree
+from lib.data import packing, tokens
+from lib.data.images import Images
+
+STEPS = 10
+
+
+def transformer_case(dropout=0.1, **change):
+    args = replace(
+        exp_transformer_fr.PRESETS["small"], rows=4, length=16, dropout=dropout, steps=STEPS, warmup=2, clip=0.1,
+        ema_decay=0.9, **change,
+    )  # fmt: skip
+    cfg = seq2seq.Config(1, 1, transformer.Config(16, 2, 32, dropout), 40, 40, shared=True)
+    source = [[3 + (7 * i + j) % 37 for j in range(2 + i % 9)] for i in range(60)]
+    corpus = packing.Tokens(source, [[3 + (5 * i + j) % 37 for j in range(1 + i % 7)] for i in range(60)])
+    collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
+    data = packing.batches(corpus, random.key(1), args.rows, collate, args.length)
+    step = partial(exp_transformer_fr.step, cfg=cfg, args=args, dtype=torch.float32)
+    return partial(exp_transformer_fr.init_state, cfg=cfg), step, args, [(next(data),) for _ in range(STEPS)]
+
+
+def indexed(exp, data, n, args, classes=None):
+    """Of experiments whose batches are numbers of examples."""
+    more = {} if classes is None else {"classes": classes}
+    indices = [random.randint(random.fold_in(random.key(2), i), (16,), 0, n) for i in range(STEPS)]
+    return (
+        partial(exp.init_state, **more),
+        partial(exp.step, args=args, dtype=torch.float32),
+        args,
+        [(i, data) for i in indices],
+    )
+
+
+def pictures(n=32, side=28):
+    pixels = random.randint(random.key(3), (n, 1, side, side), 0, 256).to(torch.uint8)
+    return Images(pixels, random.randint(random.key(4), (n,), 0, 10).long())
+
+
+def classifier_case(**change):
+    args = replace(exp_classifier_fashion.PRESETS["best"], widths=(4, 8), lr=1e-4, steps=STEPS, **change)
+    return indexed(exp_classifier_fashion, pictures(), 32, args, 10)
+
+
+def fashion_case(**change):
+    args = replace(exp_gan_fashion.PRESETS["small"], width=4, latent=6, conditional=True, **change)
+    return indexed(exp_gan_fashion, pictures(), 32, args)
+
+
+def dense_fashion_case(**change):
+    args = replace(exp_gan_fashion.PRESETS["book"], latent=6, dropout=0.3, ema_decay=0.9, **change)
+    return indexed(exp_gan_fashion, pictures(), 32, args)
+
+
+def autoencoder_case(**change):
+    args = replace(exp_autoencoder_digits.PRESETS["small"], hidden=(16,), shift=1, steps=STEPS, **change)
+    return indexed(exp_autoencoder_digits, pictures(side=exp_autoencoder_digits.SIDE), 32, args)
+
+
+def mixture_case(**change):
+    args = replace(exp_mixture_points.PRESETS["small"], components=3, class_components=2, steps=STEPS, **change)
+    x = random.normal(random.key(5), (32, 2))
+    return indexed(exp_mixture_points, exp_mixture_points.Points(x, torch.arange(32) % 3), 32, args, 3)
+
+
+def curve_case(points=0, **change):
+    args = replace(
+        exp_gan_curve.PRESETS["small"], generator=(8,), discriminator=(8,), batch=16, dropout=0.2, points=points,
+        steps=STEPS, **change,
+    )  # fmt: skip
+    step = partial(exp_gan_curve.step, args=args, curve=exp_gan_curve.curve("exponential"))
+    return exp_gan_curve.init_state, step, args, [()] * STEPS
+
+
+def multiples_case(**change):
+    args = replace(
+        exp_gan_multiples.PRESETS["small"], generator=(8,), discriminator=(8,), batch=16, steps=STEPS, **change
+    )
+    return exp_gan_multiples.init_state, partial(exp_gan_multiples.step, args=args), args, [()] * STEPS
+
+
+CASES = {
+    "transformer": transformer_case, "classifier": classifier_case, "fashion": fashion_case,
+    "dense_fashion": dense_fashion_case, "autoencoder": autoencoder_case, "mixture": mixture_case,
+    "curve": curve_case, "curve_fixed": partial(curve_case, points=50), "multiples": multiples_case,
+}  # fmt: skip
+
+
+def far(a, b):
+    """The largest difference between two trees, relative where values are above 1."""
+    pairs = zip(tree.leaves(a), tree.leaves(b), strict=True)
+    return max(float(((x.double() - y) / x.abs().clamp(min=1)).abs().max()) for x, y in pairs if x.numel())
+
+
+def train(case, ranks, wrap=lambda step: step, only=None):
+    """The state after all steps, and the last one's outputs; by `ranks` together or by this process alone."""
+    init, step, args, batches = case
+    state, step = init(random.key(0), args=args), wrap(step)
+    for batch in batches[:only]:
+        mine = (parallel.shard(batch[0]), *batch[1:]) if ranks and batch else batch
+        if ranks:
+            with parallel.together():
+                state, out = step(state, *mine)
+        else:
+            state, out = step(state, *mine)
+    return state, out
+
+
+def equals_one_process(name):
+    """How far ten steps of two ranks are from ten steps of one process, and how far those went."""
+    alone, ranked = train(CASES[name](), ranks=False), train(CASES[name](), ranks=True)
+    init, _, args, _ = CASES[name]()
+    return {"state": far(alone[0], ranked[0]), "out": far(alone[1], ranked[1]),
+            "moved": far(alone[0][:1], init(random.key(0), args=args)[:1])}  # fmt: skip
+
+
+def compiled():
+    """The same as one graph: all-reduce, dropout and the update of a sharded optimiser in it."""
+    graphs = 0
+
+    def count(graph, _):
+        nonlocal graphs
+        graphs += 1
+        return graph
+
+    wrap = lambda step: torch.compile(step, fullgraph=True, dynamic=False, backend=count)  # noqa: E731
+    case = transformer_case(shard_optimizer=True)
+    alone, ranked = train(transformer_case(), ranks=False, only=3), train(case, ranks=True, wrap=wrap, only=3)
+    init, _, args, _ = transformer_case()
+    like = init(random.key(0), args=args)
+    return {"state": far(alone[0], parallel.gathered(ranked[0], like, 1)), "graphs": graphs}
+
+
+def sharded(name):
+    """A sharded optimiser against a whole one: the gathered state, and the share of the optimiser's numbers kept."""
+    case, plain = CASES[name](shard_optimizer=True), CASES[name]()
+    (state, _), (whole, _) = train(case, ranks=True), train(plain, ranks=True)
+    gathered = parallel.gathered(state, whole, 1)
+    back = parallel.scattered(gathered, state, 1)
+    return {"state": far(whole, gathered), "back": far(state, back), "share": tree.size(state) / tree.size(whole)}
+
+
+def vmapped():
+    """Two replicas in one vmapped step of two ranks, and one after another."""
+    init, step, args, _ = curve_case(shard_optimizer=True)
+    states = [init(random.key(i), args=args) for i in range(2)]
+    leaves = tree.leaves(tree.stack(states))
+    one = lambda leaves: tree.leaves(step(tree.unflatten(states[0], leaves))[0])  # noqa: E731
+    with parallel.together():
+        both, single = torch.func.vmap(one)(leaves), [step(state)[0] for state in states]
+    return {"state": far(both, tree.leaves(tree.stack(single)))}
+
+
+def masks():
+    """Rows of a draw: eager, compiled, and of the whole draw in one process."""
+    key, n = random.key(7), 4
+    draw = lambda: (nn.dropout(torch.ones(n, 5), 0.5, key), random.normal(key, (n, 3)), random.randint(key, (n,), 0, 9))  # noqa: E731
+    whole = (
+        nn.dropout(torch.ones(2 * n, 5), 0.5, key),
+        random.normal(key, (2 * n, 3)),
+        random.randint(key, (2 * n,), 0, 9),
+    )
+    with parallel.together():
+        eager, graph = draw(), torch.compile(draw, backend="aot_eager", fullgraph=True)()
+    mine = [x.chunk(2)[parallel.rank()] for x in whole]
+    keys = random.split(key)
+    with parallel.together():
+        same_keys = all(torch.equal(a, b) for a, b in zip(keys, random.split(key), strict=True))
+    equal = [all(torch.equal(a, b) for a, b in zip(x, mine, strict=True)) for x in (eager, graph)]
+    return {"eager": equal[0], "compiled": equal[1], "keys": same_keys, "outside": torch.equal(draw()[0], whole[0][:n])}
+
+
+def agreement():
+    absent = parallel.missing() if parallel.rank() == 0 else []  # the other rank has not answered
+    parallel.agree("and now it does")
+    different = torch.full((100,), float(parallel.rank()))
+    try:
+        parallel.shard(torch.zeros(3))
+        refused = ""
+    except parallel.ParallelError as error:
+        refused = str(error)
+    return {
+        "said": parallel.agree(f"rank {parallel.rank()}"), "any": parallel.any_rank(parallel.rank() == 1),
+        "none": parallel.any_rank(False), "same": parallel.same({"a": torch.ones(3)}), "refused": refused,
+        "different": parallel.same({"a": torch.ones(3), "b": different}), "missing": [absent, parallel.missing()],
+    }  # fmt: skip
+
+
+def main():
+    torch.set_num_threads(1)
+    random._kernel = lambda fn: fn  # as in conftest: draws inside compiled steps run eagerly
+    parallel.ANSWER = timedelta(seconds=0.5)
+    parallel.join(cuda=False)
+    found = {f"equals {name}": equals_one_process(name) for name in CASES}
+    found |= {f"sharded {name}": sharded(name) for name in ("transformer", "classifier", "fashion")}
+    found |= {"compiled": compiled(), "vmapped": vmapped(), "masks": masks(), "agreement": agreement()}
+    worst = [found]
+    if parallel.size() > 1:
+        worst = [None] * parallel.size()
+        torch.distributed.all_gather_object(worst, found)
+    if parallel.rank() == 0:
+        Path(sys.argv[1]).write_text(json.dumps(worst))
+
+
+if __name__ == "__main__":
+    main()
