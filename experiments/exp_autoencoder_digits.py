@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, nn, optim, parallel, plot, random, run, tree
+from lib import cli, diagnose, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import Images
 from lib.random import Key
@@ -218,6 +218,10 @@ def train(args: Args) -> None:
                 one.log(n + 1, {"val/loss": error, "val/mse": error / SIDE**2})
                 one.write(f"step {n + 1}: held-out squared error per picture {error:.2f}")
                 show(one, n + 1, s.params, test, splits.names)
+        for one, before, after, i in here.diagnosed(n, state, index):
+            plain = partial(loss, key=None, args=args, dtype=torch.float32)
+            worst = diagnose.report(one, n + 1, before, after, {"params": plain}, data.pixels[i])[:32]
+            one.writer.add_image("diagnose/surprising", plot.tile(data.pixels[i][worst] / 255, 8), n + 1)
     if here.interrupted(state):
         return
     here.finish([score(s.params, base, data, test) for _, s in here.each(state)], "--interpolate 3 7")

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lib import cli, cnn, nn, optim, parallel, plot, random, run, tree
+from lib import cli, cnn, diagnose, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import Images
 from lib.random import Key
@@ -117,6 +117,11 @@ def loss(
     return F.cross_entropy(logits.float(), batch.labels, label_smoothing=args.smoothing), (state, accuracy)
 
 
+def fixed_loss(params: Tree, batch: Images, *, state: Tree, args: Args) -> Float[Tensor, ""]:
+    """Cross-entropy in nats as a function of the parameters alone: running statistics, no noise."""
+    return F.cross_entropy(apply(params, state, batch.pixels, args=args)[0], batch.labels)
+
+
 def optimizer(args: Args) -> optim.Optimizer:
     falling = optim.cosine(args.lr, args.steps, args.steps // 20)
     lr = falling if args.schedule == "cosine" else args.lr
@@ -193,6 +198,11 @@ def train(args: Args) -> None:
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 show(one, n + 1, predict(s, val, args, here.dtype), val, names)
+        for one, before, after, i in here.diagnosed(n, state, index):
+            examples = Images(data.pixels[i], data.labels[i])
+            fixed = partial(fixed_loss, state=after.model, args=args)
+            worst = diagnose.report(one, n + 1, before, after, {"params": fixed}, examples)[:32]
+            one.writer.add_image("diagnose/surprising", plot.tile(examples.pixels[worst] / 255, 8), n + 1)
     if here.interrupted(state):
         return
     here.finish(

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, gan, nn, optim, parallel, plot, random, run, tree
+from lib import cli, diagnose, gan, nn, optim, parallel, plot, random, run, tree
 from lib.data import formula as formulas
 from lib.random import Key
 from lib.transform import value_and_grad
@@ -141,7 +141,7 @@ def discriminate(params: Tree, u: Float[Tensor, "b 2"], key: Key | None = None, 
 
 
 def discriminator_loss(
-    params: Tree, real: Float[Tensor, "b 2"], fake: Float[Tensor, "b 2"], key: Key, *, args: Args
+    params: Tree, real: Float[Tensor, "b 2"], fake: Float[Tensor, "b 2"], key: Key | None = None, *, args: Args
 ) -> Float[Tensor, ""]:
     """The GAN's loss and R1."""
     k_real, k_fake = random.split(key)
@@ -150,9 +150,21 @@ def discriminator_loss(
 
 
 def generator_loss(
-    params: Tree, discriminator: Tree, z: Float[Tensor, "b z"], key: Key, *, args: Args
+    params: Tree, discriminator: Tree, z: Float[Tensor, "b z"], key: Key | None = None, *, args: Args
 ) -> Float[Tensor, ""]:
     return gan.bce_generator(discriminate(discriminator, generate(params, z, args=args), key, args=args))
+
+
+def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
+    """Each network's loss on (real points, latents) against the other as it is, without dropout."""
+
+    def judge(params: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
+        return discriminator_loss(params, examples[0], generate(state.generator, examples[1], args=args), args=args)
+
+    def fool(params: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
+        return generator_loss(params, state.discriminator, examples[1], args=args)
+
+    return {"discriminator": judge, "generator": fool}
 
 
 def optimizer(args: Args) -> optim.Optimizer:
@@ -248,6 +260,12 @@ def train(args: Args) -> None:
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 show(one, n + 1, draw(s.ema, here.show_key, 10_000, args, data), data)
+        for one, before, after, _ in here.diagnosed(n, state, ()):
+            real, losses = real_points(here.show_key, after.x, args=args, curve=data), objectives(after, args)
+            examples = real, random.normal(here.show_key, (args.batch, args.latent))
+            worst = real[diagnose.report(one, n + 1, before, after, losses, examples)[:8]].cpu()
+            rows = [f"({x:.2f}, {y:.2f})" for x, y in worst * torch.tensor(data.std) + torch.tensor(data.mean)]
+            one.writer.add_text("diagnose/surprising", "\n\n".join(rows), n + 1)
     if here.interrupted(state):
         return
     results = [metrics(draw(s.ema, here.show_key, 10_000, args, data), data) for _, s in here.each(state)]

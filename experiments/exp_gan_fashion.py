@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib import cli, cnn, conv, gan, metrics, nn, optim, parallel, plot, random, run, tree
+from lib import cli, cnn, conv, diagnose, gan, metrics, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import FASHION_NAMES as NAMES
 from lib.data.images import Images
@@ -93,7 +93,8 @@ def generate(
 ) -> tuple[Float[Tensor, "b 1 28 28"], Tree]:
     """Pictures in [-1, 1] and the state after this batch."""
     if args.conditional:
-        z = torch.cat([z, F.one_hot(label, len(NAMES)).to(z.dtype)], dim=1)
+        kind = label[:, None] == torch.arange(len(NAMES), device=label.device)  # F.one_hot cannot be vmapped
+        z = torch.cat([z, kind.to(z.dtype)], dim=1)
     z = z.to(tree.leaves(p)[0].dtype)
     if args.model == "dense":
         return rearrange(nn.mlp(p, z), "b (c h w) -> b c h w", c=1, h=28).tanh(), state
@@ -127,9 +128,10 @@ def _head(features: int, key: Key) -> Tree:
 
 
 def discriminate(
-    p: Tree, state: Tree, x: Float[Tensor, "b 1 28 28"], label: Int[Tensor, "b"], key: Key, *, args: Args
+    p: Tree, state: Tree, x: Tensor, label: Int[Tensor, "b"], key: Key | None, *, args: Args, train: bool = True
 ) -> tuple[Float[Tensor, "b"], Tree]:
-    """Logits, high for real; with classes by projection (Miyato & Koyama 2018): <embedding of the class, features>."""
+    """Logits of pictures, high for real; with classes by projection (Miyato & Koyama 2018): <embedding of the class,
+    features>."""
     x = x.to(tree.leaves(p)[0].dtype)
     if args.model == "dense":
         k_hidden, k_last = random.split(key)
@@ -138,7 +140,7 @@ def discriminate(
     else:
         h = F.leaky_relu(conv.conv(p["in"], x, stride=2, padding=1), 0.2)
         h = conv.conv(p["down"], h, stride=2, padding=1)
-        h, norm = conv.batch_norm(p["norm"], state["norm"], h, train=True)
+        h, norm = conv.batch_norm(p["norm"], state["norm"], h, train=train)
         h, state = rearrange(F.leaky_relu(h, 0.2), "b c h w -> b (c h w)"), {"norm": norm}
     logit = nn.linear(p["out"], h).squeeze(1)
     if args.conditional:
@@ -153,6 +155,26 @@ class TrainState(NamedTuple):
     ema: Tree  # averaged parameters and statistics of the generator
     key: Key
     step: Int[Tensor, ""]
+
+
+def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
+    """Each network's loss on (real pictures, labels, latents) against the other as it is: running statistics, no
+    dropout."""
+    losses, fixed = gan.LOSSES[args.loss], partial(discriminate, key=None, args=args, train=False)
+    draw = partial(generate, args=args, train=False)
+
+    def d_loss(d: Tree, examples: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        real, label, z = examples
+        fake, _ = draw(state.params["g"], state.model["g"], z, label)
+        judge = lambda x: fixed(d, state.model["d"], x, label)[0]  # noqa: E731
+        return losses.discriminator(judge(real), judge(fake))
+
+    def g_loss(g: Tree, examples: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        _, label, z = examples
+        fake, _ = draw(g, state.model["g"], z, label)
+        return losses.generator(fixed(state.params["d"], state.model["d"], fake, label)[0])
+
+    return {"params.d": d_loss, "params.g": g_loss}
 
 
 def optimizer(args: Args) -> optim.Optimizer:
@@ -301,6 +323,11 @@ def train(args: Args) -> None:
                 one.log(n + 1, {f"val/{name}": value for name, value in values.items()})
                 collapse = "   mode collapse: a class has all but vanished" if values["rarest_class"] < 0.01 else ""
                 one.write(f"step {n + 1}: KID {values['kid']:.4f}, rarest class {values['rarest_class']:.3f}{collapse}")
+        for one, before, after, i in here.diagnosed(n, state, index):
+            z = random.normal(here.show_key, (len(i), args.latent))
+            examples = data.pixels[i] / 127.5 - 1, data.labels[i], z
+            worst = diagnose.report(one, n + 1, before, after, objectives(after, args), examples)[:32]
+            one.writer.add_image("diagnose/surprising", plot.tile(data.pixels[i][worst] / 255, 8), n + 1)
     if here.interrupted(state):
         return
     label = test.labels[: args.kid_samples]

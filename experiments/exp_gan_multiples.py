@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, gan, nn, optim, parallel, random, run, tree
+from lib import cli, diagnose, gan, nn, optim, parallel, random, run, tree
 from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
@@ -144,6 +144,18 @@ def generator_loss(params: Tree, discriminator: Tree, z: Tensor, *, args: Args) 
     return gan.bce_generator(discriminate(discriminator, generate(params, z, args=args), args=args))
 
 
+def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
+    """Each network's loss on (real sequences, latents) against the other as it is."""
+
+    def judge(params: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
+        return discriminator_loss(params, examples[0], generate(state.generator, examples[1], args=args), args=args)
+
+    def fool(params: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
+        return generator_loss(params, state.discriminator, examples[1], args=args)
+
+    return {"discriminator": judge, "generator": fool}
+
+
 def optimizer(args: Args) -> optim.Optimizer:
     adam = optim.adam(optim.cosine(args.lr, args.steps) if args.schedule == "cosine" else args.lr, args.betas)
     return parallel.shard_optimizer(adam, args.shard_optimizer)
@@ -235,6 +247,11 @@ def train(args: Args) -> None:
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 show(one, n + 1, draw(s.ema, here.show_key, 10_000, args), args.k)
+        for one, before, after, _ in here.diagnosed(n, state, ()):
+            values = real_values(here.show_key, args.batch, args.k)
+            examples = one_hot(values), draw_latents(here.show_key, args.batch, args)
+            order = diagnose.report(one, n + 1, before, after, objectives(after, args), examples)
+            one.writer.add_text("diagnose/surprising", "\n\n".join(text(values[order[:8]])), n + 1)
     if here.interrupted(state):
         return
     results = []

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, nn, optim, parallel, plot, random, run, tree
+from lib import cli, diagnose, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.random import Key
 from lib.transform import value_and_grad
@@ -236,6 +236,12 @@ def train(args: Args) -> None:
                 values = {"loss": float(loss(s.params, val, dtype=here.dtype)[0]), **measure(s.params, true, val)}
                 one.log(n + 1, {f"val/{name}": value for name, value in values.items()})
                 one.writer.add_figure("samples/densities", picture(s.params, true, val), n + 1)
+        for one, before, after, i in here.diagnosed(n, state, index):
+            examples = Points(data.x[i], data.labels[i])
+            plain = lambda p, batch: loss(p, batch, dtype=torch.float32)[0]  # noqa: E731
+            worst = diagnose.report(one, n + 1, before, after, {"params": plain}, examples)[:8]
+            rows = [f"({x:.2f}, {y:.2f}) of class {k}" for (x, y), k in zip(*tree.index(examples, worst), strict=True)]
+            one.writer.add_text("diagnose/surprising", "\n\n".join(rows), n + 1)
     if here.interrupted(state):
         return
     here.finish([score(s.params, true, test) for _, s in here.each(state)], "--label 1 --out points.png")

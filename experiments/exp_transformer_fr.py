@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import cli, metrics, optim, parallel, plot, random, run, transformer, tree
+from lib import cli, diagnose, metrics, optim, parallel, plot, random, run, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.random import Key
 from lib.seq2seq import Config, Sequences, Translator, apply, init, matmul_weights
@@ -85,6 +85,8 @@ PRESETS: dict[str, run.Args] = {
         rows=128, lr=1e-3, warmup=2000, ema_decay=0.999, eval_every=1000, save_every=2000, test_sentences=5000,
     ),
 }  # fmt: skip
+
+DIAGNOSED = 8  # rows of a batch: second derivatives take three times the memory of first ones
 
 # What a person would try first; the final table marks what stands in the training data.
 TRY = [
@@ -227,6 +229,12 @@ def train(args: Args) -> None:
             for one, s in here.each(state):
                 t = translator(s)
                 show(one, n + 1, t, texts, held_out_loss(t.params, val, cfg, here.dtype))
+        for one, before, after, b in here.diagnosed(n, state, batch):
+            rows = tree.map(lambda x: x[:DIAGNOSED].to(here.device), b)
+            plain = partial(loss, cfg=cfg, dtype=torch.float32, smoothing=args.smoothing)
+            order = diagnose.report(one, n + 1, before, after, {"params": plain}, rows)
+            texts_of = [" / ".join(tokens.decode(vocabularies[1], [rows.target_out[i].tolist()])) for i in order[:4]]
+            one.writer.add_text("diagnose/surprising", "\n\n".join(texts_of), n + 1)
     if here.interrupted(state):
         return
     seen = {pairs.normalise(p.source) for p in splits.train}

@@ -7,10 +7,10 @@ batch normalisation, if any, uses given statistics. Compile nothing here: transf
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import random, tree
@@ -158,6 +158,29 @@ def measure(
         **{f"hessian/{name}": value for name, value in curvature._asdict().items()},
     }
     return scalars, norms, losses
+
+
+def report(here: Any, n: int, before: Tree, after: Tree, losses: dict[str, Loss], examples: Tree) -> Int[Tensor, "n"]:
+    """Logs everything above, for each network of a state: `losses` gives the loss of the parameters under a path.
+
+    `before`, `after`: the state on either side of update number n. Returns the numbers of the examples, the most
+    surprising, which have the largest gradients of the first loss, first. The same probes are used each time.
+    """
+    order = None
+    for path, loss in losses.items():
+        params, device = tree.at(after, path), tree.leaves(examples)[0].device
+        scalars, norms, _ = measure(loss, params, examples, random.key(0, device))
+        scalars |= {f"update/{name}": x for name, x in update_ratios(tree.at(before, path), params).items()}
+        here.log(n, {f"diagnose/{path}/{name}": x for name, x in scalars.items() if math.isfinite(x)})
+        order = norms.argsort(descending=True) if order is None else order
+        here.write(
+            f"step {n}: {path}: gradient norm of an example {scalars['gradient_norm/mean']:.3g}, at most "
+            f"{scalars['gradient_norm/max']:.3g}; noise scale {scalars['noise_scale']:.3g} examples; Hessian's "
+            f"eigenvalues {scalars['hessian/smallest']:.3g} to {scalars['hessian/largest']:.3g}, trace "
+            f"{scalars['hessian/trace']:.3g} ± {scalars['hessian/trace_error']:.2g}"
+        )
+    assert order is not None
+    return order
 
 
 def dot(a: Tree, b: Tree) -> float:

@@ -122,6 +122,8 @@ class Run:
         update = replicas.updates(self.members, step, args, enabled, self.device, name, self.write)
 
         def call(state: Tree, *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
+            if self.due(self.step, args.diagnose):
+                self._before = tree.map(torch.clone, state)
             try:
                 with parallel.together(self.device):
                     return update(state, *rest)
@@ -155,6 +157,13 @@ class Run:
     def _log_spread(self) -> None:
         if len(self.views) > 1:
             self.events.spread([view.take() for view in self.views])
+
+    def diagnosed(self, n: int, state: Tree, examples: Tree) -> Iterator[tuple[Any, Tree, Tree, Tree]]:
+        """Where a diagnosis is due after update number n: (run, state before it, state after it, examples) of each
+        replica, for `diagnose.report`. `examples`: what it is made on, stacked as the state is."""
+        if self.due(n, self.args.diagnose):
+            for one, (before, after, mine) in self.each((self._before, state, examples)):
+                yield one, before, after, mine
 
     def _alive(self) -> list[int]:
         """Numbers of the replicas to look at."""

@@ -55,21 +55,15 @@ class Args:
     """Steps between evaluations on held-out data."""
     save_every: int = 500
     """Steps between checkpoints."""
+    diagnose: int = 0
+    """Steps between diagnoses: per-example gradients, gradient noise, curvature, sizes of updates; 0: none."""
 
 
 # A resumed run may change these: they do not enter the function that is trained (but for the end of the schedule).
 FREE_FIELDS = {
-    "steps",
-    "shard_optimizer",
-    "device",
-    "compile",
-    "data_dir",
-    "run",
-    "resume",
-    "log_every",
-    "eval_every",
-    "save_every",
-}
+    "steps", "shard_optimizer", "device", "compile", "data_dir", "run", "resume", "log_every", "eval_every",
+    "save_every", "diagnose",
+}  # fmt: skip
 
 
 def device(args: Args) -> torch.device:

@@ -37,6 +37,16 @@ def flatten(tree: Tree) -> dict[str, Tensor]:
     return {_name(path): leaf for path, leaf in pairs if leaf is not None}
 
 
+def at(tree: Tree, path: str) -> Tree:
+    """The subtree under a path. Raises KeyError, IndexError or AttributeError where there is none."""
+    for name in path.split("."):
+        if isinstance(tree, dict):
+            tree = tree[name]
+        else:
+            tree = getattr(tree, name) if hasattr(tree, "_fields") else tree[int(name)]
+    return tree
+
+
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Like `map`, with the path as the first argument of `fn`."""
     return pytree.tree_map_with_path(lambda path, x, *xs: None if x is None else fn(_name(path), x, *xs), tree, *rest)
@@ -52,8 +62,8 @@ def stack(trees: list[Tree]) -> Tree:
     return map(lambda *xs: torch.stack(xs), trees[0], *trees[1:])
 
 
-def index(tree: Tree, i: int) -> Tree:
-    """Tree number i of a stack, as views into it."""
+def index(tree: Tree, i: int | Tensor) -> Tree:
+    """Tree number i of a stack, as views into it; of a tensor of numbers a copy of all these."""
     return map(lambda x: x[i], tree)
 
 

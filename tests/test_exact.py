@@ -89,6 +89,14 @@ def logged(path, *kinds):
     return found
 
 
+def diagnosed(path):
+    """The steps after which a diagnosis was logged with all its parts."""
+    parts = ("gradient_norm/mean", "hessian/largest", "hessian/trace", "update/")  # the noise scale may be inf
+    lines = logged(path, "diagnose/")
+    assert all(any(part in tag for tag in values) for _, values in lines[:1] for part in parts)
+    return sorted({step for step, _ in lines})
+
+
 # ---- N steps, save, load, N steps ----
 
 
@@ -150,8 +158,9 @@ def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(name, call, monkey
     assert same(half, saved("straight", HALF))
 
     unrelated_draws(2)
-    status, _, err = call(exp, "--resume", "--run", "halves")
+    status, _, err = call(exp, "--resume", "--run", "halves", "--diagnose", HALF)  # which must not change anything
     assert status == 0, err
+    assert diagnosed("halves") == [2 * HALF]
     ours, theirs = saved("halves", 2 * HALF), saved("straight", 2 * HALF)
     assert ours.keys() == theirs.keys() and [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
     assert theirs["step"] == 2 * HALF and not same(ours, half)
