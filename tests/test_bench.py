@@ -1,4 +1,4 @@
-"""tests/bench: the nn.Module baseline is our model and our step, the book's way trains and translates, the table."""
+"""tests/bench: nn.Module and JAX have our models and our steps, the book's way trains and translates, the table."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from experiments import exp_transformer_fr as exp
 from lib import random, seq2seq, transformer, tree
 from lib.data import packing, tokens
 from tests.bench import __main__ as bench
-from tests.bench import book, gans, modules
+from tests.bench import book, gans, measure, modules
 
 ARGS = replace(
     exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
@@ -48,13 +48,27 @@ def three_batches(key):
     return [next(data) for _ in range(3)]
 
 
+def shaken_state(key, cfg, args):
+    """Away from the start, where every scale is 1 and every bias 0."""
+    shake = lambda x: x + 0.1 * torch.sin(torch.arange(x.numel(), dtype=torch.float32)).reshape(x.shape)  # noqa: E731
+    state = exp.init_state(key, cfg, args)
+    return state._replace(params=tree.map(shake, state.params))
+
+
+@pytest.fixture
+def jaxes():
+    for name in measure.EXTRA:
+        pytest.importorskip(name)
+    from tests.bench import jaxes
+
+    jaxes.use(torch.device("cpu"))
+    return jaxes
+
+
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 def test_module_has_our_loss_and_our_three_steps(key, norm):
     cfg, args = config(norm), replace(ARGS, norm=norm)
-    state = exp.init_state(key, cfg, args)
-    # Away from the start, where every scale is 1 and every bias 0.
-    shake = lambda x: x + 0.1 * torch.sin(torch.arange(x.numel(), dtype=torch.float32)).reshape(x.shape)  # noqa: E731
-    state = state._replace(params=tree.map(shake, state.params))
+    state = shaken_state(key, cfg, args)
     model = modules.from_tree(state.params, cfg, args.length, args.smoothing)
     trainer = modules.Trainer(model, args, torch.float32, compiled=False)
     before = {name: p.clone() for name, p in model.state_dict().items()}
@@ -65,6 +79,41 @@ def test_module_has_our_loss_and_our_three_steps(key, norm):
     for name, p in model.state_dict().items():
         torch.testing.assert_close(p, expected[name], rtol=0, atol=2e-6, msg=lambda m, name=name: f"{name}: {m}")
         assert not torch.equal(p, before[name]), name
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_jax_has_our_loss_and_our_three_steps(key, norm, jaxes):
+    cfg, args = config(norm), replace(ARGS, norm=norm)
+    state = shaken_state(key, cfg, args)
+    model = modules.from_tree(state.params, cfg, args.length)
+    trainer = jaxes.translation(model, cfg, args, torch.float32)
+    before = weights(jaxes, trainer.state.model)
+    assert before.keys() == model.state_dict().keys()
+    for batch in three_batches(key):
+        state, out = exp.step(state, batch, cfg=cfg, args=args, dtype=torch.float32)
+        _, loss = trainer.step(jaxes.arrays(batch))
+        assert float(loss) == pytest.approx(float(out["train/loss"]), rel=1e-5)
+    expected = modules.from_tree(state.params, cfg, args.length).state_dict()
+    for name, p in weights(jaxes, trainer.state.model).items():
+        torch.testing.assert_close(p, expected[name], rtol=0, atol=2e-6, msg=lambda m, name=name: f"{name}: {m}")
+        assert not torch.equal(p, before[name]), name
+
+
+def weights(jaxes, model):
+    """The arrays of a JAX module as tensors, under nn.Module's names."""
+    flat, _ = jaxes.jax.tree_util.tree_flatten_with_path(jaxes.eqx.filter(model, jaxes.eqx.is_array))
+    return {jaxes.name(path): torch.tensor(jaxes.np.array(x)) for path, x in flat}
+
+
+def test_jax_trains_in_bf16_with_dropout(key, jaxes):
+    """With other draws in each step, parameters in fp32."""
+    cfg, args = config(dropout=0.1), replace(ARGS, lr=0.0)
+    model = modules.from_tree(seq2seq.init(key, cfg), cfg, args.length)
+    trainer = jaxes.translation(model, cfg, args, torch.bfloat16)
+    batch = jaxes.arrays(three_batches(key)[0])
+    losses = [float(trainer.step(batch)[1]) for _ in range(3)]
+    assert torch.tensor(losses).isfinite().all() and len(set(losses)) == 3
+    assert all(p.dtype == torch.float32 for p in weights(jaxes, trainer.state.model).values())
 
 
 def test_module_trains_in_bf16_with_dropout(key):
@@ -137,16 +186,48 @@ def test_both_ways_translate_as_many_tokens_as_asked(key):
     assert [len(ids) for ids in out] == [n for _, n in wanted[:9]]
 
 
+def cells(text):
+    """Of a Markdown table, each line as long as the first."""
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert all(len(line) == len(table[0]) for line in table)
+    return table
+
+
+def test_ratios_are_medians_over_rounds():
+    """Not ratios of medians."""
+    measured = {
+        "nn.Module, compiled": measure.Measured([1.0, 2.0, 4.0], 9.0, 3.0, 1000.0),
+        "ours, compiled": measure.Measured([0.5, 2.0, 1.0], 20.0, 5.0, 1100.0),
+        measure.JAX: measure.Measured([1.0, 1.0, 1.0], 7.0, None, 1234.5),
+    }
+    table = cells(measure.markdown(measure.HEAD, measure.rows("a step", measured)))
+    assert table[3] == ["a step", "ours, compiled", "1000 (500-2000)", "0.5", "1", "1,100", "20.0", "5.0"]
+    assert table[4] == ["a step", measure.JAX, "1000 (1000-1000)", "0.5", "1", "1,234", "7.0", ""]
+    del measured[measure.JAX]
+    assert [line[4] for line in measure.rows("a step", measured)] == ["", ""]
+
+
+def test_the_table_replaces_what_stands_between_its_markers(tmp_path):
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Results\n")
+    for text in ("old", "new"):
+        measure.put(text, path)
+    whole = f"# Results\n\n## just bench, one table\n\n{measure.BEGIN}\nnew\n{measure.END}\n"
+    assert path.read_text() == whole
+    path.write_text(whole + "\nmore\n")
+    measure.put("newer", path)
+    assert path.read_text() == whole.replace("new", "newer") + "\nmore\n"
+
+
 def test_bench_step_prints_the_eager_peers():
     sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 50, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "tests.bench", "step", *flags, "--no-compile", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert "nn.Module, eager" in done.stdout and "ours, eager" in done.stdout and "compiled" not in done.stdout
-    table = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert len(table) == 3 and all(len(line) == len(table[0]) for line in table)
-    assert all(float(line[7].replace(",", "")) > 50 for line in table[1:])  # peak MiB
+    table = cells(done.stdout)
+    assert [line[1] for line in table[2:]] == ["nn.Module, eager", "ours, eager"]
+    assert all(float(line[5].replace(",", "")) > 50 for line in table[2:])  # peak MiB
     assert f"torch {torch.__version__}" in done.stdout
 
 
@@ -183,7 +264,7 @@ def networks(small, monkeypatch):
         made = []
         monkeypatch.setattr(ours, "init_state", shaken)
         monkeypatch.setattr(gans, "Trainer", lambda *args: made.append(args[:2]))
-        step(False, False, torch.device("cpu"), torch.float32)
+        step("nn.Module, eager", torch.device("cpu"), torch.float32)
         return states[0], *made[0]
 
     return make
@@ -208,15 +289,64 @@ def test_modules_of_the_curve_draw_and_judge_as_ours(networks, key):
     close(discriminator.eval()(u), exp_gan_curve.discriminate(state.discriminator, u, args=args))
 
 
-def test_bench_gan_prints_the_eager_peers(small, monkeypatch, capsys):
+@pytest.fixture
+def in_jax(networks, jaxes, monkeypatch):
+    """The networks that the bench trains in JAX, as functions of torch's tensors, and ours' state."""
+    from tests.bench import jaxgans
+
+    def make(ours, step):
+        made = []
+        state, *_ = networks(ours, step)
+        monkeypatch.setattr(jaxgans, "adversarial", lambda networks, *_: made.append(networks))
+        step(measure.JAX, torch.device("cpu"), torch.float32)
+        call = lambda f, run: lambda x: torch.tensor(jaxes.np.array(f(jaxes.arrays(x), run, jaxes.random.key(0))[0]))  # noqa: E731
+        return state, call(made[0].generator, made[0].running_g), call(made[0].discriminator, made[0].running_d)
+
+    return make
+
+
+def test_jax_dcgan_draws_and_judges_as_ours(in_jax, key):
+    state, generator, discriminator = in_jax(exp_gan_fashion, gans.fashion_step)
+    args, label = exp_gan_fashion.PRESETS["small"], torch.zeros(5, dtype=torch.int64)
+    z, close = random.normal(key, (5, args.latent)), partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    x, _ = exp_gan_fashion.generate(state.params["g"], state.model["g"], z, label, args=args, train=True)
+    close(generator(z), x)
+    logits, _ = exp_gan_fashion.discriminate(state.params["d"], state.model["d"], x, label, key, args=args)
+    close(discriminator(x), logits)
+
+
+def test_jax_curve_draws_and_judges_as_ours(in_jax, key, monkeypatch):
+    preset = replace(exp_gan_curve.PRESETS["book"], dropout=0.0)  # the networks are in training mode
+    monkeypatch.setitem(exp_gan_curve.PRESETS, "book", preset)
+    state, generator, discriminator = in_jax(exp_gan_curve, gans.curve_step)
+    close = partial(torch.testing.assert_close, atol=1e-6, rtol=1e-5)
+    u = exp_gan_curve.generate(state.generator, z := random.normal(key, (50, preset.latent)), args=preset)
+    close(generator(z), u)
+    close(discriminator(u), exp_gan_curve.discriminate(state.discriminator, u, args=preset))
+
+
+@pytest.mark.parametrize("experiment", gans.STEPS)
+def test_jax_takes_adversarial_steps(small, jaxes, experiment):
+    train = gans.STEPS[experiment][0](measure.JAX, torch.device("cpu"), torch.bfloat16)
+    losses = [[float(x) for x in train(n)[1]] for n in range(3)]
+    assert torch.tensor(losses).isfinite().all() and losses[0] != losses[1]
+
+
+def test_bench_prints_one_table_and_writes_it(small, monkeypatch, capsys, tmp_path):
+    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 50, "rows": 2, "length": 32, "rounds": 1}
+    flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr(gans, "STEPS", {name: (make, 1) for name, (make, _) in gans.STEPS.items()})
-    monkeypatch.setattr(modules, "alone", lambda fn, *args, device: fn(*args))  # not in a process of its own
-    monkeypatch.setattr(sys, "argv", ["bench", "gan", "--no-compile", "--rounds", "1", "--device", "cpu"])
+    monkeypatch.setattr(measure, "alone", lambda fn, *args, device: fn(*args))  # not in a process of its own
+    path = tmp_path / "RESULTS.md"
+    words = [*flags, "--no-compile", "--device", "cpu", "--results", str(path)]
+    monkeypatch.setattr(sys, "argv", ["bench", *words])
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     bench.main()
     out = capsys.readouterr().out
-    table = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")]
-    assert [line[:2] for line in table[1:]] == [
-        [f"step of {name}", peer] for name in gans.STEPS for peer in ("nn.Module, eager", "ours, eager")
+    table = cells(out)
+    assert [line[:2] for line in table[2:]] == [
+        [name, peer] for name in ("exp_transformer_fr", *gans.STEPS) for peer in ("nn.Module, eager", "ours, eager")
     ]
-    assert all(len(line) == len(table[0]) and float(line[7].replace(",", "")) > 50 for line in table[1:])
+    assert all(float(line[5].replace(",", "")) > 50 for line in table[2:])  # peak MiB
+    assert f"`python -m tests.bench {' '.join(words)}`" in out
+    assert out.strip() in path.read_text()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._dynamo.utils import counters
 
@@ -39,7 +38,7 @@ def words(**values):
 
 
 @BOTH
-def test_train_resume_and_sample_as_a_user(exp, call):
+def test_train_and_sample_as_a_user(exp, call):
     more = {"points": 6, "dropout": 0.3} if exp is curve else {"k": 7}
     status, out, err = call(exp, *words(run="run", **TINY, **more))
     assert status == 0 and "run: run\n" in out and f"next: just sample {exp.NAME}" in out
@@ -50,14 +49,6 @@ def test_train_resume_and_sample_as_a_user(exp, call):
     scores = {"inside", "median_squared_error", "coverage", "modes"}
     scores = scores if exp is curve else {"multiples", "smallest_share", "largest_share", "modes"}
     assert {f"{when}/{name}" for when in ("val", "final") for name in scores} <= set(found.Tags()["scalars"])
-
-    newest = Path("run", "checkpoints", "step-4.safetensors")
-    straight = load_file(newest)
-    newest.unlink()  # as if it had been killed
-    assert call(exp, "--resume", "--run", "run")[0] == 0
-    again, before = load_file(newest), load_file(newest.with_name("step-2.safetensors"))
-    assert again.keys() == straight.keys() and all(torch.equal(again[k], straight[k]) for k in again)
-    assert not any(torch.equal(again[k], before[k]) for k in again if k.endswith(".w"))
 
     status, out, _ = call(exp, "sample", "--run", "run", "--n", "3")
     assert status == 0 and len(out.splitlines()) == (4 if exp is curve else 3)

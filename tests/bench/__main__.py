@@ -1,29 +1,24 @@
-"""Our way against the usual ones, timed side by side: `python -m tests.bench step`, `book` and `gan`.
+"""Our way against the usual ones, timed side by side: `python -m tests.bench`, and `step`, `gan` or `book` alone.
 
-step: the experiment's training step against the same architecture as nn.Module with fused AdamW (modules.py), on the
-    same packed batches of made-up tokens, which lie on the device before the clock starts.
+Without a subcommand: every training step below in one table, which also goes into RESULTS.md. The peers are the usual
+nn.Module and ours, each eager and compiled, and JAX where its extra is installed (measure.py says how it is measured).
+step: the translation experiment's training step against the same architecture as nn.Module with fused AdamW
+    (modules.py) and in JAX (jaxes.py), on the same packed batches of made-up tokens, which lie on the device before the
+    clock starts.
+gan: the adversarial steps of exp_gan_curve (`book`) and exp_gan_fashion (`small`) against the same networks as
+    nn.Modules with torch.optim.Adam (gans.py) and in JAX (jaxgans.py).
 book: the experiment's `book` preset against the book's own way (book.py) on the same sentence pairs, packed rows here
     and padded batches there. Making batches of token lists is timed; sorting, packing and tokenising are not. Weights
     are random, so a translation would end anywhere: both make as many tokens of a sentence as its reference has, end
-    token included, and ours goes on with a batch until its longest is done, as after training.
-
-gan: the adversarial steps of exp_gan_curve (`book`) and exp_gan_fashion (`small`) against the same networks as
-    nn.Modules with torch.optim.Adam (gans.py).
-
-The peers take turns in one process; two rounds before do not count. A ratio is the median over rounds of the ratio
-within a round, per useful token: a predicted target token, no padding. First steps, compilation included, and peaks
-are of fresh processes: the first step with an empty compile cache, the peak from the third step on with the graphs in
-the cache. On CUDA it is the most that torch had allocated, state included; on a CPU the largest resident set of the
-process, libraries, data and what tracing left behind too; nothing is subtracted.
+    token included, and ours goes on with a batch until its longest is done, as after training. A ratio is per useful
+    token: a predicted target token, no padding.
 """
 
 import itertools
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
@@ -36,18 +31,36 @@ from lib import random, run, seq2seq, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.data.sources import DataError
 from lib.transform import jit
-from tests.bench import book, gans, modules
+from tests.bench import book, gans, measure, modules
+from tests.bench.measure import JAX, OURS, USUAL, Train
 
 PRESET = exp.PRESETS["book"]
 BATCHES = 8  # different ones of the made-up corpus
 BOOK = "the book's way"
-HEAD = ["one", "peer", "seconds, median (min-max)", "tokens or sentences / s", "baseline", "time / baseline", "speed"]
-HEAD += ["peak MiB", "peak / baseline", "first step, s"]
+BOOK_HEAD = ["one", "peer", "seconds, median (min-max)", "tokens or sentences / s", "time / the book's", "peak MiB"]
+BOOK_HEAD += ["first step, s"]
+INSTALL = 'No JAX here: `uv pip install --python .venv "jax>=0.10" equinox optax`; for a GPU `"jax[cuda13]>=0.10"`'
 
 
 @dataclass(frozen=True)
-class Step:
-    """The training step against nn.Module. Without --compile the eager peers only."""
+class Gan:
+    """The adversarial steps of exp_gan_curve and exp_gan_fashion. Without --compile the eager peers only."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: as in the experiment. The book's way is always fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = True
+    rounds: int = 20
+
+    @property
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        args = run.Args(device=self.device, precision=self.precision)
+        return run.device(args), run.dtype(args, run.device(args))
+
+
+@dataclass(frozen=True)
+class Step(Gan):
+    """The translation Transformer's training step. Without --compile the eager peers only."""
 
     width: int = PRESET.width
     layers: int = PRESET.encoder_layers
@@ -58,11 +71,6 @@ class Step:
     rows: int = PRESET.rows
     length: int = PRESET.length
     dropout: float = PRESET.dropout
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: as in the experiment. The book's way is always fp32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    compile: bool = True
-    rounds: int = 20
     inner: int = 1
     """Steps in one timing."""
 
@@ -70,6 +78,14 @@ class Step:
     def args(self) -> exp.Args:
         same = {name: value for name, value in vars(self).items() if hasattr(PRESET, name) and name != "compile"}
         return replace(PRESET, encoder_layers=self.layers, decoder_layers=self.layers, **same)
+
+
+@dataclass(frozen=True)
+class All(Step):
+    """Every training step, all peers, in one table. Sizes are the translation Transformer's."""
+
+    results: Path = Path(__file__).parents[2] / "RESULTS.md"
+    """Where the table goes, between its markers."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +105,6 @@ class Book(Step):
     """Batches in one timing, the same in every round; the book's are spread evenly over the lengths."""
 
 
-@dataclass(frozen=True)
-class Gan:
-    """The adversarial steps of exp_gan_curve and exp_gan_fashion against nn.Module. Without --compile eager only."""
-
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    compile: bool = True
-    rounds: int = 20
-
-    @property
-    def args(self) -> run.Args:
-        return run.Args(device=self.device, precision=self.precision)
-
-
 class Job(NamedTuple):
     """What the peers train on; can be sent to another process. `packed`, `padded`: batches as pair numbers."""
 
@@ -115,11 +117,15 @@ class Job(NamedTuple):
     padded: list[list[int]]
 
     def load(self, n: int) -> packing.Batch:
-        batch = packing.collate(self.corpus, self.packed[n], self.args.length, tokens.START, tokens.END)
+        batch = packing.collate(
+            self.corpus, self.packed[n % len(self.packed)], self.args.length, tokens.START, tokens.END
+        )
         return tree.to(batch, self.device)
 
     def useful(self, peer: str, n: int) -> int:
-        chosen = self.padded[n] if peer == BOOK else itertools.chain.from_iterable(self.packed[n])
+        chosen = (
+            self.padded[n % len(self.padded)] if peer == BOOK else itertools.chain(*self.packed[n % len(self.packed)])
+        )
         return sum(len(self.corpus.target[i]) + 1 for i in chosen)
 
 
@@ -136,102 +142,91 @@ def spread(items: list, k: int) -> list:
     return [items[(2 * i + 1) * len(items) // (2 * k)] for i in range(k)] if k < len(items) else items
 
 
-def ours(job: Job, load: Callable, compiled: bool) -> Callable:
-    state = exp.init_state(random.key(job.args.seed, job.device), job.cfg, job.args)
-    update = jit(partial(exp.step, cfg=job.cfg, args=job.args, dtype=job.dtype), enabled=compiled)
-
-    def train(n: int) -> None:
-        nonlocal state
-        state, _ = update(state, load(n))
-
-    return train
+# ---- training steps: each a function that makes a peer's train(n) ----
 
 
-def usual(job: Job, load: Callable, compiled: bool) -> Callable:
+def translation(peer: str, job: Job, load: Callable[[int], packing.Batch]) -> Train:
+    """A peer's training on the packed batches that `load` gives, the book's way on padded ones."""
+    if peer in OURS:
+        state = exp.init_state(random.key(job.args.seed, job.device), job.cfg, job.args)
+        update = jit(partial(exp.step, cfg=job.cfg, args=job.args, dtype=job.dtype), enabled=OURS[peer])
+
+        def train(n: int) -> None:
+            nonlocal state
+            state, _ = update(state, load(n))
+
+        return train
+    if peer == BOOK:
+        trainer = book.Trainer(book.Book(job.cfg).to(job.device), job.args.warmup)
+        return lambda n: trainer.step(book.pad(job.corpus, job.padded[n % len(job.padded)], job.device))
     params = seq2seq.init(random.key(job.args.seed, job.device), job.cfg)
     model = modules.from_tree(params, job.cfg, job.args.length, job.args.smoothing)
-    trainer = modules.Trainer(model, job.args, job.dtype, compiled)
-    return lambda n: trainer.step(load(n))
+    if peer == JAX:
+        from tests.bench import jaxes  # the optional extra
+
+        jaxes.use(job.device)
+        in_jax = jaxes.translation(model, job.cfg, job.args, job.dtype)
+        batch = cache(lambda i: jaxes.arrays(load(i)))
+        return lambda n: in_jax.step(batch(n % len(job.packed)))
+    usual = modules.Trainer(model, job.args, job.dtype, USUAL[peer])
+    return lambda n: usual.step(load(n))
 
 
-def books(job: Job, _: Callable) -> Callable:
-    trainer = book.Trainer(book.Book(job.cfg).to(job.device), job.args.warmup)
-    return lambda n: trainer.step(book.pad(job.corpus, job.padded[n], job.device))
+def made_up(peer: str, job: Job) -> Train:
+    """As `translation`, on batches that lie on the device."""
+    ready = [job.load(n) for n in range(len(job.packed))]
+    return translation(peer, job, lambda n: ready[n % len(ready)])
 
 
-PEERS: dict[str, Callable] = {  # (job, function that loads its packed batch n) -> function that trains on batch n
-    "nn.Module, eager": partial(usual, compiled=False),
-    "ours, eager": partial(ours, compiled=False),
-    "nn.Module, compiled": partial(usual, compiled=True),
-    "ours, compiled": partial(ours, compiled=True),
-    BOOK: books,
-}
+def read(peer: str, job: Job) -> Train:
+    """As `translation`, making each batch of token lists."""
+    return translation(peer, job, job.load)
 
 
-def probe(peer: str, job: Job) -> tuple[float, float]:
-    """Seconds of the first step, and after the warm-up the peak memory in MiB; for a process that does only this."""
-    train, order = PEERS[peer](job, job.load), range(len(job.packed))[::-1]  # the longest padded batch first
-    first = modules.timed(lambda: train(order[0]), job.device)
-    train(order[-1])
-    modules.forget_peak(job.device)
-    for n in order:
-        train(n)
-    return first, modules.peak(job.device)
-
-
-def training(job: Job, peers: list[str], load: Callable, flags: Step) -> list[str]:
-    if flags.compile:  # what the compiler does once for all stays in the cache, so that no peer pays for it
-        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=job.device))
-    probes = {}
-    for name in peers:
-        print(f"first step and memory of {name} ...", file=sys.stderr)
-        found = [modules.alone(probe, name, job, device=job.device) for _ in range(2 if "compiled" in name else 1)]
-        probes[name] = found[0][0], found[-1][1]  # the second finds the first one's graphs in the cache
-    trains = {name: PEERS[name](job, load) for name in peers}
-    order = [[(r * flags.inner + i) % len(job.packed) for i in range(flags.inner)] for r in range(flags.rounds)]
-    works = {name: lambda r, train=train: [train(n) for n in order[r]] for name, train in trains.items()}
-    seconds = modules.take_turns(works, flags.rounds, job.device)
-    each = {name: [t / flags.inner for t in times] for name, times in seconds.items()}
-    useful = {name: [sum(job.useful(name, n) for n in numbers) for numbers in order] for name in peers}
-    rates = {name: [n / t for n, t in zip(useful[name], seconds[name], strict=True)] for name in peers}
-    return table("training step", each, rates, probes)
-
-
-def table(what: str, seconds: dict, rates: dict, probes: dict) -> list[str]:
-    """The table's lines. Of each peer and round: seconds for one `what`, and tokens or sentences per second."""
-    lines = []
-    for name, rate in rates.items():
-        base = BOOK if BOOK in rates else name.replace("ours", "nn.Module")
-        ratio, s = median(b / r for b, r in zip(rates[base], rate, strict=True)), seconds[name]
-        cells = [what, name, f"{median(s):.4g} ({min(s):.4g}-{max(s):.4g})", f"{median(rate):,.1f}", base]
-        cells += [f"{ratio:.3g}", f"{1 / ratio:.3g} x"]
-        (first, peak), (_, base_peak) = probes.get(name, (0, 0)), probes.get(base, (0, 0))
-        cells += [f"{peak:,.0f}", f"{peak / base_peak:.3g}", f"{first:.1f}"] if peak else [""] * 3
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def bench_step(flags: Step) -> list[str]:
+def translation_step(flags: Step) -> measure.Step:
     def sentences(step: int) -> list[list[int]]:
         """Of 4 to 16 tokens, as most of tatoeba's."""
         lengths = [min(4 + step * i % 13, flags.length - 1) for i in range(BATCHES * flags.rows * flags.length // 8)]
         return [[3 + (31 * i + 17 * j) % (flags.vocabulary - 3) for j in range(n)] for i, n in enumerate(lengths)]
 
-    corpus = packing.Tokens(sentences(7), sentences(5))
-    job = make_job(flags.args, corpus, [flags.vocabulary] * 2, BATCHES)
-    ready = [job.load(n) for n in range(len(job.packed))]
-    peers = [name for name in PEERS if name != BOOK and (flags.compile or "eager" in name)]
-    return training(job, peers, ready.__getitem__, flags)
+    job = make_job(flags.args, packing.Tokens(sentences(7), sentences(5)), [flags.vocabulary] * 2, BATCHES)
+    return measure.Step("exp_transformer_fr", partial(made_up, job=job), flags.inner)
 
 
-def bench_book(flags: Book) -> list[str]:
+def gan_steps(flags: Gan) -> list[measure.Step]:
+    device, dtype = flags.place
+    return [
+        measure.Step(name, partial(make, device=device, dtype=dtype), inner)
+        for name, (make, inner) in gans.STEPS.items()
+    ]
+
+
+def bench(steps: list[measure.Step], flags: Gan) -> str:
+    """The one table."""
+    device, rows = flags.place[0], []
+    peers = measure.peers(flags.compile, device)
+    for step in steps:
+        rows += measure.rows(step.name, measure.measure(step, peers, flags.rounds, device))
+    return measure.markdown(measure.HEAD, rows) + ("" if JAX in peers or not flags.compile else f"\n\n{INSTALL}")
+
+
+def bench_book(flags: Book) -> str:
     args, splits = flags.args, pairs.load(flags.data, flags.data_dir)
     shuffled = random.permutation(random.key(args.seed), len(splits.train)).tolist()
     train, test = [splits.train[i] for i in shuffled[: flags.pairs]], {p.source: p for p in splits.test}
     tokenizers = tokens.train_pair([p.source for p in train], [p.target for p in train], args.vocabulary, args.shared)
     corpus = exp.encoded(train, tokenizers, args.length)
     job = make_job(args, corpus, [t.get_vocab_size() for t in tokenizers], flags.inner)
-    lines = training(job, [BOOK, "ours, compiled" if flags.compile else "ours, eager"], job.load, flags)
+    step, peers = measure.Step("training step", partial(read, job=job), flags.inner), [BOOK, list(OURS)[flags.compile]]
+    trained = measure.measure(step, peers, flags.rounds, job.device)
+    useful = {
+        peer: [sum(job.useful(peer, r * flags.inner + i) for i in range(flags.inner)) for r in range(flags.rounds)]
+        for peer in peers
+    }
+    rates = {
+        peer: [n / flags.inner / t for n, t in zip(useful[peer], trained[peer].seconds, strict=True)] for peer in peers
+    }
+    rows = book_rows("training step", {peer: m.seconds for peer, m in trained.items()}, rates, trained)
     params = tree.cast(seq2seq.init(random.key(args.seed, job.device), job.cfg), job.dtype)
     model = book.Book(job.cfg).to(job.device).eval()
     held_out = exp.encoded(spread(list(test.values()), flags.sentences), tokenizers, args.length)
@@ -239,53 +234,53 @@ def bench_book(flags: Book) -> list[str]:
     few = spread(many, flags.book_sentences)
     ours_translates = lambda _: book.all_at_once(params, many, job.cfg, args.length)  # noqa: E731
     works = {BOOK: lambda _: book.one_by_one(model, few), "ours": ours_translates}
-    seconds = modules.take_turns(works, flags.rounds, job.device)
+    seconds = measure.take_turns(works, flags.rounds, job.device)
     each = {BOOK: [t / len(few) for t in seconds[BOOK]], "ours": [t / len(many) for t in seconds["ours"]]}
     rates = {name: [1 / t for t in times] for name, times in each.items()}
-    lines += table("translated sentence", each, rates, {})
-    return [*lines, "", f"{len(many)} sentences to translate; the book's way is timed on {len(few)} of them"]
+    rows += book_rows("translated sentence", each, rates, {})
+    told = f"{len(many)} sentences to translate; the book's way is timed on {len(few)} of them"
+    return f"{measure.markdown(BOOK_HEAD, rows)}\n\n{told}"
 
 
-def bench_gan(flags: Gan) -> list[str]:
-    device, lines = run.device(flags.args), []
-    peers = [name for name in gans.PEERS if flags.compile or "eager" in name]
-    for experiment, (make, inner) in gans.STEPS.items():
-        dtype = run.dtype(flags.args, device)
-        print(f"first step and memory of {experiment} ...", file=sys.stderr)
-        found = {
-            name: [modules.alone(gans.probe, experiment, name, device, dtype, device=device) for _ in range(2)]
-            for name in peers
-        }
-        trains = {name: make(*gans.PEERS[name], device, dtype) for name in peers}
-        works = {name: partial(several, train, inner) for name, train in trains.items()}
-        seconds = modules.take_turns(works, flags.rounds, device)
-        each = {name: [t / inner for t in times] for name, times in seconds.items()}
-        rates = {name: [1 / t for t in times] for name, times in each.items()}
-        lines += table(f"step of {experiment}", each, rates, {k: (v[0][0], v[1][1]) for k, v in found.items()})
-    return lines
-
-
-def several(train: gans.Train, inner: int, _: int) -> None:
-    for n in range(inner):
-        train(n)
+def book_rows(what: str, seconds: dict, rates: dict, trained: dict[str, measure.Measured]) -> list[list[str]]:
+    """The cells under BOOK_HEAD. Of each peer and round: seconds for one `what`, and tokens or sentences per second."""
+    rows = []
+    for peer, rate in rates.items():
+        cells = [
+            what,
+            peer,
+            measure.times(seconds[peer]),
+            f"{median(rate):,.1f}",
+            f"{measure.ratio(rates[BOOK], rate):.3g}",
+        ]
+        rows.append([*cells, *([f"{trained[peer].peak:,.0f}", f"{trained[peer].first:.1f}"] if trained else [""] * 2)])
+    return rows
 
 
 def main() -> None:
-    commands = {"step": (Step, bench_step), "book": (Book, bench_book), "gan": (Gan, bench_gan)}
+    commands: dict[str, tuple[type, Callable]] = {
+        "all": (All, lambda flags: bench([translation_step(flags), *gan_steps(flags)], flags)),
+        "step": (Step, lambda flags: bench([translation_step(flags)], flags)),
+        "gan": (Gan, lambda flags: bench(gan_steps(flags), flags)),
+        "book": (Book, bench_book),
+    }
+    words = sys.argv[1:]
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words = ["all", *words]
     kinds = {name: kind for name, (kind, _) in commands.items()}
-    flags = tyro.extras.subcommand_cli_from_dict(kinds, prog="bench", description=__doc__)
-    work = next(work for kind, work in commands.values() if type(flags) is kind)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        try:
-            lines = work(flags)
-        except (run.RunError, DataError) as error:
-            sys.exit(f"error: {error}")
-    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}\n" + "\n".join(lines))
-    print(f"\n`{' '.join(['python -m tests.bench', *sys.argv[1:]])}`; {modules.environment(run.device(flags.args))}")
+    flags = tyro.extras.subcommand_cli_from_dict(kinds, prog="bench", description=__doc__, args=words)
+    try:
+        table = commands[words[0]][1](flags)
+    except (run.RunError, DataError) as error:
+        sys.exit(f"error: {error}")
+    command = " ".join(["python -m tests.bench", *sys.argv[1:]])
+    text = f"{table}\n\n`{command}`; {measure.environment(flags.place[0])}"
+    print(text)
+    if isinstance(flags, All):
+        measure.put(text, flags.results)
 
 
 if __name__ == "__main__":
-    from tests.bench import __main__ as bench  # a name that other processes can import, so that they find `probe`
+    from tests.bench import __main__ as here  # a name that other processes can import, so that they find the steps
 
-    bench.main()
+    here.main()

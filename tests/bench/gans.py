@@ -1,7 +1,8 @@
 """The adversarial steps of exp_gan_curve and exp_gan_fashion written the usual way: nn.Module, backward, Adam.
 
 The bench's baseline for `just bench gan`: the same networks from the same parameters on the same real examples, so
-that the two differ in the way of writing only. Both losses are binary cross-entropy, without gradient penalty.
+that the peers differ in the way of writing only; jaxgans.py has them in JAX. Both losses are binary cross-entropy,
+without gradient penalty.
 """
 
 import copy
@@ -17,7 +18,7 @@ from lib import random
 from lib.data.images import Images
 from lib.transform import jit
 from lib.tree import Tree
-from tests.bench import modules
+from tests.bench.measure import JAX, OURS, USUAL, Train
 
 
 def mlp(p: list[Tree], activation: Callable[[], nn.Module], dropout: float = 0.0) -> nn.Sequential:
@@ -108,22 +109,31 @@ class Trainer:
                 torch._foreach_lerp_(list(self.average.parameters()), self.weights, 1 - self.ema_decay)
 
 
-Train = Callable[[int], object]
-
-
-def curve_step(ours: bool, compiled: bool, device: torch.device, dtype: torch.dtype) -> Train:
+def curve_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     """Of exp_gan_curve's `book` preset: dense networks on its 2,048 points."""
     del dtype  # always fp32, as the experiment
     args = exp_gan_curve.PRESETS["book"]
     curve = exp_gan_curve.curve(args.formula)
     state = exp_gan_curve.init_state(random.key(0, device), args)
-    if ours:
-        return _ours(partial(exp_gan_curve.step, args=args, curve=curve), state, compiled)
+    if peer in OURS:
+        return _ours(partial(exp_gan_curve.step, args=args, curve=curve), state, OURS[peer])
     activation, x = partial(nn.LeakyReLU, args.slope), state.x
     points = (torch.stack([x, curve.f(x)], -1) - torch.tensor(curve.mean).to(x)) / torch.tensor(curve.std).to(x)
     networks = mlp(state.generator, activation), mlp(state.discriminator, activation, args.dropout)
+    settings = args.lr, args.betas, args.ema_decay, torch.float32
+    if peer == JAX:
+        from tests.bench import jaxes, jaxgans  # the optional extra
+
+        jaxes.use(device)
+        draw = lambda key, points: points[jaxes.random.randint(key, (args.batch,), 0, len(points))]  # noqa: E731
+        dense = jaxgans.dense(*networks, args)
+        jax_trainer, given = (
+            jaxgans.adversarial(dense, draw, (args.batch, args.latent), *settings),
+            jaxes.arrays(points),
+        )
+        return lambda _: jax_trainer.step(given)
     discriminator = nn.Sequential(networks[1], nn.Flatten(0))
-    trainer = Trainer(networks[0], discriminator, args.lr, args.betas, args.ema_decay, torch.float32, compiled)
+    trainer = Trainer(networks[0], discriminator, *settings, USUAL[peer])
 
     def train(_: int) -> None:
         index = torch.randint(len(points), (args.batch,), device=device)
@@ -132,21 +142,28 @@ def curve_step(ours: bool, compiled: bool, device: torch.device, dtype: torch.dt
     return train
 
 
-def fashion_step(ours: bool, compiled: bool, device: torch.device, dtype: torch.dtype) -> Train:
+def fashion_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     """Of exp_gan_fashion's `small` preset: DCGAN on made-up pictures that lie on the device as uint8."""
     args = exp_gan_fashion.PRESETS["small"]
     pixels = random.randint(random.key(1, device), (4096, 1, 28, 28), 0, 256).to(torch.uint8)
     data = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64, device=device))
     state = exp_gan_fashion.init_state(random.key(0, device), args)
     indices = torch.arange(len(pixels), device=device).view(-1, args.batch)
-    if ours:
-        update = _ours(partial(exp_gan_fashion.step, args=args, dtype=dtype), state, compiled, data)
+    if peer in OURS:
+        update = _ours(partial(exp_gan_fashion.step, args=args, dtype=dtype), state, OURS[peer], data)
         return lambda n: update(n, indices[n % len(indices)])
-    generator, discriminator = (
-        DcganGenerator(state.params["g"], args.width),
-        DcganDiscriminator(state.params["d"], args.width),
-    )
-    trainer = Trainer(generator, discriminator, args.lr, (args.beta1, 0.999), args.ema_decay, dtype, compiled)
+    networks = DcganGenerator(state.params["g"], args.width), DcganDiscriminator(state.params["d"], args.width)
+    settings = args.lr, (args.beta1, 0.999), args.ema_decay, dtype
+    if peer == JAX:
+        from tests.bench import jaxes, jaxgans  # the optional extra
+
+        jaxes.use(device)
+        take = lambda _, pixels, index: pixels[index].astype(jaxes.jnp.float32) / 127.5 - 1  # noqa: E731
+        dcgan = jaxgans.dcgan(*networks, args.latent, args.width)
+        jax_trainer = jaxgans.adversarial(dcgan, take, (args.batch, args.latent), *settings)
+        all_pixels, order = jaxes.arrays(pixels), list(jaxes.arrays(indices))
+        return lambda n: jax_trainer.step(all_pixels, order[n % len(order)])
+    trainer = Trainer(*networks, *settings, USUAL[peer])
 
     def train(n: int) -> None:
         real = pixels[indices[n % len(indices)]].float() / 127.5 - 1
@@ -155,7 +172,7 @@ def fashion_step(ours: bool, compiled: bool, device: torch.device, dtype: torch.
     return train
 
 
-def _ours(step: Callable, state: Tree, compiled: bool, *shared: Tree) -> Callable:
+def _ours(step: Callable, state: Tree, compiled: bool, *shared: Tree) -> Train:
     update = jit(step, enabled=compiled)
 
     def train(_: int, *batch: Tree) -> None:
@@ -166,18 +183,3 @@ def _ours(step: Callable, state: Tree, compiled: bool, *shared: Tree) -> Callabl
 
 
 STEPS = {"exp_gan_curve": (curve_step, 100), "exp_gan_fashion": (fashion_step, 4)}  # and steps in one timing
-PEERS = {
-    "nn.Module, eager": (False, False), "ours, eager": (True, False),
-    "nn.Module, compiled": (False, True), "ours, compiled": (True, True),
-}  # fmt: skip
-
-
-def probe(experiment: str, peer: str, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of the first step and the peak memory in MiB after it; for a process that does only this."""
-    train = STEPS[experiment][0](*PEERS[peer], device, dtype)
-    first = modules.timed(partial(train, 0), device)
-    train(1)
-    modules.forget_peak(device)
-    for n in range(10):
-        train(n)
-    return first, modules.peak(device)

@@ -5,18 +5,8 @@ in the way of writing only. Axes: b rows, s source positions, t target positions
 """
 
 import math
-import multiprocessing
-import platform
-import resource
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -186,61 +176,3 @@ def _attention(name: str, p: Tree) -> dict[str, Tensor]:
 def _ff(name: str, p: Tree) -> dict[str, Tensor]:
     weights = {f"{name}.0.weight": p["in"]["w"].T, f"{name}.3.weight": p["out"]["w"].T}
     return weights | {f"{name}.0.bias": p["in"]["b"], f"{name}.3.bias": p["out"]["b"]}
-
-
-# ---- measuring: the bench's tools, which know none of the peers ----
-
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of wall time, the device's work included."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    work()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def take_turns(works: Mapping[str, Callable], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each work (a function of the round) in each round: A B C A B C ... Two rounds before do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for r in [0, 0, *range(rounds)]:
-        for name, work in works.items():
-            seconds[name].append(timed(partial(work, r), device))
-    return {name: times[2:] for name, times in seconds.items()}
-
-
-def forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):  # not Linux, or not allowed: the peak is of the process's whole life
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak(device: torch.device) -> float:
-    """MiB. On CUDA what torch had allocated at most, elsewhere the largest resident set of this process. On Linux that
-    is not read from getrusage: ru_maxrss of a process begins with that of the process that started it."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    with suppress(OSError):
-        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
-
-
-def alone(work: Callable, *args: Any, device: torch.device) -> Any:
-    """What `work(*args)` returns in a process of its own. Imports happen once for all of them where CUDA allows it."""
-    context = multiprocessing.get_context("spawn" if device.type == "cuda" else "forkserver")
-    context.set_forkserver_preload([work.__module__])
-    with ProcessPoolExecutor(1, context) as process:
-        return process.submit(work, *args).result()
-
-
-def environment(device: torch.device) -> str:
-    """Commit, torch, processor and threads, as one line."""
-    git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
-    commit = git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
-    cpu = platform.processor() or platform.machine()
-    with suppress(OSError, IndexError):
-        cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[1].split("\n")[0]
-    name = torch.cuda.get_device_name() if device.type == "cuda" else cpu
-    return f"commit {commit}; torch {torch.__version__}; {name}; {torch.get_num_threads()} CPU threads"
