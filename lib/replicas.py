@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -58,6 +59,35 @@ def _sweep(args: Any, text: str) -> list[tuple[str, float]]:
         return [(name, float(value)) for value in values.split(",")]
     except ValueError as error:
         raise RunError(f"--sweep {text}: {values!r} is not a list of numbers ({error})") from error
+
+
+class Health:
+    """Which replicas have given a value that was not finite: `lost`, {number: what and when}. Values are looked at when
+    somebody asks, many steps at once, so that no step waits for the device."""
+
+    def __init__(self, lost: dict[int, str]) -> None:
+        self.lost = lost
+        self._unseen: list[tuple[int, list[Tensor]]] = []
+
+    def add(self, step: int, out: dict[str, Tensor]) -> None:
+        self._unseen.append((step, [x.detach() for x in out.values()]))
+
+    def look(self) -> list[int]:
+        """The replicas that were lost since the last look."""
+        if not self._unseen:
+            return []
+        steps = [step for step, _ in self._unseen]
+        table = torch.stack([torch.stack(values).view(len(values), -1) for _, values in self._unseen])
+        self._unseen.clear()
+        new = []
+        for i, fine in enumerate(table.isfinite().all(1).T.tolist()):  # of each replica, for each step
+            if all(fine) or i in self.lost:
+                continue
+            at = fine.index(False)
+            value = next(x for x in table[at, :, i].tolist() if not math.isfinite(x))
+            self.lost[i] = f"the loss or its gradient is {value} at step {steps[at]}"
+            new.append(i)
+        return new
 
 
 class View:

@@ -5,7 +5,6 @@ runs/<experiment>/<time>-<seed>/
     checkpoints/step-<n>.safetensors
 """
 
-import math
 import shutil
 import signal
 import sys
@@ -56,9 +55,8 @@ class Run:
         self._from = checkpoint.latest(self.checkpoints) if saved else None
         meta: dict[str, Any] = checkpoint.load_meta(self._from) if self._from else {"step": 0}
         self.step: int = meta["step"]
-        self.lost = {int(i): why for i, why in meta.get("lost", {}).items()}  # replicas that are not finite any more
+        self.health = replicas.Health({int(i): why for i, why in meta.get("lost", {}).items()})
         self._to_save: Tree = None
-        self._unchecked: list[tuple[int, list[Tensor]]] = []
         self._whole: Tree = None  # with --shard-optimizer: shapes of what is saved
         self.views: list[Any] = []
         if self.leads:
@@ -168,14 +166,14 @@ class Run:
     def _alive(self) -> list[int]:
         """Numbers of the replicas to look at."""
         self.all_finite()
-        return [i for i in range(len(self.views)) if i not in self.lost]
+        return [i for i in range(len(self.views)) if i not in self.health.lost]
 
     def record(self, n: int, state: Tree, out: dict[str, Tensor], units: int = 0) -> None:
         """After update number n (from 0): counts the `units` that this process worked on, logs `out` every `log_every`
         steps and has the state saved every `save_every`, when the step is over: with what was measured after it. Every
         value of `out` is checked to be finite, not at once, but before anything is logged or saved, so that no step
         waits for the device."""
-        self._unchecked.append((n + 1, [x.detach() for x in out.values()]))
+        self.health.add(n + 1, out)
         pause = any(self.due(n, every) for every in (self.args.log_every, self.args.eval_every, self.args.save_every))
         units *= parallel.size()
         self.throughput.end(units, next(iter(out.values())) if pause or not self.throughput.first else None)
@@ -208,23 +206,11 @@ class Run:
     def all_finite(self) -> None:
         """Looks for values since the last call that were not finite. A replica that gave one is lost: it is named with
         its step and left out from then on. Raises RunError when none is left."""
-        if self._unchecked:
-            self._find_lost()
-        if len(self.lost) == len(self.members):
-            raise RunError(f"{next(iter(self.lost.values()))}; last good checkpoint: {self._last_good()}")
-
-    def _find_lost(self) -> None:
-        steps = [step for step, _ in self._unchecked]
-        table = torch.stack([torch.stack(values).view(len(values), -1) for _, values in self._unchecked])
-        self._unchecked.clear()
-        for i, fine in enumerate(table.isfinite().all(1).T.tolist()):  # of each replica, for each step
-            if all(fine) or i in self.lost:
-                continue
-            at = fine.index(False)
-            value = next(x for x in table[at, :, i].tolist() if not math.isfinite(x))
-            self.lost[i] = f"the loss or its gradient is {value} at step {steps[at]}"
+        for i in self.health.look():
             if len(self.members) > 1:
-                self.write(f"replica {i} ({self.members[i]}) is left out from here on: {self.lost[i]}")
+                self.write(f"replica {i} ({self.members[i]}) is left out from here on: {self.health.lost[i]}")
+        if len(lost := self.health.lost) == len(self.members):
+            raise RunError(f"{next(iter(lost.values()))}; last good checkpoint: {self._last_good()}")
 
     def _last_good(self) -> str:
         return next((str(path) for _, path in reversed(checkpoint.steps(self.checkpoints))), "none")
@@ -232,14 +218,19 @@ class Run:
     def save(self, step: int, state: Tree) -> None:
         """A checkpoint of the whole state, if all losses up to here are finite. Older ones but one are removed."""
         self.all_finite()
-        if self._whole is not None:
-            state = parallel.gathered(state, self._whole, len(self.members))
+        state = self._joined(state)
         if not parallel.same(state):
             raise RunError(f"the ranks' states differ at step {step}: gradients must go through parallel.mean")
-        if not self.leads:
-            return
+        if self.leads:
+            self._write_checkpoint(step, state)
+
+    def _joined(self, state: Tree) -> Tree:
+        """The state as one process has it."""
+        return state if self._whole is None else parallel.gathered(state, self._whole, len(self.members))
+
+    def _write_checkpoint(self, step: int, state: Tree) -> None:
         path = self.checkpoints / f"step-{step}.safetensors"
-        meta = {"step": step, "replicas": len(self.members), "lost": self.lost, "config": config(self.args)}
+        meta = {"step": step, "replicas": len(self.members), "lost": self.health.lost, "config": config(self.args)}
         try:
             checkpoint.save_tree(path, state, meta)
         except OSError as error:
@@ -283,7 +274,7 @@ class Run:
     def interrupted(self, state: Tree) -> bool:
         """After the loop: saves the state. True where Ctrl-C ended the loop; the run is then closed. True also in the
         processes that do not lead: what is left is evaluation."""
-        self._final = state
+        self._final = self._joined(state)
         if self._to_save is None:  # otherwise that was done when the step was over
             self.save(self.step, state)
         if self.stopped and self.leads:
@@ -300,7 +291,7 @@ class Run:
         result, lines = results[alive.index(best)]
         if several:
             found = dict(zip(alive, results, strict=True))
-            table = replicas.table(self.members, {i: values for i, (values, _) in found.items()}, self.lost)
+            table = replicas.table(self.members, {i: values for i, (values, _) in found.items()}, self.health.lost)
             lines = [f"best of {len(found)} by {self.minimise}: {self.members[best]}", *lines, "", *table]
         self.events.result(self.step, config(self.args), result, lines)
         self.close()
@@ -323,8 +314,8 @@ class Run:
         """Turn the run into the one that the best replica would have made alone."""
         values: dict[str, Any] = {**self.members[best].values, "seed": self.members[best].seed}
         self.args = replace(self.args, **values, replicas=1, sweep=(), keep="all")
-        self.members, self.lost = [self.members[best]], {}
-        self.save(self.step, tree.index(self._final, best))
+        self.members, self.health = [self.members[best]], replicas.Health({})
+        self._write_checkpoint(self.step, tree.index(self._final, best))
         for _, old in checkpoint.steps(self.checkpoints)[:-1]:
             old.unlink()
         rundir.write_json(self.path / "config.json", config(self.args))
