@@ -195,6 +195,7 @@ def masks():
 def agreement():
     absent = parallel.missing() if parallel.rank() == 0 else []  # the other rank has not answered
     parallel.agree("and now it does")
+    told = [parallel.told("found by both"), parallel.told("mine") if parallel.rank() else False]
     different = torch.full((100,), float(parallel.rank()))
     try:
         parallel.shard(torch.zeros(3))
@@ -204,7 +205,7 @@ def agreement():
     return {
         "said": parallel.agree(f"rank {parallel.rank()}"), "any": parallel.any_rank(parallel.rank() == 1),
         "none": parallel.any_rank(False), "same": parallel.same({"a": torch.ones(3)}), "refused": refused,
-        "different": parallel.same({"a": torch.ones(3), "b": different}), "missing": [absent, parallel.missing()],
+        "different": parallel.same({"a": torch.ones(3), "b": different}), "told": told, "missing": [absent, parallel.missing()],
     }  # fmt: skip
 
 

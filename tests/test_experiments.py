@@ -223,6 +223,7 @@ def test_resume_refuses_another_configuration_or_model(call, straight, tmp_path)
     shutil.copytree(straight.run, path)
     status, _, err = call("--resume", "--run", path, "--width", "32", "--dropout", "0.2")
     assert status == 1 and "width: 16 -> 32" in err and "dropout: 0.1 -> 0.2" in err
+    (path / "result.json").unlink()  # killed just before it was done
     newest = path / "checkpoints" / "step-6.safetensors"
     state = load_file(newest)
     state["params.embed.head"] = state["params.embed.head"][:, :8]
