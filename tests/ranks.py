@@ -205,7 +205,8 @@ def agreement():
     return {
         "said": parallel.agree(f"rank {parallel.rank()}"), "any": parallel.any_rank(parallel.rank() == 1),
         "none": parallel.any_rank(False), "same": parallel.same({"a": torch.ones(3)}), "refused": refused,
-        "different": parallel.same({"a": torch.ones(3), "b": different}), "told": told, "missing": [absent, parallel.missing()],
+        "different": parallel.same({"a": torch.ones(3), "b": different}), "told": told,
+        "missing": [absent, parallel.missing()],
     }  # fmt: skip
 
 
