@@ -33,10 +33,21 @@ def save_tree(path: Path, state: Tree, meta: dict[str, Any] | None = None) -> No
         temporary.unlink(missing_ok=True)
 
 
-def clean(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote have left."""
-    for path in folder.glob(".step-*.tmp"):
+def save_step(folder: Path, step: int, state: Tree, meta: dict[str, Any]) -> None:
+    """`save_tree` under the name of a step; all but the last two are removed. OSError is passed on."""
+    save_tree(folder / f"step-{step}.safetensors", state, meta)
+    clean(folder, keep=2)
+
+
+def clean(folder: Path, keep: int) -> None:
+    """Remove all steps but the last, and what processes that were killed while they wrote have left."""
+    for path in [*folder.glob(".step-*.tmp"), *(path for _, path in steps(folder)[:-keep])]:
         path.unlink(missing_ok=True)
+
+
+def last_good(folder: Path) -> str:
+    """The newest checkpoint's path, or "none", for messages."""
+    return next((str(path) for _, path in reversed(steps(folder))), "none")
 
 
 def load_meta(path: Path) -> dict[str, Any]:

@@ -40,12 +40,12 @@ class Log:
                 self.writer.add_scalar(f"{tag}_sd", statistics.stdev(column) if len(column) > 1 else 0.0, step)
             self._line(step, {**means, "replicas": columns})
 
-    def last(self, tag: str) -> list[float | None] | None:
-        """Of each replica the value that was last logged under a tag; None where none was."""
+    def last(self, tag: str) -> dict[int, float]:
+        """{replica: value} as last logged under a tag."""
         for line in reversed(self.file.read_text().splitlines()):
             if column := json.loads(line).get("replicas", {}).get(tag):
-                return column
-        return None
+                return {i: value for i, value in enumerate(column) if value is not None}
+        return {}
 
     def result(self, step: int, config: dict[str, Any], result: dict[str, float], lines: list[str]) -> None:
         """Hyper-parameters and final metrics in the HParams tab of this run, and the final lines as text."""

@@ -5,6 +5,7 @@ runs/<experiment>/<time>-<seed>/
     checkpoints/step-<n>.safetensors
 """
 
+import math
 import shutil
 import signal
 import sys
@@ -15,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -28,7 +28,6 @@ from lib.settings import RUNS, Args, RunError, compiles, config, device, dtype, 
 from lib.tree import Tree
 
 __all__ = ["Args", "Run", "RunError", "View", "device", "dtype", "latest_run", "load", "load_config"]
-KEPT_CHECKPOINTS = 2
 RANKS_AGREE_EVERY = 10  # steps between which several processes ask each other whether to stop
 
 
@@ -72,13 +71,9 @@ class Run:
         if self.step > args.steps or (self.step == args.steps and result.exists()):
             raise RunError(f"{self.path} is at step {self.step} already: go on with more --steps than that")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(self.path / ".lock")  # the system releases it, however the process ends
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise RunError(f"{self.path} is being written by another run that is still alive") from None
+        self._lock = rundir.claim(self.path)
         result.unlink(missing_ok=True)  # a finished run that is to go on is not finished
-        checkpoint.clean(self.checkpoints)
+        checkpoint.clean(self.checkpoints, keep=2)
         if not args.resume:
             shutil.copy(source, self.path / "experiment.py")
             rundir.describe_environment(self.path)
@@ -128,7 +123,9 @@ class Run:
             except RuntimeError as error:
                 if lost := parallel.missing():
                     ranks = ", ".join(map(str, lost))
-                    message = f"no answer from rank {ranks}; last good checkpoint: {self._last_good()}"
+                    message = (
+                        f"no answer from rank {ranks}; last good checkpoint: {checkpoint.last_good(self.checkpoints)}"
+                    )
                     raise RunError(message) from error
                 raise
 
@@ -210,10 +207,9 @@ class Run:
             if len(self.members) > 1:
                 self.write(f"replica {i} ({self.members[i]}) is left out from here on: {self.health.lost[i]}")
         if len(lost := self.health.lost) == len(self.members):
-            raise RunError(f"{next(iter(lost.values()))}; last good checkpoint: {self._last_good()}")
-
-    def _last_good(self) -> str:
-        return next((str(path) for _, path in reversed(checkpoint.steps(self.checkpoints))), "none")
+            raise RunError(
+                f"{next(iter(lost.values()))}; last good checkpoint: {checkpoint.last_good(self.checkpoints)}"
+            )
 
     def save(self, step: int, state: Tree) -> None:
         """A checkpoint of the whole state, if all losses up to here are finite. Older ones but one are removed."""
@@ -229,14 +225,12 @@ class Run:
         return state if self._whole is None else parallel.gathered(state, self._whole, len(self.members))
 
     def _write_checkpoint(self, step: int, state: Tree) -> None:
-        path = self.checkpoints / f"step-{step}.safetensors"
         meta = {"step": step, "replicas": len(self.members), "lost": self.health.lost, "config": config(self.args)}
         try:
-            checkpoint.save_tree(path, state, meta)
+            checkpoint.save_step(self.checkpoints, step, state, meta)
         except OSError as error:
-            raise RunError(f"cannot save {path}: {error}; last good checkpoint: {self._last_good()}") from error
-        for _, old in checkpoint.steps(self.checkpoints)[:-KEPT_CHECKPOINTS]:
-            old.unlink()
+            good = checkpoint.last_good(self.checkpoints)
+            raise RunError(f"cannot save step-{step}.safetensors: {error}; last good checkpoint: {good}") from error
 
     def progress(self) -> Iterator[int]:
         """Step numbers from `self.step` to the last, behind a progress bar with ETA. Ctrl-C ends the loop after the
@@ -287,7 +281,8 @@ class Run:
         finished, and the HParams tab shows the metrics in this run. Prints what to type next, `just sample` with the
         words `sample`."""
         several, alive = len(self.members) > 1, self._alive()
-        best = self._best() if several else 0
+        measured = self.events.last(self.minimise)
+        best = min(alive, key=lambda i: measured.get(i, math.inf))
         result, lines = results[alive.index(best)]
         if several:
             found = dict(zip(alive, results, strict=True))
@@ -305,19 +300,13 @@ class Run:
         print(*lines, f"\nrun: {self.path}", f"{first}all: {self.seconds():.0f} s", sep="\n")
         print(f"next: just sample {self.experiment} {sample}".rstrip(), "      just tb", sep="\n")
 
-    def _best(self) -> int:
-        """The replica with the lowest value under `minimise` when it was last measured; 0 where it never was."""
-        measured = [x if i in self._alive() else None for i, x in enumerate(self.events.last(self.minimise) or [])]
-        return min(((x, i) for i, x in enumerate(measured) if x is not None), default=(0.0, self._alive()[0]))[1]
-
     def _keep(self, best: int) -> None:
         """Turn the run into the one that the best replica would have made alone."""
         values: dict[str, Any] = {**self.members[best].values, "seed": self.members[best].seed}
         self.args = replace(self.args, **values, replicas=1, sweep=(), keep="all")
         self.members, self.health = [self.members[best]], replicas.Health({})
         self._write_checkpoint(self.step, tree.index(self._final, best))
-        for _, old in checkpoint.steps(self.checkpoints)[:-1]:
-            old.unlink()
+        checkpoint.clean(self.checkpoints, keep=1)
         rundir.write_json(self.path / "config.json", config(self.args))
 
     def close(self) -> None:

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from lib import checkpoint, tree
+from lib.settings import RunError
 from lib.tree import Tree
 
 
@@ -32,6 +34,17 @@ def describe_environment(path: Path) -> None:
     }
     facts |= {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
     write_json(path / "environment.json", facts)
+
+
+def claim(path: Path) -> filelock.FileLock:
+    """Make the directory this process's own until the lock is released, which the system does however a process ends.
+    Raises RunError where another one writes there."""
+    lock = filelock.FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(f"{path} is being written by another run that is still alive") from None
+    return lock
 
 
 def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = "cpu") -> Tree:
