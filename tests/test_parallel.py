@@ -25,16 +25,8 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 def found(tmp_path_factory):
     """What each of two ranks found (tests/ranks.py)."""
     out = tmp_path_factory.mktemp("ranks") / "found.json"
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--local-addr",
-        "localhost",
-        "--nproc-per-node",
-        "2",
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=localhost"]
+    torchrun += ["--nproc-per-node=2"]
     words = [*torchrun, "-m", "tests.ranks", out]
     done = subprocess.run(words, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
