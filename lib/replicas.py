@@ -221,7 +221,7 @@ def _seconds(update: Callable, device: torch.device, state: Tree, *rest: Tree) -
         copy, out = update(copy, *rest)
         float(next(iter(out.values())).sum())  # waits for the device
         times.append(time.perf_counter() - since)
-    return min(times[1:]), metrics.peak_memory(device) - before  # the first step compiles
+    return min(times[1:]), max(0, metrics.peak_memory(device) - before)  # the first step compiles
 
 
 def table(members: list[Replica], results: dict[int, dict[str, float]], lost: dict[int, str]) -> list[str]:
