@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import itertools
 import sys
 
 import pytest
@@ -40,3 +41,13 @@ def call(tmp_path, monkeypatch, capsys):
         return status, told.out, told.err + message
 
     return main
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory):
+    """Pairs of columns, every sentence different."""
+    path = tmp_path_factory.mktemp("sentences") / "tiny.tsv"
+    who, how = ["cat", "dog", "boy", "man", "horse", "king"], ["small", "big", "old", "sad", "tired", "alone", "here"]
+    rows = [f"The {a} is {b}.\tLe {a[::-1]} est {b[::-1]}." for a, b in itertools.product(who, how)]
+    path.write_text("\n".join(rows) + "\n")
+    return path

@@ -1,6 +1,5 @@
 """Exactness: a run that was stopped, however, ends as if it had not been; one key gives one result everywhere."""
 
-import itertools
 import json
 import os
 import shutil
@@ -98,15 +97,6 @@ def diagnosed(path):
 
 
 # ---- N steps, save, load, N steps ----
-
-
-@pytest.fixture(scope="module")
-def sentences(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sentences") / "tiny.tsv"
-    who, how = ["cat", "dog", "boy", "man", "horse", "king"], ["small", "big", "old", "sad", "tired", "alone", "here"]
-    rows = [f"The {a} is {b}.\tLe {a[::-1]} est {b[::-1]}." for a, b in itertools.product(who, how)]
-    path.write_text("\n".join(rows) + "\n")
-    return path
 
 
 def pictures(n, seed):

@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from experiments import exp_classifier_fashion as classifier
 from experiments import exp_gan_curve as curve
 from experiments import exp_transformer_fr as transformer
-from lib import cli, nn, random, replicas, run, tree
+from lib import nn, random, replicas, run, tree
 from lib.replicas import Replica
 from lib.run import RunError
 from lib.transform import jit, value_and_grad
@@ -201,17 +200,8 @@ def pictures(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def sentences(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sentences") / "tiny.tsv"
-    who, how = ["cat", "dog", "boy", "man", "horse", "king"], ["small", "big", "old", "sad", "tired", "alone", "here"]
-    rows = [f"The {a} is {b}.\tLe {a[::-1]} est {b[::-1]}." for a, b in itertools.product(who, how)]
-    path.write_text("\n".join(rows) + "\n")
-    return path
-
-
 @pytest.fixture
-def call(monkeypatch, capsys, pictures, sentences):
+def call(call, pictures, sentences):
     """Trains an experiment as its command line does, unless the words say "sample"; status, output and error output."""
 
     def main(exp, *words, **values):
@@ -219,15 +209,7 @@ def call(monkeypatch, capsys, pictures, sentences):
             data = {classifier: {"data": pictures}, transformer: {"data": sentences}}.get(exp, {})
             values = {**COMMON, **TINY[exp], **data, **values}
         flags = [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", *str(v).split())]
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [exp.NAME, *map(str, words), *flags])
-        try:
-            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.sample, exp.Use)
-            status, message = 0, ""
-        except SystemExit as stop:
-            status, message = (1, stop.code) if isinstance(stop.code, str) else (stop.code, "")
-        told = capsys.readouterr()
-        return status, told.out, told.err + message
+        return call(exp, *words, *flags)
 
     return main
 
