@@ -38,7 +38,6 @@ def main(
             args = parse(experiment, presets, words)
             parallel.join(run.device(args).type == "cuda")
             train(args)
-            parallel.leave()
     except (run.RunError, DataError, CheckpointError, parallel.ParallelError) as error:
         if parallel.told(str(error)):
             sys.exit(1)

@@ -5,6 +5,7 @@ step is the step of one process with the whole batch: `mean` averages over the r
 of the global draw (`random.on_rank`). Outside of it, and with one process, all of this does nothing.
 """
 
+import atexit
 import math
 import os
 from collections.abc import Iterator
@@ -48,11 +49,7 @@ def join(cuda: bool) -> None:
     dist.init_process_group(
         backend, store=dist.PrefixStore("group", _store), rank=rank, world_size=size, timeout=TIMEOUT
     )
-
-
-def leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    atexit.register(dist.destroy_process_group)  # a process that ends with gloo's threads alive is at times aborted
 
 
 def rank() -> int:
