@@ -1,8 +1,10 @@
-"""Byte-level byte-pair encoding, trained on the run's own corpus (Sennrich et al. 2016; bytes as in GPT-2).
+"""Tokenizers trained on the run's own corpus: byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in GPT-2)
+for translation, and words, byte pairs or characters for language models.
 
 Every text in every script has a spelling, so there is no unknown token.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,6 +34,48 @@ def train_bpe(texts: Iterable[str], vocabulary: int, lowercase: bool = False) ->
     return tokenizer
 
 
+def train_lossless(level: str, text: str, vocabulary: int) -> Tokenizer:
+    """A tokenizer of at most `vocabulary` entries, of which 256 are bytes, with `decode(encode(text).ids) == text` for
+    every text: nothing is lower-cased, normalised or left out, so that bits per byte are honest at each level.
+
+    `level`: "word" (words, numbers and runs of punctuation, each with the space before it, and white space, cut as
+    GPT-2 does), "bpe" (merges of bytes inside those) or "char". Words and characters outside the vocabulary are spelled
+    in bytes, which a model pays for. What the text has only once stays outside, so that a model learns to spell.
+    There are no special tokens: a paragraph break is the neutral prompt.
+    """
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(cut.alphabet())  # one printable character for each byte
+    if level == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = cut, decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary, min_frequency=2, initial_alphabet=alphabet, show_progress=False
+        )
+        tokenizer.train_from_iterator([text], trainer)
+    elif level == "word":
+        words = [word for word, _ in cut.pre_tokenize_str(text)]
+        # Without merges, what is no word of the vocabulary stays in bytes.
+        model = models.BPE(_most_common(words, alphabet, vocabulary), [], ignore_merges=True)
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer, tokenizer.decoder = cut, decoders.ByteLevel()
+    elif level == "char":
+        names = [f"<0x{byte:02X}>" for byte in range(256)]  # as the library's byte fallback spells them
+        tokenizer = Tokenizer(models.BPE(_most_common(text, names, vocabulary), [], byte_fallback=True))
+        tokenizer.decoder = decoders.ByteFallback()
+    else:
+        raise ValueError(f"level {level} is neither word, bpe nor char")
+    return tokenizer
+
+
+def _most_common(units: Iterable[str], alphabet: list[str], vocabulary: int) -> dict[str, int]:
+    """Numbers for the alphabet and for the most common units, those that occur once left out."""
+    counts = Counter(units)
+    for name in alphabet:
+        counts.pop(name, None)
+    common = [unit for unit, count in counts.most_common(max(0, vocabulary - len(alphabet))) if count > 1]
+    return {unit: i for i, unit in enumerate([*alphabet, *common])}
+
+
 def train_pair(sources: list[str], targets: list[str], vocabulary: int, shared: bool) -> tuple[Tokenizer, Tokenizer]:
     """A tokenizer for each side; one for both where `shared`."""
     if shared:
@@ -42,16 +86,26 @@ def train_pair(sources: list[str], targets: list[str], vocabulary: int, shared: 
 
 def save_pair(folder: Path, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
     for tokenizer, side in zip(tokenizers, _SIDES, strict=True):
-        tokenizer.save(str(folder / f"tokenizer.{side}.json"))
+        save(folder, tokenizer, f".{side}")
 
 
 def load_pair(folder: Path) -> tuple[Tokenizer, Tokenizer]:
     """Raises DataError where a run has no readable tokenizers."""
-    try:
-        source, target = (Tokenizer.from_file(str(folder / f"tokenizer.{side}.json")) for side in _SIDES)
-    except Exception as error:  # the library raises no narrower type
-        raise DataError(f"{folder} has no readable tokenizers: {error}") from error
+    source, target = (load(folder, f".{side}") for side in _SIDES)
     return source, target
+
+
+def save(folder: Path, tokenizer: Tokenizer, side: str = "") -> None:
+    tokenizer.save(str(folder / f"tokenizer{side}.json"))
+
+
+def load(folder: Path, side: str = "") -> Tokenizer:
+    """Raises DataError where a run has no readable tokenizer."""
+    path = folder / f"tokenizer{side}.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower type
+        raise DataError(f"{folder} has no readable tokenizers ({path.name}): {error}") from error
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
