@@ -16,26 +16,56 @@ from lib.transform import second_order
 from lib.tree import Tree
 
 SHORT = 128 * 128  # query times key positions
+ROTARY_BASE = 10_000.0
 KeysValues = tuple[Float[Tensor, "b h s c"], Float[Tensor, "b h s c"]]
+Rotation = tuple[Float[Tensor, "t c"], Float[Tensor, "t c"]]  # cosines and sines
 
 
-def attention_init(key: Key, d: int, heads: int) -> Tree:
-    """Xavier-uniform projections without biases. Raises ValueError where heads do not divide the width."""
+def attention_init(key: Key, d: int, heads: int, bias: bool = False) -> Tree:
+    """Xavier-uniform projections; biases, where wanted, are vectors of d zeros. Raises ValueError where heads do not
+    divide the width."""
     if d % heads:
         raise ValueError(f"the width must be a multiple of the number of heads: {d} is not a multiple of {heads}")
     c = d // heads
     k_q, k_k, k_v, k_o = random.split(key, 4)
-    return {
+    p = {
         "w_q": nn.xavier(k_q, (d, heads, c), d, d),
         "w_k": nn.xavier(k_k, (d, heads, c), d, d),
         "w_v": nn.xavier(k_v, (d, heads, c), d, d),
         "w_o": nn.xavier(k_o, (heads, c, d), d, d),
     }
+    return p | {name: torch.zeros(d, device=key.device) for name in ("b_q", "b_k", "b_v", "b_o") if bias}
 
 
-def keys_values(p: Tree, x: Float[Tensor, "b s d"]) -> KeysValues:
-    k = einsum(x, p["w_k"], "b s d, d h c -> b h s c")
-    return k, einsum(x, p["w_v"], "b s d, d h c -> b h s c")
+def project(p: Tree, name: str, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t c"]:
+    """The queries ("q"), keys ("k") or values ("v") of x."""
+    y = einsum(x, p[f"w_{name}"], "b t d, d h c -> b h t c")
+    return y + rearrange(p[f"b_{name}"], "(h c) -> h 1 c", h=y.shape[1]) if f"b_{name}" in p else y
+
+
+def keys_values(p: Tree, x: Float[Tensor, "b s d"], rotation: Rotation | None = None) -> KeysValues:
+    return rotate(project(p, "k", x), rotation), project(p, "v", x)
+
+
+def rotation(positions: Int[Tensor, "t"], c: int) -> Rotation:
+    """cos and sin of position / 10000^(2i/c) for channels i and i + c/2, which `rotate` turns together. Raises
+    ValueError where c is odd."""
+    if c % 2:
+        raise ValueError(f"rotary positions turn pairs of channels: {c} channels a head are an odd number")
+    rate = ROTARY_BASE ** -(torch.arange(0, c, 2, device=positions.device) / c)
+    angle = (positions[:, None] * rate).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Float[Tensor, "b h t c"], rotation: Rotation | None) -> Float[Tensor, "b h t c"]:
+    """Rotary positions (Su et al. 2021): a query times a key then depends on how far they are apart, not on where they
+    are. Channel i turns with channel i + c/2, as in the released Llama weights; the paper pairs 2i with 2i + 1. None
+    is no rotation."""
+    if rotation is None:
+        return x
+    cos, sin = (part.to(x.dtype) for part in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def attention(
@@ -44,24 +74,27 @@ def attention(
     kv: KeysValues,
     mask: Bool[Tensor, "..."] | None = None,
     key: Key | None = None,
+    rotation: Rotation | None = None,
     *,
     dropout: float = 0.0,
     weights: bool = False,
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b h t s"] | None]:
-    """Attend from x to keys and values. `weights=True` also returns the attention weights, otherwise None.
+    """Attend from x to keys and values. `weights=True` also returns the attention weights, otherwise None. `rotation`:
+    of the queries; the keys have had theirs.
 
     The framework's fused attention is used where it can be: it draws dropout from the global generator and shows no
     weights, nor has it forward-mode or second derivatives. On a CPU its backward is slower than the plain formula for
     short sequences (LOG.md, 2026-11-21).
     """
-    q = einsum(x, p["w_q"], "b t d, d h c -> b h t c")
+    q = rotate(project(p, "q", x), rotation)
     k, v = kv
     short = not x.is_cuda and q.shape[2] * k.shape[2] <= SHORT
     if weights or short or (key is not None and dropout > 0) or second_order():
         y, w = math_attention(q, k, v, mask, key, dropout=dropout)
     else:
         y, w = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
-    return einsum(y, p["w_o"], "b h t c, h c d -> b t d"), w if weights else None
+    y = einsum(y, p["w_o"], "b h t c, h c d -> b t d")
+    return y + p["b_o"] if "b_o" in p else y, w if weights else None
 
 
 def math_attention(

@@ -32,23 +32,34 @@ def generate(
 ) -> Int[Tensor, "b t"]:
     """Up to `length` tokens after `first`: the likeliest ones, or with a key random ones.
 
-    A sequence that has produced `end` goes on with `end`. With a key, token n is drawn with `fold_in(key, n)` from
-    softmax(logits / temperature) restricted by `top_k` and `top_p` (see `restrict`).
+    A sequence that has produced `end` goes on with `end`. With a key, token n is drawn with `fold_in(key, n)` (see
+    `pick`).
     """
     token, done, out = first, torch.zeros_like(first, dtype=torch.bool), []
     for n in range(length):
         logits, cache = step(token, cache)
-        if key is None:
-            token = logits.argmax(dim=-1)
-        else:
-            logits = restrict(logits.float() / temperature, top_k, top_p)
-            token = random.categorical(random.fold_in(key, n), logits)
+        token = pick(logits, random.fold_in(key, n), temperature=temperature, top_k=top_k, top_p=top_p)
         token = torch.where(done, end, token)
         done = done | (token == end)
         out.append(token)
         if done.all():
             break
     return torch.stack(out, dim=1)
+
+
+def pick(
+    logits: Float[Tensor, "b v"],
+    key: Key | None = None,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Int[Tensor, "b"]:
+    """The likeliest token; with a key one drawn from softmax(logits / temperature) restricted by `top_k` and `top_p`
+    (see `restrict`)."""
+    if key is None:
+        return logits.argmax(dim=-1)
+    return random.categorical(key, restrict(logits.float() / temperature, top_k, top_p))
 
 
 def restrict(logits: Float[Tensor, "b v"], top_k: int = 0, top_p: float = 1.0) -> Float[Tensor, "b v"]:

@@ -36,7 +36,7 @@ class AdamState(NamedTuple):
 
 def sgd(lr: float | Tensor | Schedule, momentum: float = 0.0) -> Optimizer:
     """m <- momentum m + g;  p <- p - lr m  (torch.optim.SGD's convention)."""
-    rate = _schedule(lr)
+    rate = schedule(lr)
 
     def update(grads: Tree, state: SgdState, params: Tree) -> tuple[Tree, SgdState]:
         m = tree.map(lambda m, g: momentum * m + g, state.momentum, grads)
@@ -61,7 +61,7 @@ def adamw(
 
     `decay(params)` is a tree of bools, True where a leaf decays (all by default): see `tree.match`, `matrices`.
     """
-    rate, (b1, b2) = _schedule(lr), betas
+    rate, (b1, b2) = schedule(lr), betas
 
     def init(params: Tree) -> AdamState:
         zeros = lambda: tree.map(torch.zeros_like, params)  # noqa: E731
@@ -142,7 +142,7 @@ def inverse_sqrt(d_model: int, warmup: int, factor: float = 1.0) -> Schedule:
     return schedule
 
 
-def _schedule(lr: float | Tensor | Schedule) -> Schedule:
+def schedule(lr: float | Tensor | Schedule) -> Schedule:
     return lr if callable(lr) else constant(lr)  # type: ignore[return-value,arg-type]
 
 

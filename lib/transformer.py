@@ -18,7 +18,7 @@ from lib import nn, random
 from lib.random import Key
 from lib.tree import Tree
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,31 @@ class Config:
     heads: int = 8
     ff: int = 1024
     dropout: float = 0.0
-    norm: str = "rms"
-    activation: str = "relu"
+    norm: str = "rms"  # or "layer"
+    activation: str = "relu"  # "gelu", or "swiglu": a second map gates the first (Shazeer 2020)
+    position: str = "sinusoidal"  # or "learned": whoever embeds adds them; "rotary": queries and keys are turned here
+    bias: str = "ff"  # the feed-forward maps have biases; "all": those of attention too; "none"
 
 
 def block_init(key: Key, cfg: Config, cross: bool = False) -> Tree:
     k_self, k_cross, k_in, k_out = random.split(key, 4)
     norm = lambda: nn.norm_init(cfg.norm, cfg.width, key.device)  # noqa: E731
-    p = {"norm_attn": norm(), "attn": attn.attention_init(k_self, cfg.width, cfg.heads)}
+    attention = lambda k: attn.attention_init(k, cfg.width, cfg.heads, cfg.bias == "all")  # noqa: E731
+    p = {"norm_attn": norm(), "attn": attention(k_self)}
     if cross:
-        p |= {"norm_cross": norm(), "cross": attn.attention_init(k_cross, cfg.width, cfg.heads)}
-    ff = {"in": nn.linear_init(k_in, cfg.width, cfg.ff), "out": nn.linear_init(k_out, cfg.ff, cfg.width)}
+        p |= {"norm_cross": norm(), "cross": attention(k_cross)}
+    bias = cfg.bias != "none"
+    ff = {"in": nn.linear_init(k_in, cfg.width, cfg.ff, bias), "out": nn.linear_init(k_out, cfg.ff, cfg.width, bias)}
+    if cfg.activation == "swiglu":
+        ff["gate"] = nn.linear_init(random.fold_in(k_in, 1), cfg.width, cfg.ff, bias)
     return p | {"norm_ff": norm(), "ff": ff}
+
+
+def feed_forward(p: Tree, x: Float[Tensor, "b t d"], key: Key | None = None, *, cfg: Config) -> Float[Tensor, "b t d"]:
+    """activation(x w_in) w_out; with a gate (activation(x w_gate) * x w_in) w_out."""
+    h, activation = nn.linear(p["in"], x), ACTIVATIONS[cfg.activation]
+    h = activation(nn.linear(p["gate"], x)) * h if "gate" in p else activation(h)
+    return nn.linear(p["out"], nn.dropout(h, cfg.dropout, key))
 
 
 def block(
@@ -49,11 +62,12 @@ def block(
     memory_mask: Bool[Tensor, "..."] | None = None,
     key: Key | None = None,
     cache: Tree | None = None,
+    rotation: attn.Rotation | None = None,
     *,
     cfg: Config,
     weights: bool = False,
 ) -> tuple[Float[Tensor, "b t d"], Tree]:
-    """One block. Cross-attends to `memory` where the parameters have "cross".
+    """One block. Cross-attends to `memory` where the parameters have "cross". `rotation`: of rotary positions.
 
     `cache` (see `stack_cache`) holds what came before position `cache["position"]` and, for cross-attention, the
     memory's keys and values. Returns x and the cache as it is after x; with `weights`, the cross-attention weights
@@ -63,12 +77,12 @@ def block(
     norm, after = nn.NORMS[cfg.norm], dict(cache or {})
 
     h = norm(p["norm_attn"], x)
-    kv = attn.keys_values(p["attn"], h)
+    kv = attn.keys_values(p["attn"], h, rotation)
     if cache is not None:
         after |= attn.cache_write(cache, kv, cache["position"])
         after["position"] = cache["position"] + x.shape[1]
         kv = after["k"], after["v"]
-    h, _ = attn.attention(p["attn"], h, kv, mask, k_attn, dropout=cfg.dropout)
+    h, _ = attn.attention(p["attn"], h, kv, mask, k_attn, rotation, dropout=cfg.dropout)
     x = x + nn.dropout(h, cfg.dropout, k_attn_out)
 
     if "cross" in p:
@@ -83,8 +97,7 @@ def block(
         x = x + nn.dropout(h, cfg.dropout, k_cross_out)
         after |= {"weights": w} if weights else {}
 
-    h = ACTIVATIONS[cfg.activation](nn.linear(p["ff"]["in"], norm(p["norm_ff"], x)))
-    h = nn.linear(p["ff"]["out"], nn.dropout(h, cfg.dropout, k_ff))
+    h = feed_forward(p["ff"], norm(p["norm_ff"], x), k_ff, cfg=cfg)
     return x + nn.dropout(h, cfg.dropout, k_ff_out), after
 
 
@@ -106,10 +119,13 @@ def stack(
     weights: bool = False,
 ) -> tuple[Float[Tensor, "b t d"], list[Tree]]:
     """All blocks and the final norm. Arguments and results as `block`; the cache is a list, one entry a block."""
-    after = []
+    after, rotation = [], None
+    if cfg.position == "rotary":
+        places = torch.arange(x.shape[1], device=x.device) + (cache[0]["position"] if cache else 0)
+        rotation = attn.rotation(places, cfg.width // cfg.heads)
     keys = random.split(key, len(p["blocks"]))
     for i, (p_i, k_i) in enumerate(zip(p["blocks"], keys, strict=True)):
-        x, c = block(p_i, x, mask, memory, memory_mask, k_i, cache and cache[i], cfg=cfg, weights=weights)
+        x, c = block(p_i, x, mask, memory, memory_mask, k_i, cache and cache[i], rotation, cfg=cfg, weights=weights)
         after.append(c)
     return nn.NORMS[cfg.norm](p["norm"], x), after
 

@@ -161,6 +161,50 @@ def test_heads_must_divide_the_width(key, d, heads):
 # ---- dropout ----
 
 
+def test_biases_equal_torch(key):
+    p, x = attn.attention_init(key, 8, 2, bias=True), random.normal(key, (2, 5, 8))
+    p |= {name: random.normal(random.fold_in(key, i), (8,)) for i, name in enumerate(["b_q", "b_k", "b_v", "b_o"])}
+    module = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    stacked = torch.cat([rearrange(p[name], "d h c -> (h c) d") for name in ("w_q", "w_k", "w_v")])
+    weights = {"in_proj_weight": stacked, "in_proj_bias": torch.cat([p[name] for name in ("b_q", "b_k", "b_v")])}
+    weights |= {"out_proj.weight": rearrange(p["w_o"], "h c d -> d (h c)"), "out_proj.bias": p["b_o"]}
+    module.load_state_dict(weights)
+    torch.testing.assert_close(attend(p, x, x)[0], module(x, x, x)[0].detach(), rtol=1e-5, atol=1e-6)
+
+
+# ---- rotary positions ----
+
+
+def test_rotation_equals_complex_numbers(key):
+    """Channels i and i + 3 are the real and imaginary part of a number that is multiplied by e^(i angle)."""
+    x, places = random.normal(key, (2, 3, 5, 6)), torch.tensor([0, 1, 4, 9, 100])
+    angle = places[:, None] * torch.tensor([1.0, 10_000 ** (-1 / 3), 10_000 ** (-2 / 3)])
+    turned = torch.complex(x[..., :3], x[..., 3:]) * torch.polar(torch.ones_like(angle), angle)
+    expected = torch.cat([turned.real, turned.imag], dim=-1)
+    torch.testing.assert_close(attn.rotate(x, attn.rotation(places, 6)), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(attn.rotate(x, None), x)
+
+
+def test_rotary_scores_depend_on_the_distance_alone(key):
+    p, x = attn.attention_init(key, 8, 2), random.normal(key, (1, 6, 8))
+
+    def weights(places):
+        r = attn.rotation(places, 4)
+        return attn.attention(p, x, attn.keys_values(p, x, r), rotation=r, weights=True)[1]
+
+    here, there, spread = (weights(places) for places in (torch.arange(6), torch.arange(6) + 50, torch.arange(6) * 2))
+    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(here, spread, atol=1e-3)
+
+
+def test_rotary_needs_pairs_of_channels():
+    with pytest.raises(ValueError, match="3 channels"):
+        attn.rotation(torch.arange(2), 3)
+
+
+# ---- dropout ----
+
+
 def test_dropout_follows_the_key(key):
     k1, k2, k3, k4 = random.split(key, 4)
     p, x = attn.attention_init(k1, 8, 2), random.normal(k2, (2, 5, 8))

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.func import vmap
 
-from lib import optim, random, tree
+from lib import muon, optim, random, tree
 
 OPTIMIZERS = {  # a new optimiser joins here and passes the conformance tests below
     "sgd": optim.sgd(0.1),
     "momentum": optim.sgd(0.05, momentum=0.9),
     "adam": optim.adam(0.1),
     "adamw": optim.adamw(0.1, weight_decay=0.001, decay=optim.matrices),
+    "muon": muon.partition(r"w$", muon.muon(optim.linear(0.2, 400), dtype=torch.float32), optim.adam(0.1)),
     "scheduled": optim.adamw(optim.cosine(0.1, steps=400, warmup=5), weight_decay=0.0),
 }
 SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
@@ -106,6 +107,66 @@ def test_rate_may_be_a_tensor(key):
 
 def test_matrices_decay_and_vectors_do_not(key):
     assert optim.matrices(make(key)) == {"w": True, "b": False, "deep": [{"w": True, "scale": False}]}
+
+
+# ---- Muon ----
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 6), (2, 4, 9), (2, 9, 4)])
+def test_orthogonalise_keeps_singular_vectors_and_evens_out_singular_values(key, shape):
+    g = random.normal(key, shape) * 7
+    u, s, vt = torch.linalg.svd(g.double(), full_matrices=False)
+    s = s / s.norm(dim=1, keepdim=True)
+    for _ in range(5):  # the iteration acts on the singular values alone
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    expected = u @ torch.diag_embed(s) @ vt
+    torch.testing.assert_close(muon.orthogonalise(g, dtype=torch.float32).double(), expected, rtol=1e-3, atol=1e-3)
+    assert s.min() > 0.6 and s.max() < 1.25  # for matrices that are not nearly singular
+    rough = muon.orthogonalise(g).double()  # in bf16
+    assert (rough - u @ vt).norm() / (u @ vt).norm() < 0.35
+
+
+def test_muon_equals_a_plain_reference(key):
+    """Matrix after matrix in fp64: the momentum of Nesterov, orthogonalised, as large as an Adam step."""
+    k1, k2, k3 = random.split(key, 3)
+    params = {"w_q": random.normal(k1, (6, 2, 3)), "w_o": random.normal(k2, (2, 3, 6)), "w": random.normal(k3, (6, 8))}
+    opt, lr, decay = muon.muon(0.03, weight_decay=0.1, dtype=torch.float32), 0.03, 0.1
+    shapes = {"w_q": (6, 6), "w_o": (6, 6), "w": (6, 8)}
+    p = {name: params[name].double().reshape(shape) for name, shape in shapes.items()}
+    m, state = {name: torch.zeros(shape).double() for name, shape in shapes.items()}, opt.init(params)
+    for i in range(4):
+        grads = tree.map(lambda x, i=i: random.normal(random.fold_in(key, 10 + i), tuple(x.shape)), params)
+        params, state = opt.update(grads, state, params)
+        for name, shape in shapes.items():
+            g = grads[name].double().reshape(shape)
+            m[name] = 0.95 * m[name] + g
+            x = (g + 0.95 * m[name]) / torch.linalg.matrix_norm(g + 0.95 * m[name])
+            for _ in range(5):
+                x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+            p[name] = (1 - lr * decay) * p[name] - lr * 0.2 * math.sqrt(max(shape)) * x
+    for name, shape in shapes.items():
+        torch.testing.assert_close(params[name].double().reshape(shape), p[name], rtol=1e-3, atol=1e-3)
+    assert state.step == 4
+
+
+def test_a_muon_step_is_as_large_as_an_adam_step(key):
+    params = {"w": random.normal(key, (64, 128))}
+    opt = muon.muon(1.0)
+    new, _ = opt.update(params, opt.init(params), params)
+    assert 0.15 < (new["w"] - params["w"]).square().mean().sqrt() < 0.25
+
+
+def test_partition_gives_each_leaf_to_one_optimiser(key):
+    params, grads = make(key), gradients(key, 0)
+    opt = muon.partition(r"deep", optim.sgd(0.1), optim.adam(0.01))
+    new, state = opt.update(grads, opt.init(params), params)
+    alone = optim.sgd(0.1), optim.adam(0.01)
+    sgd, adam = (o.update(grads, o.init(params), params)[0] for o in alone)
+    close(new, {**adam, "deep": sgd["deep"]})
+    assert [list(tree.flatten(s)) for s in state] == [
+        ["step", "momentum.deep.0.w", "momentum.deep.0.scale"],
+        ["step", "mu.w", "mu.b", "nu.w", "nu.b"],
+    ]
 
 
 # ---- schedules ----

@@ -103,6 +103,46 @@ def test_decoder_equals_torch(key, activation, padded):
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_gpt_block_equals_torch(key):
+    """With biases everywhere, layer norm and gelu: torch's own layer, all of its parameters."""
+    cfg, kwargs = layer_norm_config("gelu")
+    p, (x, _) = make(key, dataclasses.replace(cfg, bias="all"), layers=1), inputs(key)
+    weights = torch_weights(p, cross=False)
+    attention = p["blocks"][0]["attn"]
+    weights["layers.0.self_attn.in_proj_bias"] = torch.cat([attention[name] for name in ("b_q", "b_k", "b_v")])
+    weights["layers.0.self_attn.out_proj.bias"] = attention["b_o"]
+    layer = torch.nn.TransformerEncoderLayer(8, 2, **kwargs)
+    module = torch.nn.TransformerEncoder(layer, 1, torch.nn.LayerNorm(8), enable_nested_tensor=False)
+    module.load_state_dict(weights)
+    expected = module(x, mask=~attn.causal_mask(T)).detach()
+    torch.testing.assert_close(run(p, x, attn.causal_mask(T), cfg=cfg), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_swiglu_by_hand(key):
+    cfg = dataclasses.replace(CFG, activation="swiglu", bias="none")
+    p = tf.block_init(key, cfg)["ff"]
+    assert {path: tuple(x.shape) for path, x in tree.flatten(p).items()} == {
+        "in.w": (8, 12), "out.w": (12, 8), "gate.w": (8, 12)
+    }  # fmt: skip
+    x = random.normal(key, (1, 2, 8))
+    gate, up = x @ p["gate"]["w"], x @ p["in"]["w"]
+    expected = (gate / (1 + torch.exp(-gate)) * up) @ p["out"]["w"]
+    torch.testing.assert_close(tf.feed_forward(p, x, cfg=cfg), expected)
+
+
+def test_names_decide_which_parameters_there_are(key):
+    default = set(tree.flatten(tf.block_init(key, CFG)))
+    assert default == {
+        "norm_attn.scale", "attn.w_q", "attn.w_k", "attn.w_v", "attn.w_o", "norm_ff.scale",
+        "ff.in.w", "ff.in.b", "ff.out.w", "ff.out.b",
+    }  # fmt: skip
+    names = {
+        bias: set(tree.flatten(tf.block_init(key, dataclasses.replace(CFG, bias=bias)))) for bias in ("all", "none")
+    }
+    assert names["all"] - default == {"attn.b_q", "attn.b_k", "attn.b_v", "attn.b_o"}
+    assert default - names["none"] == {"ff.in.b", "ff.out.b"}
+
+
 # ---- masks ----
 
 

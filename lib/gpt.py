@@ -1,0 +1,153 @@
+"""The decoder-only Transformer over token sequences (Radford et al. 2018, 2019): what comes next, scored and sampled.
+
+Norm, positions, feed-forward layer, biases and head are chosen by name: layer norm, learned positions, gelu, biases
+everywhere make GPT-2, RMS norm, rotary positions, swiglu without biases make Llama. Axes: b rows, t positions,
+d model width, v vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lib import attention, decode, nn, random, transformer, tree
+from lib.random import Key
+from lib.tree import Tree
+
+ROWS = 32  # windows that are scored at once
+SPREAD = 0.02  # standard deviation of new weights (Radford et al. 2018, section 4.1)
+
+
+@dataclass(frozen=True)
+class Config:
+    vocabulary: int
+    context: int  # tokens that the model sees at most
+    layers: int
+    block: transformer.Config
+    head: str = "tied"  # the table of embeddings is the head (Press & Wolf 2017), or "untied"
+
+
+def init(key: Key, cfg: Config) -> Tree:
+    """{"embed": {"tokens", "positions" where learned, "head" where untied}, "decoder"}. Weights are normal with
+    standard deviation .02; those that write to the residual stream, two a layer, .02 / sqrt(2 layers), so that their
+    sum does not grow with depth (Radford et al. 2019, section 2.3)."""
+    k_tokens, k_positions, k_head, k_decoder, k_matrices = random.split(key, 5)
+    shape = cfg.vocabulary, cfg.block.width
+    embed = {"tokens": SPREAD * random.normal(k_tokens, shape)}
+    if cfg.block.position == "learned":
+        embed["positions"] = SPREAD * random.normal(k_positions, (cfg.context, cfg.block.width))
+    if cfg.head == "untied":
+        embed["head"] = SPREAD * random.normal(k_head, shape)
+    decoder = transformer.stack_init(k_decoder, cfg.layers, cfg.block)
+    keys = iter(random.split(k_matrices, len(tree.leaves(decoder))))
+
+    def redrawn(path: str, x: Tensor) -> Tensor:
+        spread = SPREAD / math.sqrt(2 * cfg.layers) if path.endswith(("w_o", "out.w")) else SPREAD
+        return spread * random.normal(next(keys), tuple(x.shape)) if x.ndim >= 2 else x
+
+    return {"embed": embed, "decoder": tree.map_with_path(redrawn, decoder)}
+
+
+def head(params: Tree) -> Float[Tensor, "v d"]:
+    return params["embed"].get("head", params["embed"]["tokens"])
+
+
+def features(
+    params: Tree, ids: Int[Tensor, "b t"], key: Key | None = None, cache: list[Tree] | None = None, *, cfg: Config
+) -> tuple[Float[Tensor, "b t d"], list[Tree]]:
+    """What the head reads, and with a cache (of `start`), which holds the tokens before these, the cache after them.
+    Raises ValueError where there are more tokens than the context."""
+    t = ids.shape[1]
+    if t > cfg.context:
+        raise ValueError(f"{t} tokens do not fit in a context of {cfg.context}")
+    k_embed, k_decoder = random.split(key)
+    x = nn.embedding(params["embed"]["tokens"], ids)
+    places = torch.arange(t, device=ids.device) + (cache[0]["position"] if cache else 0)
+    if cfg.block.position == "learned":
+        x = x + nn.embedding(params["embed"]["positions"], places)
+    elif cfg.block.position == "sinusoidal":  # with embeddings as large as the waves (Vaswani et al. 2017, section 3.4)
+        waves = nn.sinusoidal_positions(cfg.context, cfg.block.width, ids.device)
+        x = x * (cfg.block.width**0.5) + waves[places].to(x.dtype)
+    x = nn.dropout(x, cfg.block.dropout, k_embed)
+    mask = transformer.cache_mask(places[0], t, cfg.context) if cache else attention.causal_mask(t, ids.device)
+    return transformer.stack(params["decoder"], x, mask, key=k_decoder, cache=cache, cfg=cfg.block)
+
+
+def apply(params: Tree, ids: Int[Tensor, "b t"], key: Key | None = None, *, cfg: Config) -> Float[Tensor, "b t v"]:
+    """Logits of each next token."""
+    return einsum(features(params, ids, key, cfg=cfg)[0], head(params), "b t d, v d -> b t v")
+
+
+def matmul_weights(params: Tree) -> int:
+    """Weights that take part in a matrix product for each token: 2 FLOP each forward and 4 backward (Kaplan et al.
+    2020, table 1; attention scores and norms left out)."""
+    return sum(x.numel() for x in tree.leaves([params["decoder"], head(params)]))
+
+
+# ---- scoring ----
+
+
+def scored_once(ids: Int[Tensor, "n"], length: int) -> Iterator[tuple[Int[Tensor, "t_plus_1"], int]]:
+    """Windows of `length` + 1 tokens that together predict each token but the first once: (window, how many of its
+    predictions do not count, for the window before has made them). Windows lie half a length apart, so that all but
+    the first `length` predictions see half a length of text or more. Fewer tokens than that are one shorter window."""
+    scored, n = 0, len(ids) - 1
+    while scored < n:
+        end = min(scored + (max(1, length // 2) if scored else length), n)
+        first = max(0, end - length)
+        yield ids[first : end + 1], scored - first
+        scored = end
+
+
+@torch.no_grad()
+def nats(params: Tree, ids: Int[Tensor, "n"], *, cfg: Config) -> float:
+    """The summed negative log-likelihood of all tokens but the first."""
+    windows, total = list(scored_once(ids, cfg.context)), 0.0
+    for i in range(0, len(windows), ROWS):
+        batch = torch.stack([tokens for tokens, _ in windows[i : i + ROWS]]).to(params["embed"]["tokens"].device)
+        logits = apply(params, batch[:, :-1], cfg=cfg).float()
+        each = F.cross_entropy(rearrange(logits, "b t v -> b v t"), batch[:, 1:], reduction="none")
+        total += sum(float(row[skip:].sum()) for row, (_, skip) in zip(each, windows[i : i + ROWS], strict=True))
+    return total
+
+
+# ---- generation ----
+
+
+def start(params: Tree, b: int, *, cfg: Config) -> list[Tree]:
+    """The cache before the first of at most `cfg.context` tokens of b sequences."""
+    return transformer.stack_cache(params["decoder"], b, cfg.context, None, params["embed"]["tokens"])
+
+
+def read(
+    params: Tree, ids: Int[Tensor, "b t"], cache: list[Tree], *, cfg: Config
+) -> tuple[Float[Tensor, "b v"], list[Tree]]:
+    """Logits of the token after these, and the cache that holds them too."""
+    x, cache = features(params, ids, cache=cache, cfg=cfg)
+    return einsum(x[:, -1], head(params), "b d, v d -> b v"), cache
+
+
+def generate(
+    params: Tree, prompt: Int[Tensor, "b t"], key: Key | None = None, *, cfg: Config, **sampling: float
+) -> Iterator[Int[Tensor, "b"]]:
+    """Token after token behind a prompt of at most `cfg.context` tokens (ValueError), for ever. Token n is picked with
+    `fold_in(key, n)`; `sampling` as in `decode.pick`.
+
+    The context slides by halves: when it is full, its last half is read again as the beginning of a new one, whatever
+    the kind of positions, and text before it is forgotten.
+    """
+    cache, seen, unread, n = start(params, len(prompt), cfg=cfg), prompt, prompt, 0
+    while True:
+        if seen.shape[1] > cfg.context and n:
+            seen = unread = seen[:, -max(1, cfg.context // 2) :]
+            cache = start(params, len(prompt), cfg=cfg)
+        logits, cache = read(params, unread, cache, cfg=cfg)
+        token = decode.pick(logits, random.fold_in(key, n), **sampling)  # type: ignore[arg-type]
+        yield token
+        unread = rearrange(token, "b -> b 1")
+        seen, n = torch.cat([seen, unread], dim=1), n + 1
