@@ -51,3 +51,13 @@ def sentences(tmp_path_factory):
     rows = [f"The {a} is {b}.\tLe {a[::-1]} est {b[::-1]}." for a, b in itertools.product(who, how)]
     path.write_text("\n".join(rows) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def story(tmp_path_factory):
+    """Some 9,000 characters in paragraphs, every one different."""
+    who, what = ("the old man", "a boy", "the fish", "my brother"), ("saw", "heard", "followed", "called")
+    lines = [f"On day {n} {who[n % 4]} {what[n // 4 % 4]} {who[n // 3 % 4]} by the sea – twice." for n in range(180)]
+    path = tmp_path_factory.mktemp("data") / "story.txt"
+    path.write_text("\n\n".join(lines), encoding="utf-8")
+    return path

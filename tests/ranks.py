@@ -18,11 +18,13 @@ from experiments import (
     exp_gan_curve,
     exp_gan_fashion,
     exp_gan_multiples,
+    exp_gpt_hemingway,
+    exp_lstm_novel,
     exp_mixture_points,
     exp_transformer_fr,
 )
-from lib import nn, parallel, random, seq2seq, transformer, tree
-from lib.data import packing, tokens
+from lib import gpt, nn, parallel, random, seq2seq, transformer, tree
+from lib.data import packing, texts, tokens
 from lib.data.images import Images
 
 STEPS = 10
@@ -101,10 +103,30 @@ def multiples_case(**change):
     return exp_gan_multiples.init_state, partial(exp_gan_multiples.step, args=args), args, [()] * STEPS
 
 
+def gpt_case(**change):
+    args = replace(exp_gpt_hemingway.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, warmup=2, **change)
+    cfg = gpt.Config(40, args.length, 1, transformer.Config(16, 2, 24, args.dropout, "rms", "swiglu", "rotary", "none"))
+    ids = random.randint(random.key(6), (400,), 0, 40).long()
+    data = texts.windows(ids, random.key(1), 4, args.length)
+    step = partial(exp_gpt_hemingway.step, cfg=cfg, args=args, dtype=torch.float32)
+    return partial(exp_gpt_hemingway.init_state, cfg=cfg), step, args, [(next(data),) for _ in range(STEPS)]
+
+
+def lstm_case(**change):
+    args = replace(
+        exp_lstm_novel.PRESETS["small"], embedding=6, hidden=8, rows=4, length=5, dropout=0.3, steps=STEPS, **change
+    )
+    ids = random.randint(random.key(6), (90,), 0, 40).long()  # four batches an epoch
+    data = texts.streams(ids, args.rows, args.length)
+    step = partial(exp_lstm_novel.step, args=args, dtype=torch.float32)
+    return partial(exp_lstm_novel.init_state, v=40), step, args, [(next(data),) for _ in range(STEPS)]
+
+
 CASES = {
     "transformer": transformer_case, "classifier": classifier_case, "fashion": fashion_case,
     "dense_fashion": dense_fashion_case, "autoencoder": autoencoder_case, "mixture": mixture_case,
     "curve": curve_case, "curve_fixed": partial(curve_case, points=50), "multiples": multiples_case,
+    "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "lstm": lstm_case,
 }  # fmt: skip
 
 

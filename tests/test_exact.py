@@ -22,9 +22,11 @@ from experiments import exp_classifier_fashion as classifier
 from experiments import exp_gan_curve as curve
 from experiments import exp_gan_fashion as fashion
 from experiments import exp_gan_multiples as multiples
+from experiments import exp_gpt_hemingway as gpt
+from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
 from experiments import exp_transformer_fr as transformer
-from lib import checkpoint, nn, random, tree
+from lib import checkpoint, nn, random, tree, writing
 from lib.data import images, packing, pairs, tokens
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +46,14 @@ SETTINGS = {
         fashion, {"model": "dcgan", "width": 4, "latent": 6, "kid_samples": 60, "conditional": True, "batch": 16},
     ),
     "gan-multiples": (multiples, {"batch": 4, "generator": (8,), "discriminator": (8,), "k": 7}),
+    "gpt": (
+        gpt,
+        {"width": 16, "heads": 2, "ff": 24, "layers": 1, "rows": 4, "length": 16, "vocabulary": 300, "warmup": 2,
+         "dropout": 0.1},
+    ),
+    "lstm": (
+        lstm, {"embedding": 6, "hidden": 8, "rows": 3, "length": 7, "vocabulary": 300, "dropout": 0.3},
+    ),
     "mixture": (
         mixture, {"points": 200, "components": 4, "class_components": 2, "hidden": (8,), "batch": 32},
     ),
@@ -125,9 +135,11 @@ def unrelated_draws(seed):
 
 
 @EACH
-def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(name, call, monkeypatch, few_pictures, sentences):
+def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(name, call, monkeypatch, few_pictures, sentences, story):
     exp, flags = SETTINGS[name]
-    flags = {**COMMON, **flags, **{transformer: {"data": sentences}, fashion: {"extractor": few_pictures}}.get(exp, {})}
+    needs = {transformer: {"data": sentences}, fashion: {"extractor": few_pictures}, gpt: {"data": story}}
+    flags = {**COMMON, **flags, **(needs | {lstm: {"data": story}}).get(exp, {})}
+    monkeypatch.setattr(writing, "SHOWN", 9)
     unrelated_draws(1)
     status, _, err = call(exp, *words(run="straight", **flags))
     assert status == 0, err
@@ -171,9 +183,9 @@ def initialiser(name, vocabularies):
     """key -> the leaves of a run's first state."""
     exp, flags = SETTINGS[name]
     args = exp.Args(**COMMON, **flags)
-    more = {classifier: {"classes": 10}, mixture: {"classes": 3}}.get(exp, {})
-    if exp is transformer:
-        more = {"cfg": exp.model_config(args, vocabularies)}
+    more = {classifier: {"classes": 10}, mixture: {"classes": 3}, lstm: {"v": 300}}.get(exp, {})
+    if exp in (transformer, gpt):
+        more = {"cfg": exp.model_config(args, vocabularies if exp is transformer else vocabularies[0])}
     return lambda key: tree.leaves(exp.init_state(key, args=args, **more))
 
 

@@ -1,0 +1,190 @@
+"""Text that a language model writes: streamed, measured in bits per byte, checked for copies, asked for at a terminal.
+
+A `Writer` knows of its model only how it goes on and how likely it finds a text.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lib import random, run
+from lib.data import texts
+from lib.data.sources import DataError
+from lib.random import Key
+
+BREAK = "\n\n"  # a paragraph begins: what stands before any text, and the neutral prompt
+SHOWN = 200  # tokens of a sample
+CHARACTER = 4  # bytes at most
+WAYS: dict[str, dict[str, float]] = {
+    "temperature 0.5": {"temperature": 0.5},
+    "temperature 1": {},
+    "temperature 1.5": {"temperature": 1.5},
+    "temperature 1, top-k 20": {"top_k": 20},
+}
+
+
+class GoOn(Protocol):
+    def __call__(self, prompt: Int[Tensor, "1 t"], key: Key | None, **sampling: float) -> Iterator[Int[Tensor, "1"]]:
+        """Token after token behind the prompt, for ever; `sampling` as in `decode.pick`."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A trained language model with a tokenizer of `tokens.train_lossless`."""
+
+    tokenizer: Tokenizer
+    go_on: GoOn
+    nats: Callable[[Int[Tensor, "n"]], float]
+    """Summed negative log-likelihood of all tokens but the first."""
+    device: torch.device
+    context: int | None = None
+    """Tokens of the longest prompt, where there is one."""
+
+    def ids(self, prompt: str) -> Int[Tensor, "n"]:
+        """Raises DataError where the prompt is longer than the context."""
+        ids = texts.encode(self.tokenizer, prompt or BREAK).to(self.device)
+        if self.context is not None and len(ids) > self.context:
+            raise DataError(f"the prompt has {len(ids)} tokens, the model's context {self.context}: shorten it")
+        return ids
+
+    def stream(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[str]:
+        """n tokens of text behind the prompt, the likeliest or with a key drawn: each piece as soon as its characters
+        are whole."""
+        waiting: list[int] = []
+        for _, token in zip(range(n), self.go_on(self.ids(prompt)[None], key, **sampling), strict=False):
+            waiting.append(int(token))
+            piece = texts.decode(self.tokenizer, torch.tensor(waiting))
+            if not piece.endswith("\ufffd") or len(waiting) >= CHARACTER:
+                yield piece
+                waiting.clear()
+        if waiting:
+            yield texts.decode(self.tokenizer, torch.tensor(waiting))
+
+    def write(self, prompt: str, key: Key | None, **sampling: float) -> str:
+        return "".join(self.stream(prompt, SHOWN, key, **sampling))
+
+    def score(self, text: str) -> dict[str, float]:
+        """Of a text behind a paragraph break. Only bits per byte can be compared between tokenizers."""
+        ids = torch.cat([texts.encode(self.tokenizer, part) for part in (BREAK, text)])
+        ids = ids[len(texts.encode(self.tokenizer, BREAK)) - 1 :]
+        nats = self.nats(ids)
+        loss = nats / (len(ids) - 1)
+        return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": texts.bits_per_byte(nats, text)}
+
+    def opening(self, text: str) -> str:
+        """Its first words, as many as fit in half a context, eight at most."""
+        words = text[:100].split(" ")[:8]
+        while self.context and words and len(texts.encode(self.tokenizer, " ".join(words))) > self.context // 2:
+            words.pop()
+        return " ".join(words)
+
+    def unknown(self, prompt: str) -> list[str]:
+        """Words of a prompt (characters, where these are the tokens) that are spelled in bytes."""
+        units = list(prompt)
+        if self.tokenizer.pre_tokenizer is not None:
+            units = [prompt[a:b] for _, (a, b) in self.tokenizer.pre_tokenizer.pre_tokenize_str(prompt)]
+        bytewise = [u for u in units if len(u.encode()) == len(texts.encode(self.tokenizer, u)) > 1]
+        return [u.strip() or repr(u) for u in bytewise]
+
+
+def copied(sample: str, training: str) -> str:
+    found = texts.longest_overlap(sample, training)
+    return f"longest run copied word for word: {len(found)} of {len(sample)} characters, {found!r}"
+
+
+# ---- while and after training ----
+
+
+def watch(here: run.Run | run.View, step: int, writer: Writer, corpus: texts.Texts, key: Key) -> None:
+    """Figures on the validation text and samples, to TensorBoard and in a line on the terminal."""
+    found = writer.score(corpus.val)
+    here.log(step, {f"val/{name}": x for name, x in found.items()})
+    for name, prompt in {"unprompted": "", "prompted": writer.opening(corpus.val)}.items():
+        text = prompt + writer.write(prompt, key)
+        here.writer.add_text(f"samples/{name}", text, step)
+    here.write(
+        f"step {step}: held out {found['loss']:.3f} nats per token, perplexity {found['perplexity']:.1f}, "
+        f"{found['bits_per_byte']:.3f} bits per byte   {' '.join(text.split())[:60]}"
+    )
+
+
+def report(
+    here: run.Run | run.View, step: int, writer: Writer, corpus: texts.Texts, key: Key
+) -> tuple[dict[str, float], list[str]]:
+    """Figures on the test text; samples from nothing and one behind the test text's beginning, and what of them is
+    copied; beside it what an equally long piece of the test text has in common with the training text."""
+    found = writer.score(corpus.test)
+    lines = [f"{'test text':<12}{'nats per token':>16}{'perplexity':>12}{'bits per byte':>15}"]
+    lines.append(f"{corpus.name:<12}{found['loss']:16.3f}{found['perplexity']:12.1f}{found['bits_per_byte']:15.3f}")
+    opening = writer.opening(corpus.test)
+    for i, (prompt, name) in enumerate([*(("", name) for name in WAYS), (opening, "temperature 1")]):
+        text = writer.write(prompt, random.fold_in(key, i), **WAYS[name])
+        name += f", behind {prompt!r}" if prompt else ""
+        here.writer.add_text(f"samples/{name}", prompt + text, step)
+        lines += ["", f"---- {name}; {copied(text, corpus.train)}", (prompt + text).strip()]
+    return found, [*lines, "", f"---- the test text itself: {copied(corpus.test[: len(text)], corpus.train)}"]
+
+
+# ---- using a run ----
+
+
+@dataclass(frozen=True)
+class Use:
+    """Continue a prompt, or what is typed, with the latest finished run."""
+
+    prompt: str | None = None
+    """Empty: from nothing. Not given: read from the terminal, one a line."""
+    n: int = SHOWN
+    """Tokens to write."""
+    temperature: float = 0.8
+    """Above 1 bolder, below 1 safer; 0: the likeliest token each time."""
+    top_k: int = 0
+    """Draw among the k likeliest tokens; 0: among all."""
+    top_p: float = 0.95
+    """Draw among the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """Decides what is drawn."""
+    copy_check: bool = False
+    """Also tell the longest piece that stands in the training text word for word."""
+    run: Path | None = None
+    """Run directory; the latest finished one if not given."""
+    data_dir: Path | None = None
+    """Where --copy-check looks for the training text before downloading it."""
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError("--n must be at least 1, --temperature and --top-k at least 0 and --top-p in (0, 1]")
+
+
+def answer(use: Use, writer: Writer, data: str) -> None:
+    """Write on behind the prompt, or behind each line that is typed, until an empty one. `data`: of the training."""
+    training = texts.load(data, use.data_dir).train if use.copy_check else None
+    key = random.key(use.seed, writer.device) if use.temperature > 0 else None
+    if use.prompt is None:
+        print("One beginning a line; an empty line ends.", file=sys.stderr)
+    for prompt in typed() if use.prompt is None else [use.prompt]:
+        if words := writer.unknown(prompt):
+            print(f"warning: not in the vocabulary, so spelled in bytes: {', '.join(words)}", file=sys.stderr)
+        parts = writer.stream(prompt, use.n, key, temperature=use.temperature, top_k=use.top_k, top_p=use.top_p)
+        written = ""
+        for part in parts:
+            print(part if written else prompt + part, end="", flush=True)
+            written += part
+        print()
+        if training is not None:
+            print(copied(written, training), file=sys.stderr)
+
+
+def typed() -> Iterator[str]:
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        yield line.rstrip("\n")
