@@ -9,12 +9,12 @@ from functools import partial
 import pytest
 import torch
 
-from experiments import exp_gan_curve, exp_gan_fashion
+from experiments import exp_gan_curve, exp_gan_fashion, exp_gpt_hemingway, exp_lstm_novel
 from experiments import exp_transformer_fr as exp
-from lib import random, seq2seq, transformer, tree
-from lib.data import packing, tokens
+from lib import gpt, random, seq2seq, transformer, tree
+from lib.data import packing, texts, tokens
 from tests.bench import __main__ as bench
-from tests.bench import book, gans, measure, modules
+from tests.bench import book, gans, language, measure, modules
 
 ARGS = replace(
     exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
@@ -48,11 +48,14 @@ def three_batches(key):
     return [next(data) for _ in range(3)]
 
 
-def shaken_state(key, cfg, args):
+def shaken(state):
     """Away from the start, where every scale is 1 and every bias 0."""
     shake = lambda x: x + 0.1 * torch.sin(torch.arange(x.numel(), dtype=torch.float32)).reshape(x.shape)  # noqa: E731
-    state = exp.init_state(key, cfg, args)
     return state._replace(params=tree.map(shake, state.params))
+
+
+def shaken_state(key, cfg, args):
+    return shaken(exp.init_state(key, cfg, args))
 
 
 @pytest.fixture
@@ -332,10 +335,139 @@ def test_jax_takes_adversarial_steps(small, jaxes, experiment):
     assert torch.tensor(losses).isfinite().all() and losses[0] != losses[1]
 
 
-def test_bench_prints_one_table_and_writes_it(small, monkeypatch, capsys, tmp_path):
+# ---- language models ----
+
+GPT = replace(
+    language.GPTS["cpu"], layers=2, width=16, heads=2, ff=24, vocabulary=50, rows=3, length=7, steps=6, warmup=2
+)
+LSTM = replace(
+    exp_lstm_novel.PRESETS["small"], embedding=6, hidden=8, vocabulary=300, dropout=0.0, rows=3, length=7, steps=22,
+    clip=0.05,
+)  # fmt: skip
+
+
+def gpt_start(key):
+    """(our state, our step, the module of a state)."""
+    cfg = language.gpt_config(GPT)
+    step = partial(exp_gpt_hemingway.step, cfg=cfg, args=GPT, dtype=torch.float32)
+    return shaken(exp_gpt_hemingway.init_state(key, cfg, GPT)), step, lambda state: language.Gpt(state.params, cfg)
+
+
+def lstm_start(key):
+    """The same; our step takes a window of tokens."""
+    fresh = torch.zeros(LSTM.rows, dtype=torch.bool)
+    step = lambda state, ids: exp_lstm_novel.step(state, texts.Window(ids, fresh), args=LSTM, dtype=torch.float32)  # noqa: E731
+    state = shaken(exp_lstm_novel.init_state(key, LSTM.vocabulary, LSTM))
+    return state, step, lambda state: language.Lstm(state.params, LSTM)
+
+
+def windows(args):
+    """Three, of made-up tokens."""
+    return language.made_up(args, torch.device("cpu"))[:3]
+
+
+def in_step(state, step, another, args):
+    """Our state after three steps whose losses are another's."""
+    for window in windows(args):
+        state, out = step(state, window)
+        assert float(another(window)) == pytest.approx(float(out["train/loss"]), rel=1e-5)
+    return state
+
+
+def assert_trained_alike(weights, expected, before):
+    """All but the keys' biases, which change no loss: of rounding errors, their gradients, Adam makes whole steps."""
+    for name, p in weights.items():
+        p, wanted, start = (
+            torch.cat([x.chunk(3)[0], x.chunk(3)[2]]) if name.endswith("qkv.bias") else x
+            for x in (p, expected[name], before[name])
+        )
+        torch.testing.assert_close(p, wanted, rtol=0, atol=2e-6, msg=lambda m, name=name: f"{name}: {m}")
+        assert torch.equal(p, start) == ("bias_hh" in name), name
+
+
+def copied(model):
+    return {name: p.clone() for name, p in model.state_dict().items()}
+
+
+def test_module_of_the_gpt_has_our_logits_and_our_three_steps(key):
+    state, step, module = gpt_start(key)
+    model, ids = module(state), windows(GPT)[0][:, :-1]
+    ours = gpt.apply(state.params, ids, cfg=language.gpt_config(GPT))
+    torch.testing.assert_close(model.logits(ids), ours, atol=1e-5, rtol=1e-5)
+    before, trainer = copied(model), language.gpt_trainer(model, GPT, torch.float32, compiled=False)
+    state = in_step(state, step, trainer.step, GPT)
+    assert_trained_alike(model.state_dict(), module(state).state_dict(), before)
+
+
+def test_module_of_the_lstm_has_our_logits_and_our_three_steps(key):
+    state, step, module = lstm_start(key)
+    model, ids = module(state), windows(LSTM)[0][:, :-1]
+    carry = tree.map(lambda x: torch.sin(torch.arange(x.numel())).reshape(x.shape), state.carry)
+    logits, end = exp_lstm_novel.apply(state.params, ids, carry, args=LSTM)
+    theirs, its_end = model.logits(ids, tuple(x.transpose(0, 1).contiguous() for x in carry))
+    for x, y in [(theirs, logits), *((x.transpose(0, 1), y) for x, y in zip(its_end, end, strict=True))]:
+        torch.testing.assert_close(x, y, atol=1e-6, rtol=1e-5)
+    before, trainer = copied(model), language.lstm_trainer(model, LSTM, torch.float32, compiled=False)
+    state = in_step(state, step, trainer.step, LSTM)
+    assert_trained_alike(model.state_dict(), module(state).state_dict(), before)
+    for x, y in zip(trainer.carry, state.carry, strict=True):
+        torch.testing.assert_close(x.transpose(0, 1), y, atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture
+def jaxlanguage(jaxes):
+    from tests.bench import jaxlanguage
+
+    return jaxlanguage
+
+
+def test_jax_gpt_has_our_loss_and_our_three_steps(key, jaxes, jaxlanguage):
+    state, step, module = gpt_start(key)
+    trainer = jaxlanguage.gpt(module(state), language.gpt_config(GPT), GPT, torch.float32)
+    before = weights(jaxes, trainer.state.model)
+    assert before.keys() == dict(module(state).named_parameters()).keys()
+    state = in_step(state, step, lambda window: trainer.step(jaxes.arrays(window))[1], GPT)
+    assert_trained_alike(weights(jaxes, trainer.state.model), module(state).state_dict(), before)
+
+
+def test_jax_lstm_has_our_loss_and_our_three_steps(key, jaxes, jaxlanguage):
+    state, step, module = lstm_start(key)
+    trainer = jaxlanguage.lstm(module(state), LSTM, torch.float32)
+    before = weights(jaxes, trainer.state.model)
+    state = in_step(state, step, lambda window: trainer.step(jaxes.arrays(window))[1], LSTM)
+    expected = jaxlanguage.lstm_weights(module(state))
+    assert before.keys() == expected.keys()
+    assert_trained_alike(weights(jaxes, trainer.state.model), expected, before)
+    for x, y in zip(trainer.state.carry, state.carry, strict=True):
+        torch.testing.assert_close(torch.tensor(jaxes.np.array(x)), y, atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The language models, of a few weights, the LSTM with dropout."""
+    monkeypatch.setitem(language.GPTS, "cpu", GPT)
+    monkeypatch.setitem(exp_lstm_novel.PRESETS, "small", replace(LSTM, dropout=0.3))
+
+
+@pytest.mark.parametrize("experiment", language.STEPS)
+def test_modules_take_language_steps_in_bf16(tiny, experiment):
+    train = language.STEPS[experiment][0]("nn.Module, eager", torch.device("cpu"), torch.bfloat16)
+    losses = [float(train(n * language.BATCHES)) for n in range(3)]  # on one batch
+    assert torch.tensor(losses).isfinite().all() and len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("experiment", language.STEPS)
+def test_jax_takes_language_steps_in_bf16(tiny, jaxes, experiment):
+    train = language.STEPS[experiment][0](measure.JAX, torch.device("cpu"), torch.bfloat16)
+    losses = [float(train(n * language.BATCHES)[1]) for n in range(3)]  # on one batch
+    assert torch.tensor(losses).isfinite().all() and len(set(losses)) == 3
+
+
+def test_bench_prints_one_table_and_writes_it(small, tiny, monkeypatch, capsys, tmp_path):
     sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 50, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(gans, "STEPS", {name: (make, 1) for name, (make, _) in gans.STEPS.items()})
+    for family in (gans, language):
+        monkeypatch.setattr(family, "STEPS", {name: (make, 1) for name, (make, _) in family.STEPS.items()})
     monkeypatch.setattr(measure, "alone", lambda fn, *args, device: fn(*args))  # not in a process of its own
     path = tmp_path / "RESULTS.md"
     words = [*flags, "--no-compile", "--device", "cpu", "--results", str(path)]
@@ -345,8 +477,19 @@ def test_bench_prints_one_table_and_writes_it(small, monkeypatch, capsys, tmp_pa
     out = capsys.readouterr().out
     table = cells(out)
     assert [line[:2] for line in table[2:]] == [
-        [name, peer] for name in ("exp_transformer_fr", *gans.STEPS) for peer in ("nn.Module, eager", "ours, eager")
+        [name, peer]
+        for name in ("exp_transformer_fr", *gans.STEPS, *language.STEPS)
+        for peer in ("nn.Module, eager", "ours, eager")
     ]
     assert all(float(line[5].replace(",", "")) > 50 for line in table[2:])  # peak MiB
     assert f"`python -m tests.bench {' '.join(words)}`" in out
     assert out.strip() in path.read_text()
+
+
+def test_bench_language_prints_its_steps(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "alone", lambda fn, *args, device: fn(*args))
+    monkeypatch.setattr(sys, "argv", ["bench", "language", "--no-compile", "--device", "cpu", "--rounds", "1"])
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    bench.main()
+    table = cells(capsys.readouterr().out)
+    assert [line[0] for line in table[2:]] == [name for name in language.STEPS for _ in range(2)]

@@ -1,4 +1,5 @@
-"""Our way against the usual ones, timed side by side: `python -m tests.bench`, and `step`, `gan` or `book` alone.
+"""Our way against the usual ones, timed side by side: `python -m tests.bench`, and `step`, `gan`, `language` or
+`book` alone.
 
 Without a subcommand: every training step below in one table, which also goes into RESULTS.md. The peers are the usual
 nn.Module and ours, each eager and compiled, and JAX where its extra is installed (measure.py says how it is measured).
@@ -7,6 +8,9 @@ step: the translation experiment's training step against the same architecture a
     clock starts.
 gan: the adversarial steps of exp_gan_curve (`book`) and exp_gan_fashion (`small`) against the same networks as
     nn.Modules with torch.optim.Adam (gans.py) and in JAX (jaxgans.py).
+language: the steps of exp_gpt_hemingway, on a CPU with 12 million parameters of GPT-2's kind, on a GPU with GPT-2
+    small's, by AdamW, and of exp_lstm_novel (`small`), against the same models as nn.Modules with fused AdamW and Adam
+    (language.py) and in JAX (jaxlanguage.py), on made-up tokens, which lie on the device too.
 book: the experiment's `book` preset against the book's own way (book.py) on the same sentence pairs, packed rows here
     and padded batches there. Making batches of token lists is timed; sorting, packing and tokenising are not. Weights
     are random, so a translation would end anywhere: both make as many tokens of a sentence as its reference has, end
@@ -31,7 +35,7 @@ from lib import random, run, seq2seq, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.data.sources import DataError
 from lib.transform import jit
-from tests.bench import book, gans, measure, modules
+from tests.bench import book, gans, language, measure, modules
 from tests.bench.measure import JAX, OURS, USUAL, Train
 
 PRESET = exp.PRESETS["book"]
@@ -56,6 +60,11 @@ class Gan:
     def place(self) -> tuple[torch.device, torch.dtype]:
         args = run.Args(device=self.device, precision=self.precision)
         return run.device(args), run.dtype(args, run.device(args))
+
+
+@dataclass(frozen=True)
+class Language(Gan):
+    """The language models' steps, of exp_gpt_hemingway and exp_lstm_novel. Without --compile the eager peers only."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +202,11 @@ def translation_step(flags: Step) -> measure.Step:
     return measure.Step("exp_transformer_fr", partial(made_up, job=job), flags.inner)
 
 
-def gan_steps(flags: Gan) -> list[measure.Step]:
+def experiment_steps(these: dict[str, tuple[Callable, int]], flags: Gan) -> list[measure.Step]:
+    """Of gans.STEPS or language.STEPS."""
     device, dtype = flags.place
     return [
-        measure.Step(name, partial(make, device=device, dtype=dtype), inner)
-        for name, (make, inner) in gans.STEPS.items()
+        measure.Step(name, partial(make, device=device, dtype=dtype), inner) for name, (make, inner) in these.items()
     ]
 
 
@@ -259,9 +268,15 @@ def book_rows(what: str, seconds: dict, rates: dict, trained: dict[str, measure.
 
 def main() -> None:
     commands: dict[str, tuple[type, Callable]] = {
-        "all": (All, lambda flags: bench([translation_step(flags), *gan_steps(flags)], flags)),
+        "all": (
+            All,
+            lambda flags: bench(
+                [translation_step(flags), *experiment_steps(gans.STEPS | language.STEPS, flags)], flags
+            ),
+        ),
         "step": (Step, lambda flags: bench([translation_step(flags)], flags)),
-        "gan": (Gan, lambda flags: bench(gan_steps(flags), flags)),
+        "gan": (Gan, lambda flags: bench(experiment_steps(gans.STEPS, flags), flags)),
+        "language": (Language, lambda flags: bench(experiment_steps(language.STEPS, flags), flags)),
         "book": (Book, bench_book),
     }
     words = sys.argv[1:]

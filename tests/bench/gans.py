@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from experiments import exp_gan_curve, exp_gan_fashion
 from lib import random
 from lib.data.images import Images
-from lib.transform import jit
 from lib.tree import Tree
+from tests.bench import measure
 from tests.bench.measure import JAX, OURS, USUAL, Train
 
 
@@ -116,7 +116,8 @@ def curve_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     curve = exp_gan_curve.curve(args.formula)
     state = exp_gan_curve.init_state(random.key(0, device), args)
     if peer in OURS:
-        return _ours(partial(exp_gan_curve.step, args=args, curve=curve), state, OURS[peer])
+        update = measure.ours(partial(exp_gan_curve.step, args=args, curve=curve), state, OURS[peer])
+        return lambda _: update()
     activation, x = partial(nn.LeakyReLU, args.slope), state.x
     points = (torch.stack([x, curve.f(x)], -1) - torch.tensor(curve.mean).to(x)) / torch.tensor(curve.std).to(x)
     networks = mlp(state.generator, activation), mlp(state.discriminator, activation, args.dropout)
@@ -150,8 +151,8 @@ def fashion_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     state = exp_gan_fashion.init_state(random.key(0, device), args)
     indices = torch.arange(len(pixels), device=device).view(-1, args.batch)
     if peer in OURS:
-        update = _ours(partial(exp_gan_fashion.step, args=args, dtype=dtype), state, OURS[peer], data)
-        return lambda n: update(n, indices[n % len(indices)])
+        update = measure.ours(partial(exp_gan_fashion.step, args=args, dtype=dtype), state, OURS[peer], data)
+        return lambda n: update(indices[n % len(indices)])
     networks = DcganGenerator(state.params["g"], args.width), DcganDiscriminator(state.params["d"], args.width)
     settings = args.lr, (args.beta1, 0.999), args.ema_decay, dtype
     if peer == JAX:
@@ -168,16 +169,6 @@ def fashion_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     def train(n: int) -> None:
         real = pixels[indices[n % len(indices)]].float() / 127.5 - 1
         trainer.step(real, torch.randn(2, args.batch, args.latent, device=device).unbind())
-
-    return train
-
-
-def _ours(step: Callable, state: Tree, compiled: bool, *shared: Tree) -> Train:
-    update = jit(step, enabled=compiled)
-
-    def train(_: int, *batch: Tree) -> None:
-        nonlocal state
-        state, _ = update(state, *batch, *shared)
 
     return train
 

@@ -33,6 +33,8 @@ from typing import Any, NamedTuple
 import torch
 
 from lib import metrics
+from lib.transform import jit
+from lib.tree import Tree
 
 USUAL = {"nn.Module, eager": False, "nn.Module, compiled": True}  # and whether compiled
 OURS = {"ours, eager": False, "ours, compiled": True}
@@ -67,6 +69,17 @@ def peers(compile: bool, device: torch.device) -> list[str]:
     gpu = device.type == "cpu" or any(map(find_spec, ["jax_cuda12_plugin", "jax_cuda13_plugin"]))
     there = PEERS if gpu and all(map(find_spec, EXTRA)) else [name for name in PEERS if name != JAX]
     return there if compile else [name for name in there if "eager" in name]
+
+
+def ours(step: Callable, state: Tree, compiled: bool, *shared: Tree) -> Callable:
+    """Applies our `step(state, *batch, *shared) -> (state, out)` again and again."""
+    update = jit(step, enabled=compiled)
+
+    def train(*batch: Tree) -> None:
+        nonlocal state
+        state, _ = update(state, *batch, *shared)
+
+    return train
 
 
 def measure(step: Step, peers: Iterable[str], rounds: int, device: torch.device) -> dict[str, Measured]:
