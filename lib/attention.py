@@ -1,8 +1,11 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2.2) with masks and static-shape key-value caches.
 
 Axes: b batch, t query positions, s key positions, d model width, h heads, c channels per head.
-A mask is boolean, True where the query may attend, and broadcasts to (b, h, t, s).
+A mask is boolean, True where the query may attend, and broadcasts to (b, h, t, s); or it is "causal": `causal_mask`
+without the tensor, for which fused kernels have a faster way.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,7 @@ from lib.tree import Tree
 SHORT = 128 * 128  # query times key positions
 ROTARY_BASE = 10_000.0
 KeysValues = tuple[Float[Tensor, "b h s c"], Float[Tensor, "b h s c"]]
+Mask = Bool[Tensor, "..."] | Literal["causal"] | None
 Rotation = tuple[Float[Tensor, "t c"], Float[Tensor, "t c"]]  # cosines and sines
 
 
@@ -72,7 +76,7 @@ def attention(
     p: Tree,
     x: Float[Tensor, "b t d"],
     kv: KeysValues,
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Mask = None,
     key: Key | None = None,
     rotation: Rotation | None = None,
     *,
@@ -90,7 +94,10 @@ def attention(
     k, v = kv
     short = not x.is_cuda and q.shape[2] * k.shape[2] <= SHORT
     if weights or short or (key is not None and dropout > 0) or second_order():
+        mask = causal_mask(q.shape[2], x.device) if isinstance(mask, str) else mask
         y, w = math_attention(q, k, v, mask, key, dropout=dropout)
+    elif isinstance(mask, str):
+        y, w = F.scaled_dot_product_attention(q, k, v, is_causal=True), None
     else:
         y, w = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
     y = einsum(y, p["w_o"], "b h t c, h c d -> b t d")

@@ -74,7 +74,7 @@ def features(
         waves = nn.sinusoidal_positions(cfg.context, cfg.block.width, ids.device)
         x = x * (cfg.block.width**0.5) + waves[places].to(x.dtype)
     x = nn.dropout(x, cfg.block.dropout, k_embed)
-    mask = transformer.cache_mask(places[0], t, cfg.context) if cache else attention.causal_mask(t, ids.device)
+    mask: attention.Mask = transformer.cache_mask(places[0], t, cfg.context) if cache else "causal"
     return transformer.stack(params["decoder"], x, mask, key=k_decoder, cache=cache, cfg=cfg.block)
 
 

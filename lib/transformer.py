@@ -57,7 +57,7 @@ def feed_forward(p: Tree, x: Float[Tensor, "b t d"], key: Key | None = None, *, 
 def block(
     p: Tree,
     x: Float[Tensor, "b t d"],
-    mask: Bool[Tensor, "..."] | None,
+    mask: attn.Mask,
     memory: Float[Tensor, "b s d"] | None = None,
     memory_mask: Bool[Tensor, "..."] | None = None,
     key: Key | None = None,
@@ -109,7 +109,7 @@ def stack_init(key: Key, layers: int, cfg: Config, cross: bool = False) -> Tree:
 def stack(
     p: Tree,
     x: Float[Tensor, "b t d"],
-    mask: Bool[Tensor, "..."] | None,
+    mask: attn.Mask,
     memory: Float[Tensor, "b s d"] | None = None,
     memory_mask: Bool[Tensor, "..."] | None = None,
     key: Key | None = None,

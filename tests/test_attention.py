@@ -74,13 +74,14 @@ def test_math_attention_equals_fused(key, b, t, s, d, heads, mask):
 
 
 @pytest.mark.parametrize("short", [0, 10**6], ids=["fused", "plain"])
-def test_both_paths_have_the_same_gradients(key, monkeypatch, short):
+def test_both_paths_have_the_same_gradients_also_by_the_masks_name(key, monkeypatch, short):
     k1, k2, k3 = random.split(key, 3)
     p, x, r = attn.attention_init(k1, 8, 2), random.normal(k2, (2, 5, 8)), random.normal(k3, (2, 5, 8))
-    fn = value_and_grad(lambda p: (attend(p, x, x, attn.causal_mask(5))[0] * r).sum())
-    expected = fn(p)
+    fn = lambda mask: value_and_grad(lambda p: (attend(p, x, x, mask)[0] * r).sum())(p)  # noqa: E731
+    expected = fn(attn.causal_mask(5))
     monkeypatch.setattr(attn, "SHORT", short)
-    torch.testing.assert_close(tree.leaves(fn(p)), tree.leaves(expected), rtol=1e-5, atol=1e-5)
+    for mask in (attn.causal_mask(5), "causal"):
+        torch.testing.assert_close(tree.leaves(fn(mask)), tree.leaves(expected), rtol=1e-5, atol=1e-5)
 
 
 def fused_calls(monkeypatch):
