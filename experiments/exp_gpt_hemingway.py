@@ -1,16 +1,15 @@
 """A small GPT that writes like one author (Radford et al. 2018, 2019), the book's shape and a modern one.
 
-What it shows: a decoder-only Transformer learns a novel's spelling, syntax and manner from nothing, and which of the
-choices made since 2018 pay. `just run exp_gpt_hemingway` (the modern shape on Moby Dick; `--data hemingway` or any
-text), then `just sample exp_gpt_hemingway --prompt "Call me"`.
+What it shows: a decoder-only Transformer learns a novel's spelling, syntax and manner from nothing, and what the
+choices made since 2018 are worth: on Moby Dick, in five minutes on two cores, 1.841 ± .004 bits per byte of held-out
+text by the modern shape and 1.989 ± .008 by the book's, on as many tokens and with as many parameters in the blocks.
+`just run exp_gpt_hemingway` (any text by `--data`), then `just sample exp_gpt_hemingway --prompt "Call me"`.
+The book's shape:
 
-Held-out text is measured in bits per byte, which compares tokenizers: `--tokens word`, `bpe` or `char`. The modern
-shape by Muon and by AdamW, and the book's, on as many tokens and with as many parameters in the blocks:
-
-    just run exp_gpt_hemingway
-    just run exp_gpt_hemingway --optimizer adamw
     just run exp_gpt_hemingway --norm layer --position learned --activation gelu --ff 1024 --bias all --head untied \
         --optimizer adamw
+
+Bits per byte compare tokenizers too: `--tokens word`, `bpe` or `char`.
 """
 
 from dataclasses import dataclass
@@ -76,6 +75,8 @@ class Args(run.Args):
     """Largest global gradient norm; 0: no clipping."""
 
     def __post_init__(self) -> None:
+        if self.vocabulary < 257:
+            raise ValueError(f"--vocabulary {self.vocabulary}: more than 256, which are bytes")
         if self.width % self.heads:
             raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
         if (self.position == "rotary" and self.width // self.heads % 2) or self.width % 2:

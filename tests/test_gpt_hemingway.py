@@ -195,6 +195,7 @@ def test_bad_texts(call, tmp_path, content, message):
         (["--width", "10", "--heads", "4"], "not a multiple"),
         (["--width", "12", "--heads", "4"], "even number of channels"),
         (["--optimizer", "sgd"], "sgd"),
+        (["--vocabulary", "256"], "more than 256, which are bytes"),
         (["sample", "--top-p", "0"], "--top-p in (0, 1]"),
         (["sample", "--n", "0"], "--n must be at least 1"),
     ],
