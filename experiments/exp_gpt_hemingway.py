@@ -75,8 +75,6 @@ class Args(run.Args):
     """Largest global gradient norm; 0: no clipping."""
 
     def __post_init__(self) -> None:
-        if self.vocabulary < 257:
-            raise ValueError(f"--vocabulary {self.vocabulary}: more than 256, which are bytes")
         if self.width % self.heads:
             raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
         if (self.position == "rotary" and self.width // self.heads % 2) or self.width % 2:

@@ -56,10 +56,6 @@ class Args(run.Args):
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
-    def __post_init__(self) -> None:
-        if self.vocabulary < 257:
-            raise ValueError(f"--vocabulary {self.vocabulary}: more than 256, which are bytes")
-
 
 PRESETS: dict[str, run.Args] = {
     # On a GPU torch.compile unrolls the fused call; on a CPU it takes longer than it saves here.

@@ -195,7 +195,6 @@ def test_bad_texts(call, tmp_path, content, message):
         (["--width", "10", "--heads", "4"], "not a multiple"),
         (["--width", "12", "--heads", "4"], "even number of channels"),
         (["--optimizer", "sgd"], "sgd"),
-        (["--vocabulary", "256"], "more than 256, which are bytes"),
         (["sample", "--top-p", "0"], "--top-p in (0, 1]"),
         (["sample", "--n", "0"], "--n must be at least 1"),
     ],
@@ -203,6 +202,11 @@ def test_bad_texts(call, tmp_path, content, message):
 def test_bad_flags(call, words, message):
     status, out, told = call(exp, *words)
     assert status in (1, 2) and message in " ".join(re.sub("[│╭╮╰╯─]", " ", out + told).split())
+
+
+def test_a_vocabulary_without_room_for_bytes(call, story):
+    status, _, told = call(exp, *flags(data=story, steps=2, **{**TINY, "vocabulary": 255}))
+    assert status == 1 and "error: a vocabulary of 255: at least 256, which are bytes" in told
 
 
 def test_a_prompt_longer_than_the_context(fit, call):

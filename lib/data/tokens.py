@@ -41,8 +41,11 @@ def train_lossless(level: str, text: str, vocabulary: int) -> Tokenizer:
     `level`: "word" (words, numbers and runs of punctuation, each with the space before it, and white space, cut as
     GPT-2 does), "bpe" (merges of bytes inside those) or "char". Words and characters outside the vocabulary are spelled
     in bytes, which a model pays for. What the text has only once stays outside, so that a model learns to spell.
-    There are no special tokens: a paragraph break is the neutral prompt.
+    There are no special tokens: a paragraph break is the neutral prompt. Raises DataError where the vocabulary cannot
+    hold the bytes.
     """
+    if vocabulary < 256:
+        raise DataError(f"a vocabulary of {vocabulary}: at least 256, which are bytes")
     cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(cut.alphabet())  # one printable character for each byte
     if level == "bpe":
