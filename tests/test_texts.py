@@ -292,11 +292,11 @@ def test_any_text_comes_back(tokenizer, tmp_path, text):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_vocabulary_has_the_bytes_and_what_is_common(level):
-    for vocabulary in (0, 256, 258, 100_000):
+    for vocabulary in (256, 258, 100_000):
         made = tokens.train_lossless(level, CORPUS, vocabulary)
         size = made.get_vocab_size()
         assert sorted(made.get_vocab().values()) == list(range(size))
-        assert size == max(vocabulary, 256) or (256 < size < 300 and vocabulary > 300)
+        assert size == vocabulary or (256 < size < 300 and vocabulary > 300)
         assert texts.decode(made, texts.encode(made, CORPUS)) == CORPUS
     assert made.to_str() == tokens.train_lossless(level, CORPUS, 100_000).to_str()
 
@@ -325,6 +325,8 @@ def test_characters():
 def test_a_level_that_there_is_not():
     with pytest.raises(ValueError, match="syllable is neither word, bpe nor char"):
         tokens.train_lossless("syllable", "text", 300)
+    with pytest.raises(DataError, match="a vocabulary of 255: at least 256"):
+        tokens.train_lossless("word", "text", 255)
 
 
 def test_ids_that_spell_no_text(tokenizer):
