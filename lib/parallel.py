@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -146,7 +147,7 @@ def mean(values: Tree) -> Tree:
     if _rank is None:
         return values
     flat = torch.cat([x.flatten() for x in tree.leaves(values)])  # one exchange, whatever the number of leaves
-    parts = (_sum(flat) / size()).split([x.numel() for x in tree.leaves(values)])
+    parts = (_Sum.apply(flat) / size()).split([x.numel() for x in tree.leaves(values)])
     return tree.unflatten(values, [p.view(x.shape) for p, x in zip(parts, tree.leaves(values), strict=True)])
 
 
@@ -242,6 +243,24 @@ def _gather(x: Tensor) -> Tensor:
 
 _sum.register_fake(lambda x: torch.empty_like(x, memory_format=torch.contiguous_format))
 _gather.register_fake(lambda x: x.new_empty(dist.get_world_size(), *x.shape))
-_sum.register_autograd(lambda ctx, grad: _sum(grad))
 _sum.register_vmap(lambda info, dims, x: (_sum(x), dims[0]))
 _gather.register_vmap(lambda info, dims, x: (_gather(x), dims[0] + 1))
+
+
+class _Sum(torch.autograd.Function):
+    """`_sum` with a derivative. One that is registered with the operation itself would be lost to torch.func.grad in a
+    compiled step."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return _sum(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.apply(grad)

@@ -159,7 +159,7 @@ def equals_one_process(name):
 
 
 def compiled():
-    """The same as one graph: all-reduce, dropout and the update of a sharded optimiser in it."""
+    """The same as one graph: all-reduce, dropout and the update of a sharded optimiser in it, or batch statistics."""
     graphs = 0
 
     def count(graph, _):
@@ -172,7 +172,9 @@ def compiled():
     alone, ranked = train(transformer_case(), ranks=False, only=3), train(case, ranks=True, wrap=wrap, only=3)
     init, _, args, _ = transformer_case()
     like = init(random.key(0), args=args)
-    return {"state": far(alone[0], parallel.gathered(ranked[0], like, 1)), "graphs": graphs}
+    of_graphs, far_off = graphs, far(alone[0], parallel.gathered(ranked[0], like, 1))
+    alone, ranked = (train(classifier_case(), ranks=r, wrap=w, only=3) for r, w in ((False, lambda f: f), (True, wrap)))
+    return {"state": far_off, "graphs": of_graphs, "classifier": far(alone[0], ranked[0])}
 
 
 def sharded(name):

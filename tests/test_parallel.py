@@ -52,6 +52,7 @@ def test_a_sharded_optimizer_is_the_whole_one(found, name):
 
 def test_the_step_of_several_ranks_is_one_graph(found):
     assert all(rank["compiled"]["graphs"] == 1 and rank["compiled"]["state"] < 1e-6 for rank in found)
+    assert all(rank["compiled"]["classifier"] < 1e-6 for rank in found)
 
 
 def test_replicas_on_several_ranks(found):
