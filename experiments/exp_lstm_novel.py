@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lib import cli, decode, diagnose, nn, optim, parallel, random, run, tree, writing
 from lib.data import texts, tokens
-from lib.lstm import State, lstm, lstm_init
+from lib.lstm import State, lstm, lstm_init, zero_state
 from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
@@ -118,15 +118,11 @@ class TrainState(NamedTuple):
     step: Int[Tensor, ""]
 
 
-def zeros(b: int, args: Args, device: torch.device) -> State:
-    return State(*(torch.zeros(b, args.layers, args.hidden, device=device) for _ in State._fields))
-
-
 def init_state(key: Key, v: int, args: Args) -> TrainState:
     k_params, k_train = random.split(key)
     params = init(k_params, v, args)
     step = torch.zeros((), dtype=torch.int32, device=key.device)
-    return TrainState(params, optimizer(args).init(params), zeros(args.rows, args, key.device), k_train, step)
+    return TrainState(params, optimizer(args).init(params), zero_state(params["lstm"], args.rows), k_train, step)
 
 
 def step(
@@ -166,7 +162,7 @@ def go_on(
 ) -> Iterator[Int[Tensor, "b"]]:
     """Token after token behind a prompt, for ever. Token n is picked with `fold_in(key, n)`; `sampling` as in
     `decode.pick`."""
-    state, unread, n = zeros(len(prompt), args, prompt.device), prompt, 0
+    state, unread, n = zero_state(params["lstm"], len(prompt)), prompt, 0
     while True:
         logits, state = apply(params, unread, state, args=args)
         token = decode.pick(logits[:, -1], random.fold_in(key, n), **sampling)  # type: ignore[arg-type]
@@ -178,7 +174,7 @@ def go_on(
 def nats(params: Tree, ids: Int[Tensor, "n"], *, args: Args, dtype: torch.dtype) -> float:
     """Summed negative log-likelihood of all tokens but the first, read in order with the state carried."""
     device, total = params["embedding"].device, 0.0
-    state = zeros(1, args, device)
+    state = zero_state(params["lstm"], 1)
     for first in range(0, len(ids) - 1, READ):
         part = ids[first : first + READ + 1].to(device)
         value, state = loss(params, part[None], state, args=args, dtype=dtype)
@@ -238,7 +234,7 @@ def report(
     """A diagnosis of the loss from a state of zeros, without dropout."""
 
     def plain(params: Tree, x: Int[Tensor, "b t_plus_1"]) -> Float[Tensor, ""]:
-        return loss(params, x, zeros(len(x), args, x.device), args=args, dtype=torch.float32)[0]
+        return loss(params, x, zero_state(params["lstm"], len(x)), args=args, dtype=torch.float32)[0]
 
     order = diagnose.report(here, n, before, after, {"params": plain}, x)
     worst = [texts.decode(tokenizer, x[i].cpu()) for i in order[:4]]

@@ -18,6 +18,7 @@ from torch._dynamo.utils import counters
 from experiments import exp_lstm_novel as exp
 from lib import random, tree
 from lib.data import texts
+from lib.lstm import zero_state
 from lib.transform import jit
 
 TINY = {
@@ -157,7 +158,8 @@ def test_the_state_is_carried_and_an_epoch_begins_with_zeros():
 
 def test_dropout_by_key():
     args, (window,) = tiny(dropout=0.5), windows(1, tiny())
-    params, state = exp.init(random.key(1), V, args), exp.zeros(2, args, torch.device("cpu"))
+    params = exp.init(random.key(1), V, args)
+    state = zero_state(params["lstm"], 2)
     one = lambda key: exp.loss(params, window.tokens, state, key, args=args, dtype=torch.float32)[0]  # noqa: E731
     assert one(random.key(2)) == one(random.key(2)) != one(random.key(3)) and one(None) == one(None)
 
@@ -173,7 +175,7 @@ def test_sizes_of_the_book():
 def test_every_token_but_the_first_is_scored_once():
     args, ids = tiny(), random.randint(random.key(7), (2300,), 0, V).long()  # more than two of the parts that are read
     params = exp.init(random.key(0), V, args)
-    logits, _ = exp.apply(params, ids[None, :-1], exp.zeros(1, args, torch.device("cpu")), args=args)
+    logits, _ = exp.apply(params, ids[None, :-1], zero_state(params["lstm"], 1), args=args)
     right = float(F.cross_entropy(logits[0], ids[1:], reduction="sum"))
     assert exp.nats(params, ids, args=args, dtype=torch.float32) == pytest.approx(right, rel=1e-5)
 
@@ -183,7 +185,7 @@ def test_writing_equals_reading_everything_again():
     params = tree.map(lambda x: 5 * x, exp.init(random.key(0), V, args))
     ids = written = torch.tensor([[7, 8], [9, 10]])
     for i in range(12):
-        logits, _ = exp.apply(params, written, exp.zeros(2, args, torch.device("cpu")), args=args)
+        logits, _ = exp.apply(params, written, zero_state(params["lstm"], 2), args=args)
         token = random.categorical(random.fold_in(key, i), logits[:, -1])
         written = torch.cat([written, token[:, None]], 1)
     found = list(itertools.islice(exp.go_on(params, ids, key, args=args), 12))
