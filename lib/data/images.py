@@ -8,7 +8,7 @@ import sys
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
+from tqdm import tqdm
 
 from lib import random
 from lib.data.sources import DataError, Source, at_hand, deb_files, fetch
@@ -154,34 +155,51 @@ def digits(data_dir: Path | None = None) -> Images:
 def folder(path: Path, size: int, channels: int) -> tuple[Images, list[str]]:
     """Pictures and the names of their labels, the subfolders of `path`: the middle square, scaled. What cannot be
     read, is tiny or (for 3 channels) not RGB is left out and counted. Raises DataError where nothing is left."""
-    pixels, labels, faults = [], [], Counter[str]()
     names = sorted(p.name for p in path.iterdir() if p.is_dir())
-    for label, name in enumerate(names):
-        for file in sorted((path / name).iterdir()):
-            try:
-                with Image.open(file) as image:
-                    image.load()
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises
-                faults["unreadable"] += 1
-                continue
-            if min(image.size) < TINY:
-                faults[f"smaller than {TINY} pixels"] += 1
-            elif channels == 3 and image.mode != "RGB":
-                faults["not RGB"] += 1
-            elif image.mode[0] in "IF":  # more than eight bits, which convert() would clip
-                faults["not of 8 bits"] += 1
-            else:
-                square = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size))
-                pixels.append(np.asarray(square).reshape(size, size, channels))
-                labels.append(label)
+    files = [(file, label) for label, name in enumerate(names) for file in sorted((path / name).iterdir())]
+    what = "pictures in subfolders, one a label"
+    pixels, kept = read_all([file for file, _ in files], size, channels, path, what)
+    return Images(pixels, torch.tensor([files[i][1] for i in kept])), names
+
+
+def read_all(
+    files: Sequence[Path], size: int, channels: int, origin: Path, what: str = "pictures"
+) -> tuple[UInt8[Tensor, "n c size size"], list[int]]:
+    """The middle square of each picture, scaled, and the places in `files` of those that were kept: what is missing,
+    cannot be read, is tiny or (for 3 channels) not RGB is left out and counted. Raises DataError where nothing is left,
+    saying that `origin` has no `what`."""
+    pixels = torch.empty((len(files), channels, size, size), dtype=torch.uint8)
+    kept, faults = list[int](), Counter[str]()
+    for i, file in enumerate(tqdm(files, desc=origin.name, unit="picture", disable=len(files) < 1000)):
+        try:
+            with Image.open(file) as image:
+                image.load()
+        except FileNotFoundError:
+            faults["missing"] += 1
+            continue
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises
+            faults["unreadable"] += 1
+            continue
+        if min(image.size) < TINY:
+            faults[f"smaller than {TINY} pixels"] += 1
+        elif channels == 3 and image.mode != "RGB":
+            faults["not RGB"] += 1
+        elif image.mode[0] in "IF":  # more than eight bits, which convert() would clip
+            faults["not of 8 bits"] += 1
+        else:
+            pixels[len(kept)] = _square(image, size, channels)
+            kept.append(i)
     left_out = ", ".join(f"{n} {fault}" for fault, n in faults.items())
-    if not pixels:
-        raise DataError(
-            f"{path} has no pictures in subfolders, one a label" + f" (left out: {left_out})" * bool(faults)
-        )
+    if not kept:
+        raise DataError(f"{origin} has no {what}" + f" (left out: {left_out})" * bool(faults))
     if faults:
-        print(f"{path}: {len(pixels)} pictures; left out: {left_out}", file=sys.stderr)
-    return _images(np.stack(pixels), np.array(labels)), names
+        print(f"{origin}: {len(kept)} pictures; left out: {left_out}", file=sys.stderr)
+    return pixels[: len(kept)], kept
+
+
+def _square(image: Image.Image, size: int, channels: int) -> UInt8[Tensor, "c size size"]:
+    square = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size))
+    return torch.from_numpy(rearrange(np.array(square).reshape(size, size, channels), "h w c -> c h w").copy())
 
 
 def _images(pixels: np.ndarray, labels: np.ndarray) -> Images:
@@ -190,20 +208,23 @@ def _images(pixels: np.ndarray, labels: np.ndarray) -> Images:
 
 
 def _hold_out(images: Images, purpose: str) -> tuple[Images, Images]:
-    """Pictures whose hash falls below HELD_OUT, and the others."""
-    digest = lambda x: hashlib.blake2b(x.tobytes(), digest_size=4, key=purpose.encode()).digest()  # noqa: E731
-    held = torch.tensor([int.from_bytes(digest(x)) < HELD_OUT * 2**32 for x in images.pixels.numpy()])
+    held = held_out(images.pixels, purpose)
     return Images(*(x[held] for x in images)), Images(*(x[~held] for x in images))
+
+
+def held_out(pixels: UInt8[Tensor, "n c h w"], purpose: str) -> Bool[Tensor, "n"]:
+    """The pictures whose hash falls below HELD_OUT: others for each purpose."""
+    digest = lambda x: hashlib.blake2b(x.tobytes(), digest_size=4, key=purpose.encode()).digest()  # noqa: E731
+    return torch.tensor([int.from_bytes(digest(x)) < HELD_OUT * 2**32 for x in pixels.numpy()])
 
 
 def read(path: Path, size: int, channels: int = 1) -> UInt8[Tensor, "c h w"]:
     """The middle square of one picture file, scaled. Raises DataError."""
     try:
         with Image.open(path) as image:
-            square = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size))
+            return _square(image, size, channels)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    return torch.from_numpy(rearrange(np.array(square).reshape(size, size, channels), "h w c -> c h w").copy())
 
 
 def shifted(x: UInt8[Tensor, "b c h w"], key: Key, reach: int) -> UInt8[Tensor, "b c h w"]:

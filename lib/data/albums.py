@@ -1,0 +1,151 @@
+"""Faces of the original data sets, read from a folder that holds them: CelebA, Kaggle's glasses, anime, one's own."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int, Shaped, UInt8
+from torch import Tensor
+
+from lib.data import images, texts
+from lib.data.sources import DataError
+
+GLASSES = ["no glasses", "glasses"]
+KNOWN: dict[str, dict[str, list[str]]] = {  # the attributes of each set, and the names of their values
+    "celeba": {"glasses": GLASSES, "hair": ["black", "blond", "other"], "male": ["female", "male"]},
+    "glasses": {"glasses": GLASSES},
+    "anime": {},
+}
+NEEDED = {
+    "celeba": "img_align_celeba.zip (unpacked), list_attr_celeba.txt and list_eval_partition.txt of"
+    " https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+    "glasses": "train.csv and the pictures face-<id>.png of https://www.kaggle.com/c/glasses-or-no-glasses",
+    "anime": "the pictures of https://www.kaggle.com/datasets/splcher/animefacedataset",
+}
+PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+
+Names = dict[str, list[str]]
+Attributes = dict[str, Shaped[Tensor, "n"]]
+
+
+class Album(NamedTuple):
+    """`attributes`: bool where a face has something or has not, int64 for one of several classes; `names`: of their
+    values, in their order; `sides`: 0 for training, 1 for validation, 2 for test."""
+
+    pixels: UInt8[Tensor, "n 3 h w"]
+    attributes: Attributes
+    names: Names
+    sides: Int[Tensor, "n"]
+
+
+def celeba(data_dir: Path, size: int, hair: Sequence[str] = ("black", "blond", "other")) -> Album:
+    """CelebA's aligned faces (202,599 of 178 x 218 pixels; their middle square) with the attributes glasses, hair and
+    male. Hair is "other" where neither Black_Hair nor Blond_Hair is given, or both. Liu et al. 2015,
+    https://arxiv.org/abs/1411.7766; for research. Reads Kaggle's .csv files too. Raises DataError."""
+    source = _find(data_dir, "celeba", "list_attr_celeba.txt", "list_attr_celeba.csv")
+    table = _table(source, ["Eyeglasses", "Black_Hair", "Blond_Hair", "Male"], {-1, 1})
+    folders = [p for p in sorted(data_dir.rglob("img_align_celeba")) if any(p.glob("*.jpg"))]
+    if not folders:
+        raise DataError(f"{data_dir}: no folder img_align_celeba with pictures. Needed: {NEEDED['celeba']}")
+    colours = {name: "other" if a == b else "black" if a > b else "blond" for name, (_, a, b, _) in table.items()}
+    chosen = [name for name in table if colours[name] in hair]
+    partition = next((p for end in ("txt", "csv") for p in sorted(data_dir.rglob(f"list_eval_partition.{end}"))), None)
+    given = {name: [_by_name(name)] for name in chosen}
+    if partition is not None:
+        given = _table(partition, ["partition"], {0, 1, 2})
+        if strange := [name for name in chosen if name not in given]:
+            raise DataError(f"{partition} does not say where {strange[0]} belongs ({len(strange)} such pictures)")
+    pixels, kept = images.read_all([folders[-1] / name for name in chosen], size, 3, folders[-1])
+    names = [chosen[i] for i in kept]
+    attributes = {
+        "glasses": torch.tensor([table[name][0] > 0 for name in names]),
+        "hair": torch.tensor([hair.index(colours[name]) for name in names]),
+        "male": torch.tensor([table[name][3] > 0 for name in names]),
+    }
+    sides = torch.tensor([given[name][0] for name in names])
+    return Album(pixels, attributes, {**KNOWN["celeba"], "hair": list(hair)}, sides)
+
+
+def kaggle(data_dir: Path, size: int) -> Album:
+    """The labelled faces of Kaggle's "glasses or no glasses" (4,500, made by a GAN): train.csv, whose columns include
+    id and glasses, and face-<id>.png. About a tenth of the labels are wrong. Raises DataError."""
+    source = _find(data_dir, "glasses", "train.csv")
+    table = _table(source, ["glasses"], {0, 1})
+    folder = _find(data_dir, "glasses", "face-*.png").parent
+    labels = [bool(label) for (label,) in table.values()]
+    pixels, kept = images.read_all([folder / f"face-{name}.png" for name in table], size, 3, folder)
+    attributes = {"glasses": torch.tensor([labels[i] for i in kept])}
+    return Album(pixels, attributes, KNOWN["glasses"], _by_pixels(pixels))
+
+
+def folder(path: Path, size: int) -> Album:
+    """A folder of one's own: its subfolders are the values of the attribute "class"; without any it is a flat one.
+    Raises DataError."""
+    if not any(p.is_dir() for p in path.iterdir()):
+        return flat(path, size)
+    (pixels, labels), classes = images.folder(path, size, 3)
+    return Album(pixels, {"class": labels}, {"class": classes}, _by_pixels(pixels))
+
+
+def flat(path: Path, size: int) -> Album:
+    """All pictures of a folder and its subfolders, of which nothing else is known: anime faces (63,632 in Kaggle's
+    animefacedataset). Raises DataError."""
+    files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURES]
+    pixels, _ = images.read_all(files, size, 3, path)
+    return Album(pixels, {}, {}, _by_pixels(pixels))
+
+
+def _table(path: Path, wanted: Sequence[str], allowed: set[int]) -> dict[str, list[int]]:
+    """{a row's first field: its fields in the `wanted` columns}, of a .csv file or of CelebA's text files: a header of
+    the attributes after the number of rows, or none where there is one column. Raises DataError naming the line."""
+    lines = (
+        (i, re.split(r"\s*,\s*|\s+", x.strip())) for i, x in enumerate(texts.read(path).splitlines(), 1) if x.strip()
+    )
+    columns = _header(lines, path, wanted)
+    if missing := [name for name in wanted if name not in columns]:
+        raise DataError(f"{path} has no attribute {', '.join(missing)}: it has {', '.join(columns[:40]) or 'none'}")
+    places, table = [1 + columns.index(name) for name in wanted], {}
+    for number, row in lines:
+        if len(row) != 1 + len(columns):
+            raise DataError(f"{path}, line {number}: {len(row)} fields, expected {1 + len(columns)}")
+        try:
+            table[row[0]] = [int(float(row[i])) for i in places]
+        except (OverflowError, ValueError) as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+        if not allowed.issuperset(table[row[0]]):
+            raise DataError(
+                f"{path}, line {number}: {table[row[0]]}, expected {' or '.join(map(str, sorted(allowed)))}"
+            )
+    if not table:
+        raise DataError(f"{path}: no rows")
+    return table
+
+
+def _header(lines: Iterator[tuple[int, list[str]]], path: Path, wanted: Sequence[str]) -> list[str]:
+    if path.suffix == ".csv":
+        return next(lines, (0, []))[1][1:]
+    if len(wanted) == 1:
+        return list(wanted)
+    next(lines, None)
+    return next(lines, (0, []))[1]
+
+
+def _find(data_dir: Path, data: str, *patterns: str) -> Path:
+    for pattern in patterns:
+        if found := sorted(data_dir.rglob(pattern)):
+            return found[0]
+    raise DataError(f"{data_dir} has no {patterns[0]}. Needed: {NEEDED[data]}")
+
+
+def _by_pixels(pixels: UInt8[Tensor, "n 3 h w"]) -> Int[Tensor, "n"]:
+    """0 for training, 1 for validation, 2 for test: the same picture is never on two sides."""
+    val, test = images.held_out(pixels, "val"), images.held_out(pixels, "test")
+    return torch.where(val, 1, torch.where(test, 2, 0))
+
+
+def _by_name(name: str) -> int:
+    place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+    return 1 if place < images.HELD_OUT else 2 if place < 2 * images.HELD_OUT else 0
