@@ -1,4 +1,4 @@
-"""Convolutions, pooling and batch normalisation as pure functions.
+"""Convolutions, pooling and normalisation of channels as pure functions.
 
 Axes: b batch, c channels in, f channels out, h height, w width, k side of the kernel.
 Kernels keep torch's order, which F.conv2d takes without a copy: `f c k k`, and `c f k k` transposed.
@@ -77,3 +77,18 @@ def batch_norm(
         mean, var = state["mean"], state["var"]
     scale = p["scale"] * torch.rsqrt(var + eps)
     return x * wide(scale).to(x.dtype) + wide(p["bias"] - mean * scale).to(x.dtype), state
+
+
+def group_norm_init(f: int, device: torch.device | None = None) -> Tree:
+    return {"scale": torch.ones(f, device=device), "bias": torch.zeros(f, device=device)}
+
+
+def group_norm(p: Tree, x: Float[Tensor, "b f ..."], groups: int, eps: float = 1e-5) -> Float[Tensor, "b f ..."]:
+    """Normalise each example over all positions and each of `groups` equal groups of channels (Wu & He 2018); without
+    scale and bias where `p` has none. No example touches another, and there is no state."""
+    return F.group_norm(x, groups, p.get("scale"), p.get("bias"), eps)
+
+
+def instance_norm(p: Tree, x: Float[Tensor, "b f ..."], eps: float = 1e-5) -> Float[Tensor, "b f ..."]:
+    """`group_norm` of every channel by itself (Ulyanov et al. 2016)."""
+    return group_norm(p, x, x.shape[1], eps)

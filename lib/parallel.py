@@ -156,6 +156,16 @@ def weighted(value: Tensor, n: Tensor) -> Tensor:
     return value if _rank is None else value * (n * size() / _sum(n))
 
 
+def joined(x: Tensor) -> Tensor:
+    """The rows of all ranks, of a tensor that holds this rank's rows of a batch; has no derivative."""
+    return x if _rank is None else _gather(x).flatten(0, 1)
+
+
+def mine(x: Tensor) -> Tensor:
+    """This rank's rows, of a tensor that holds those of all ranks: the inverse of `joined`."""
+    return x if _rank is None else x.unflatten(0, (size(), -1)).index_select(0, _rank.view(1)).squeeze(0)
+
+
 def shard_optimizer(optimizer: Optimizer, enabled: bool) -> Optimizer:
     """The same updates, but each rank keeps 1 / size of the optimiser's state (ZeRO stage 1, Rajbhandari et al. 2020).
 

@@ -1,5 +1,6 @@
 """Pictures for TensorBoard and files."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from lib.run import RunError
 
@@ -52,3 +55,21 @@ def save(picture: UInt8[Tensor, "c h w"] | Figure, path: Path, scale: int = 1) -
             image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot draw {path}: {error}") from error
+
+
+def gif(frames: Float[Tensor, "n 3 h w"], seconds: float = 0.1) -> bytes:
+    """Pictures with values in [0, 1] one after another, there and back, each for so many seconds, without end."""
+    pixels = (rearrange(frames.detach().float().cpu(), "n c h w -> n h w c").clamp(0, 1) * 255).round().byte().numpy()
+    images = [Image.fromarray(x) for x in pixels]
+    images += images[-2:0:-1]
+    file = io.BytesIO()
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=round(1000 * seconds), loop=0)
+    return file.getvalue()
+
+
+def add_gif(writer: SummaryWriter, tag: str, animation: bytes, step: int) -> None:
+    """An animation among TensorBoard's images, which SummaryWriter.add_video would need moviepy for."""
+    with Image.open(io.BytesIO(animation)) as image:
+        width, height = image.size
+    value = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=animation)
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=value)]), step)

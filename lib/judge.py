@@ -1,0 +1,109 @@
+"""A classifier of all attributes of a set of faces, by which generated faces are judged: trained on real ones, scored
+on held-out ones. What it computes below its heads are features for the kernel inception distance.
+
+Axes: b batch, n pictures, h height, w width, d features, k values of an attribute.
+"""
+
+import hashlib
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from lib import checkpoint, cnn, nn, optim, random
+from lib.data import images
+from lib.data.faces import Faces, Part
+from lib.data.sources import cache_dir
+from lib.random import Key
+from lib.transform import value_and_grad
+from lib.tree import Tree
+
+SIDE = 64  # larger pictures are reduced to it
+WIDTHS = (16, 32, 64, 128)
+STEPS, BATCH, LR, REACH = 600, 64, 2e-3, 2
+
+
+class Judge(NamedTuple):
+    """`params`, `state`: of lib/cnn, whose logits are those of all attributes side by side. `sizes`: how many of them
+    each attribute has."""
+
+    name: str
+    params: Tree
+    state: Tree
+    sizes: dict[str, int]
+
+    @torch.no_grad()
+    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Of pictures in [-1, 1]."""
+        network = partial(cnn.features, self.params, self.state, cfg=config(self.sizes), train=False)
+        return torch.cat([network(reduced(part))[0] for part in x.split(250)])
+
+    @torch.no_grad()
+    def probabilities(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n k"]]:
+        """Of each attribute's values, of pictures in [-1, 1]."""
+        parts = nn.linear(self.params["head"], self.features(x)).split(list(self.sizes.values()), dim=1)
+        return {name: part.softmax(1) for name, part in zip(self.sizes, parts, strict=True)}
+
+    def agreement(self, x: Float[Tensor, "n 3 h w"], wanted: dict[str, Int[Tensor, "n"]]) -> dict[str, float]:
+        """Share of the pictures in which the judge sees each attribute's wanted value."""
+        seen = self.probabilities(x)
+        return {name: float((seen[name].argmax(1) == value).float().mean()) for name, value in wanted.items()}
+
+    def accuracy(self, part: Part) -> dict[str, float]:
+        return self.agreement(part.pixels / 127.5 - 1, part.attributes)
+
+
+def config(sizes: dict[str, int]) -> cnn.Config:
+    return cnn.Config(WIDTHS, channels=3, classes=sum(sizes.values()))
+
+
+def reduced(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+    return F.adaptive_avg_pool2d(x, SIDE) if x.shape[-1] > SIDE else x
+
+
+def load(faces: Faces, device: torch.device) -> Judge:
+    """The judge of a set that has attributes, on `device`: from the cache, or trained now, which takes a minute or two
+    on two CPU cores."""
+    sizes = {name: max(len(faces.names[name]), 2) for name in faces.train.attributes}
+    cfg = config(sizes)
+    marks = [faces.train.pixels, *faces.train.attributes.values()]
+    digest = hashlib.blake2b(repr((cfg, sizes, STEPS, BATCH, LR, REACH)).encode(), digest_size=8)
+    for x in marks:
+        digest.update(x.numpy().tobytes())
+    name = f"{faces.name}-{digest.hexdigest()}"
+    path = cache_dir() / "judges" / f"{name}.safetensors"
+    like = dict(zip(("params", "state"), cnn.init(random.key(0), cfg), strict=True))
+    if path.exists():
+        found = checkpoint.load_tree(path, like, device)
+    else:
+        found = dict(zip(("params", "state"), fit(random.key(0, device), faces.train, sizes, device), strict=True))
+        checkpoint.save_tree(path, found)
+    return Judge(name, found["params"], found["state"], sizes)
+
+
+def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device) -> tuple[Tree, Tree]:
+    """(params, state) after STEPS steps of Adam on pictures shifted by up to REACH pixels."""
+    cfg = config(sizes)
+    k_init, k_train = random.split(key)
+    params, state = cnn.init(k_init, cfg)
+    adam = optim.adam(optim.cosine(LR, STEPS, STEPS // 20))
+
+    def loss(params: Tree, state: Tree, x: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, Tree]:
+        logits, state = cnn.apply(params, state, x, cfg=cfg, train=True)
+        parts = zip(sizes, logits.split(list(sizes.values()), dim=1), strict=True)
+        return sum((F.cross_entropy(one, labels[name]) for name, one in parts), torch.zeros(())), state
+
+    opt = adam.init(params)
+    order = images.batches(k_train, n=len(part.pixels), size=min(BATCH, len(part.pixels)))
+    for n in tqdm(range(STEPS), desc="training the judge of faces", unit="step"):
+        index = next(order).cpu()
+        # Shifted inverted, so that what comes in is white, the ground of drawn faces.
+        moved = images.shifted(255 - part.pixels[index].to(device), random.fold_in(k_train, n), REACH)
+        labels = {name: x[index].long().to(device) for name, x in part.attributes.items()}
+        (_, state), grads = value_and_grad(loss, has_aux=True)(params, state, reduced(1 - moved / 127.5), labels)
+        params, opt = adam.update(grads, opt, params)
+    return params, state
