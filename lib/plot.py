@@ -43,11 +43,13 @@ def tile(images: Float[Tensor, "n c h w"], columns: int, gap: int = 2) -> UInt8[
     return (F.pad(sheet, (0, gap, 0, gap), value=1.0).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def save(picture: UInt8[Tensor, "c h w"] | Figure, path: Path, scale: int = 1) -> None:
-    """Write a picture (each pixel `scale` pixels wide) or a figure as the file that the name's ending says. Raises
-    RunError."""
+def save(picture: UInt8[Tensor, "c h w"] | Figure | bytes, path: Path, scale: int = 1) -> None:
+    """Write a picture (each pixel `scale` pixels wide) or a figure as the file that the name's ending says, or an
+    animation as it is. Raises RunError."""
     try:
-        if isinstance(picture, Figure):
+        if isinstance(picture, bytes):
+            path.write_bytes(picture)
+        elif isinstance(picture, Figure):
             picture.savefig(path, dpi=120)
         else:
             pixels = np.ascontiguousarray(rearrange(picture.cpu(), "c h w -> h w c").numpy())

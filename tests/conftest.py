@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from lib import cli, random
+from lib import cli, judge, random
 
 torch.set_num_threads(2)
 
@@ -61,3 +61,16 @@ def story(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "story.txt"
     path.write_text("\n\n".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def drawn_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def few_faces(drawn_cache, monkeypatch):
+    """Flags for 60 drawn faces of 16 pixels, in a cache of the tests' own, and a judge hardly trained."""
+    monkeypatch.setenv("PUREGEN_CACHE", str(drawn_cache))
+    monkeypatch.setattr(judge, "STEPS", 2)
+    return ["--size", 16, "--faces", 60]

@@ -1,5 +1,5 @@
-"""Our way against the usual ones, timed side by side: `python -m tests.bench`, and `step`, `gan`, `language` or
-`book` alone.
+"""Our way against the usual ones, timed side by side: `python -m tests.bench`, and `step`, `gan`, `faces`,
+`language` or `book` alone.
 
 Without a subcommand: every training step below in one table, which also goes into RESULTS.md. The peers are the usual
 nn.Module and ours, each eager and compiled, and JAX where its extra is installed (measure.py says how it is measured).
@@ -8,6 +8,8 @@ step: the translation experiment's training step against the same architecture a
     clock starts.
 gan: the adversarial steps of exp_gan_curve (`book`) and exp_gan_fashion (`small`) against the same networks as
     nn.Modules with torch.optim.Adam (gans.py) and in JAX (jaxgans.py).
+faces: the adversarial step of exp_dcgan_faces and one step of the critic of exp_cgan_glasses, second derivatives
+    included (`small` both), against the same networks as nn.Modules with torch.optim.Adam (faces.py). Not in JAX.
 language: the steps of exp_gpt_hemingway, on a CPU with 12 million parameters of GPT-2's kind, on a GPU with GPT-2
     small's, by AdamW, and of exp_lstm_novel (`small`), against the same models as nn.Modules with fused AdamW and Adam
     (language.py) and in JAX (jaxlanguage.py), on made-up tokens, which lie on the device too.
@@ -35,7 +37,7 @@ from lib import random, run, seq2seq, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.data.sources import DataError
 from lib.transform import jit
-from tests.bench import book, gans, language, measure, modules
+from tests.bench import book, faces, gans, language, measure, modules
 from tests.bench.measure import JAX, OURS, USUAL, Train
 
 PRESET = exp.PRESETS["book"]
@@ -60,6 +62,11 @@ class Gan:
     def place(self) -> tuple[torch.device, torch.dtype]:
         args = run.Args(device=self.device, precision=self.precision)
         return run.device(args), run.dtype(args, run.device(args))
+
+
+@dataclass(frozen=True)
+class Faces(Gan):
+    """The step of exp_dcgan_faces and the critic's of exp_cgan_glasses. Without --compile the eager peers only."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,7 @@ def translation_step(flags: Step) -> measure.Step:
 
 
 def experiment_steps(these: dict[str, tuple[Callable, int]], flags: Gan) -> list[measure.Step]:
-    """Of gans.STEPS or language.STEPS."""
+    """Of gans.STEPS, faces.STEPS or language.STEPS."""
     device, dtype = flags.place
     return [
         measure.Step(name, partial(make, device=device, dtype=dtype), inner) for name, (make, inner) in these.items()
@@ -215,7 +222,8 @@ def bench(steps: list[measure.Step], flags: Gan) -> str:
     device, rows = flags.place[0], []
     peers = measure.peers(flags.compile, device)
     for step in steps:
-        rows += measure.rows(step.name, measure.measure(step, peers, flags.rounds, device))
+        these = [peer for peer in peers if not (peer == JAX and step.name in faces.STEPS)]
+        rows += measure.rows(step.name, measure.measure(step, these, flags.rounds, device))
     return measure.markdown(measure.HEAD, rows) + ("" if JAX in peers or not flags.compile else f"\n\n{INSTALL}")
 
 
@@ -271,11 +279,12 @@ def main() -> None:
         "all": (
             All,
             lambda flags: bench(
-                [translation_step(flags), *experiment_steps(gans.STEPS | language.STEPS, flags)], flags
+                [translation_step(flags), *experiment_steps(gans.STEPS | faces.STEPS | language.STEPS, flags)], flags
             ),
         ),
         "step": (Step, lambda flags: bench([translation_step(flags)], flags)),
         "gan": (Gan, lambda flags: bench(experiment_steps(gans.STEPS, flags), flags)),
+        "faces": (Faces, lambda flags: bench(experiment_steps(faces.STEPS, flags), flags)),
         "language": (Language, lambda flags: bench(experiment_steps(language.STEPS, flags), flags)),
         "book": (Book, bench_book),
     }

@@ -1,0 +1,392 @@
+"""Faces as they are asked for, with glasses or without: a conditional WGAN with gradient penalty (Gulrajani et al.
+2017; Mirza & Osindero 2014).
+
+What it shows: RESULT.
+`just run exp_cgan_glasses`, then `just sample exp_cgan_glasses --label glasses blond`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from lib import cli, dcgan, diagnose, gan, judge, metrics, optim, parallel, plot, random, run, rundir, tree
+from lib.data import faces, images
+from lib.random import Key
+from lib.transform import value_and_grad
+from lib.tree import Tree
+
+NAME = "exp_cgan_glasses"
+Names = dict[str, list[str]]  # of each attribute's values
+
+
+@dataclass(frozen=True)
+class Args(run.Args):
+    """Train a generator of faces with chosen attributes against a critic."""
+
+    data: str = "default"
+    """default (drawn faces), glasses, celeba (each under --data-dir), or a folder with a subfolder per class."""
+    size: int = 64
+    """Pixels of a side: 16, 32, 64, 128 or 256."""
+    faces: int = 10_000
+    """Drawn faces to train on."""
+    labels: tuple[str, ...] = ("glasses", "hair")
+    """Attributes that can be asked for."""
+    latent: int = 100
+    """Size of z, standard normal."""
+    width: int = 32
+    """Channels of the generator's finest map; each halving of the side doubles them."""
+    critic_width: int = 16
+    """The same of the critic."""
+    critic_steps: int = 5
+    """Updates of the critic for each of the generator."""
+    penalty: float = 10.0
+    """Weight of the gradient penalty."""
+    batch: int = 64
+    lr: float = 1e-4
+    beta1: float = 0.0
+    """First moment's decay of Adam, for both networks; the second's is .9."""
+    ema_decay: float = 0.995
+    """Decay of the averaged generator that is drawn from; 0: the generator itself."""
+
+    def __post_init__(self) -> None:
+        dcgan.widths(self.size, self.width)
+        if not self.labels or self.critic_steps < 1:
+            raise ValueError("--labels needs an attribute, --critic-steps a step")
+
+
+PRESETS: dict[str, run.Args] = {
+    "small": Args(steps=1000, lr=4e-4, eval_every=250, save_every=250),
+    # Chapter 5: 256 pixels, batches of 16, 100 epochs of 4,500 pictures at 5 batches a step, no averaging. Its first
+    # weights N(0, .02) were never set, and its generator was shown the critic's last batch again: both done here.
+    "book": Args(
+        steps=5600, data="glasses", size=256, labels=("glasses",), batch=16, ema_decay=0.0, eval_every=560,
+        save_every=560,
+    ),
+    "best": Args(
+        steps=40_000, faces=50_000, width=64, critic_width=64, ema_decay=0.999, log_every=100, eval_every=2500,
+        save_every=2500,
+    ),
+}  # fmt: skip
+
+
+# ---- model and loss: edit here ----
+# Axes: b batch, k values of all labels side by side, z latent, s side of a picture. The networks are lib/dcgan.py's.
+
+
+class Labelled(NamedTuple):
+    pixels: UInt8[Tensor, "n 3 s s"]
+    label: Float[Tensor, "n k"]  # 1 for each label's value, 0 for its others
+
+
+class TrainState(NamedTuple):
+    params: Tree  # {"g": generator, "d": critic}, and so is opt
+    model: Tree  # running statistics of the generator's batch normalisation
+    opt: Tree
+    ema: Tree  # averaged parameters and statistics of the generator
+    key: Key
+    step: Int[Tensor, ""]
+
+
+def generate(
+    g: Tree, model: Tree, z: Float[Tensor, "b z"], label: Float[Tensor, "b k"], *, train: bool
+) -> tuple[Float[Tensor, "b 3 s s"], Tree]:
+    """Pictures in [-1, 1], and the statistics after this batch. A label may lie between two values."""
+    return dcgan.generate(g, model, torch.cat([z, label], dim=1), train=train)
+
+
+def criticise(d: Tree, x: Float[Tensor, "b 3 s s"], label: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
+    """High for real pictures with their own label, which the critic sees as k more, constant, channels. Instances are
+    normalised, not batches, which would make the penalty on one picture's slope depend on the others."""
+    planes = repeat(label, "b k -> b k h w", h=x.shape[2], w=x.shape[3]).to(x.dtype)
+    return dcgan.discriminate(d, {}, torch.cat([x, planes], dim=1), norm="instance")[0]
+
+
+def critic_loss(
+    d: Tree, real: Tensor, fake: Tensor, label: Tensor, key: Key, *, args: Args, dtype: torch.dtype
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The loss, and the distance that the critic sees between real and made-up pictures."""
+    d = tree.cast(d, dtype)
+    on_real, on_fake = criticise(d, torch.cat([real, fake]), torch.cat([label, label])).chunk(2)
+    loss = gan.wasserstein_critic(on_real, on_fake)
+    return loss + gan.gradient_penalty(lambda x: criticise(d, x, label), real, fake, key, args.penalty), -loss
+
+
+def optimizer(args: Args) -> optim.Optimizer:
+    adam = optim.adam(args.lr, (args.beta1, 0.9))
+    return parallel.shard_optimizer(adam, args.shard_optimizer)
+
+
+def init_state(key: Key, args: Args, k: int) -> TrainState:
+    k_g, k_d, k_train = random.split(key, 3)
+    g, model = dcgan.generator_init(k_g, args.latent + k, args.width, args.size)
+    d, _ = dcgan.discriminator_init(k_d, 3 + k, args.critic_width, args.size, "instance")
+    init, ema = optimizer(args).init, tree.map(torch.clone, {"params": g, "model": model})
+    step = torch.zeros((), dtype=torch.int32, device=key.device)
+    return TrainState({"g": g, "d": d}, model, {"g": init(g), "d": init(d)}, ema, k_train, step)
+
+
+def critic_step(
+    d: Tree, opt: Tree, model: Tree, g: Tree, real: Tensor, label: Tensor, key: Key, *, args: Args, dtype: torch.dtype
+) -> tuple[Tree, Tree, Tree, dict[str, Tensor]]:
+    """The critic, its optimiser's state and the generator's statistics after one batch of real pictures and as many
+    made-up ones with the same labels; g is cast already."""
+    k_z, k_between = random.split(key)
+    fake, model = generate(g, model, random.normal(k_z, (len(real), args.latent)), label, train=True)
+    objective = value_and_grad(partial(critic_loss, args=args, dtype=dtype), has_aux=True)
+    (loss, distance), grads = parallel.mean(objective(d, real, fake.float(), label, k_between))
+    d, opt = optimizer(args).update(grads, opt, d)
+    out = {"train/loss_d": loss, "train/distance": distance, "grad/norm_d": tree.global_norm(grads)}
+    return d, opt, model, out
+
+
+def step(
+    state: TrainState, index: Int[Tensor, "b c"], data: Labelled, *, args: Args, dtype: torch.dtype
+) -> tuple[TrainState, dict[str, Tensor]]:
+    """c steps of the critic, then one of the generator, against the new critic and with the labels of its last."""
+    k_g, *keys = random.split(random.fold_in(state.key, state.step), 1 + args.critic_steps)
+    (g, d), model, opt_d = state.params.values(), state.model, state.opt["d"]
+    cast = tree.cast(g, dtype)
+    for picked, key in zip(index.unbind(1), keys, strict=True):
+        real, label = data.pixels[picked] / 127.5 - 1, data.label[picked]
+        d, opt_d, model, out = critic_step(d, opt_d, model, cast, real, label, key, args=args, dtype=dtype)
+
+    def g_loss(g: Tree) -> tuple[Tensor, Tree]:
+        z = random.normal(k_g, (len(index), args.latent))
+        fake, after = generate(tree.cast(g, dtype), model, z, label, train=True)
+        return gan.wasserstein_generator(criticise(tree.cast(d, dtype), fake, label)), after
+
+    (loss_g, model), grads_g = value_and_grad(g_loss, has_aux=True)(g)
+    loss_g, grads_g = parallel.mean((loss_g, grads_g))
+    g, opt_g = optimizer(args).update(grads_g, state.opt["g"], g)
+
+    ema = optim.ema(state.ema, {"params": g, "model": model}, args.ema_decay, state.step)
+    out = {**out, "train/loss_g": loss_g, "grad/norm_g": tree.global_norm(grads_g)}
+    return TrainState({"g": g, "d": d}, model, {"g": opt_g, "d": opt_d}, ema, state.key, state.step + 1), out
+
+
+def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
+    """Each network's loss on (real pictures, labels, latents) against the other as it is, without the penalty."""
+
+    def scores(g: Tree, d: Tree, x: Tensor, label: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        fake, _ = generate(g, state.model, z, label, train=False)
+        return criticise(d, x, label), criticise(d, fake, label)
+
+    return {
+        "params.d": lambda d, examples: gan.wasserstein_critic(*scores(state.params["g"], d, *examples)),
+        "params.g": lambda g, examples: gan.wasserstein_generator(scores(g, state.params["d"], *examples)[1]),
+    }
+
+
+# ---- labels ----
+
+
+def one_hot(values: dict[str, Int[Tensor, "n"]], names: Names) -> Float[Tensor, "n k"]:
+    """Of each label in the order of `names`."""
+    parts = [values[name][:, None] == torch.arange(len(of)).to(values[name]) for name, of in names.items()]
+    return torch.cat(parts, dim=1).float()
+
+
+def chosen(names: Names, asked: Sequence[str]) -> dict[str, int]:
+    """{label: number of its value} of values by name ("blond", or "hair=blond"). Raises RunError."""
+    found: dict[str, int] = {}
+    for text in asked:
+        places = [(name, i) for name, of in names.items() for i, x in enumerate(of) if text in (x, f"{name}={x}")]
+        if len(places) != 1 or places[0][0] in found:
+            known = ", ".join(f"{name}={value}" for name, of in names.items() for value in of)
+            raise run.RunError(f"{text!r} is not one value of a label that has no other: {known}")
+        found |= places
+    return found
+
+
+def in_turn(n: int, names: Names, fixed: dict[str, int]) -> dict[str, Int[Tensor, "n"]]:
+    """Numbers of values: the fixed ones, and every combination of the others in turn."""
+    free = [torch.tensor([fixed[name]] if name in fixed else range(len(of))) for name, of in names.items()]
+    every = torch.cartesian_prod(*free).view(-1, len(free))
+    return dict(zip(names, every[torch.arange(n) % len(every)].T, strict=True))
+
+
+def blend(a: Float[Tensor, "1 k"], b: Float[Tensor, "1 k"], n: int = 6) -> Float[Tensor, "n k"]:
+    """Label arithmetic: n labels on the straight line from a to b."""
+    return torch.lerp(a, b, torch.linspace(0, 1, n)[:, None])
+
+
+# ---- training: plumbing ----
+
+
+@torch.no_grad()
+def draw(ema: Tree, z: Float[Tensor, "n z"], label: Float[Tensor, "n k"]) -> Float[Tensor, "n 3 s s"]:
+    """Faces in [0, 1] of the averaged generator."""
+    pairs = zip(z.split(250), label.to(z).split(250), strict=True)
+    return torch.cat([generate(ema["params"], ema["model"], *pair, train=False)[0] for pair in pairs]) / 2 + 0.5
+
+
+def crossed(ema: Tree, z: Float[Tensor, "r z"], label: Float[Tensor, "c k"]) -> UInt8[Tensor, "3 h w"]:
+    """A sheet with a row for each latent and a column for each label."""
+    rows, columns = repeat(z, "r z -> (r c) z", c=len(label)), repeat(label, "c k -> (r c) k", r=len(z))
+    return plot.tile(draw(ema, rows, columns), len(label))
+
+
+def labelled(part: faces.Part, names: Names, device: torch.device) -> Labelled:
+    return Labelled(part.pixels.to(device), one_hot(part.attributes, names).to(device))
+
+
+def train(args: Args) -> None:
+    splits = faces.load(args.data, args.data_dir, size=args.size, n=args.faces, needs=args.labels)
+    names = {name: splits.names[name] for name in args.labels}
+    extractor = judge.load(splits, run.device(args))
+    here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/kid")
+    data, k = labelled(splits.train, names, here.device), sum(map(len, names.values()))
+    print(f"{len(data.label):,} training faces of {splits.name}; {here.device}, {here.dtype}")
+    state = here.start(init_state, k=k)
+    if here.leads and here.step == 0:
+        rundir.write_json(here.path / "labels.json", names)
+    print(tree.table(state.params, depth=2))
+    update = here.compile(step, dtype=here.dtype)
+    # Rows are examples and columns critic steps, so that ranks share each critic step's batch.
+    batches = here.batches(partial(rows, n=len(data.label), size=args.batch, c=args.critic_steps))
+
+    real, val = (extractor.features(part.pixels.to(here.device) / 127.5 - 1) for part in (splits.test, splits.val))
+    k_show, k_val, k_test = random.split(here.show_key, 3)
+    shown = random.normal(k_show, (8, args.latent))
+    z_val, z_test = (random.normal(key, (n, args.latent)) for key, n in ((k_val, len(val)), (k_test, 5 * len(real))))
+
+    for n in here.progress():
+        index = next(batches).to(here.device)
+        state, out = update(state, index, data)
+        here.record(n, state, out, units=index.numel())
+        if here.due(n, args.eval_every):
+            for one, s in here.each(state):
+                show(one, n + 1, s.ema, shown, names)
+                values = evaluate(s.ema, z_val, names, val, extractor)
+                one.log(n + 1, {f"val/{name}": value for name, value in values.items()})
+                one.write(f"step {n + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        for one, before, after, picked in here.diagnosed(n, state, index):
+            i = picked[:, 0]
+            examples = data.pixels[i] / 127.5 - 1, data.label[i], random.normal(k_show, (len(i), args.latent))
+            worst = diagnose.report(one, n + 1, before, after, objectives(after, args), examples)[:32]
+            one.writer.add_image("diagnose/surprising", plot.tile(data.pixels[i][worst] / 255, 8), n + 1)
+    if here.interrupted(state):
+        return
+    accuracy = {f"agreement/{name}": value for name, value in extractor.accuracy(splits.test).items() if name in names}
+    floor = metrics.kid(real, extractor.features(data.pixels[: 5 * len(real)] / 127.5 - 1))[0]
+    results = []
+    for one, s in here.each(state):
+        values = evaluate(s.ema, z_test, names, real, extractor)
+        lines = [f"{'':<24}{'made':>9}{'real':>9}"]
+        lines += [f"{name:<24}{value:9.4f}{(accuracy | {'kid': floor})[name]:9.4f}" for name, value in values.items()]
+        lines += [f"{len(z_test):,} made-up faces; real: of held-out faces, the KID of training faces"]
+        lines += [f"judge and features: {extractor.name}"]
+        plot.save(grid(s.ema, shown, names), one.path / "samples.png", scale=2)
+        plot.save(both(s.ema, shown, names), one.path / "arithmetic.png", scale=2)
+        results.append(({f"test/{name}": value for name, value in values.items()}, lines))
+    here.finish(results, f'--label "{next(iter(names.values()))[-1]}"')
+
+
+def rows(key: Key, n: int, size: int, c: int, first: int = 0) -> Iterator[Int[Tensor, "size c"]]:
+    for index in images.batches(key, n, size * c, first):
+        yield rearrange(index, "(b c) -> b c", c=c)
+
+
+def evaluate(
+    ema: Tree, z: Float[Tensor, "n z"], names: Names, real: Float[Tensor, "m d"], extractor: judge.Judge
+) -> dict[str, float]:
+    """KID against real features, and of each label how often the judge sees the value that was asked for."""
+    wanted = {name: value.to(z.device) for name, value in in_turn(len(z), names, {}).items()}
+    pictures = 2 * draw(ema, z, one_hot(wanted, names)) - 1
+    agreement = extractor.agreement(pictures, wanted)
+    values = {"kid": metrics.kid(real, extractor.features(pictures))[0]}
+    return values | {f"agreement/{name}": value for name, value in agreement.items()}
+
+
+def grid(ema: Tree, z: Float[Tensor, "8 z"], names: Names) -> UInt8[Tensor, "3 h w"]:
+    """The same latents, one a row, under eight labels."""
+    return crossed(ema, z, one_hot(in_turn(8, names, {}), names))
+
+
+def both(ema: Tree, z: Float[Tensor, "8 z"], names: Names) -> UInt8[Tensor, "3 h w"]:
+    """Six by six: from one latent to another downwards, from the first label's first value to its last rightwards."""
+    changed, *others = names
+    ends = [in_turn(1, names, dict.fromkeys(others, 0) | {changed: i}) for i in (0, len(names[changed]) - 1)]
+    first, last = (one_hot(end, names) for end in ends)
+    return crossed(ema, dcgan.between(z[0], z[1], 6), blend(first, last))
+
+
+def show(one: run.Run | run.View, n: int, ema: Tree, z: Tensor, names: Names) -> None:
+    one.writer.add_image("samples/grid", grid(ema, z, names), n)
+    one.writer.add_image("samples/arithmetic", both(ema, z, names), n)
+
+
+# ---- using a run ----
+
+
+@dataclass(frozen=True)
+class Use:
+    """Draw faces with the latest finished run. Faces have numbers from 0: number 3 is the same person under every
+    label."""
+
+    n: int = 32
+    label: tuple[str, ...] = ()
+    """What to ask for, such as: glasses blond. What is left open takes turns."""
+    to: tuple[str, ...] = ()
+    """Label arithmetic: on the way from --label to this, in six steps."""
+    between: tuple[int, int] | None = None
+    """Numbers of two faces: on the way from one to the other, in six steps; with --to six by six."""
+    plus: tuple[int, ...] = ()
+    """Vector arithmetic: numbers of faces whose latents are added, shown before the result."""
+    minus: tuple[int, ...] = ()
+    """And of those that are subtracted."""
+    out: Path = Path("samples.png")
+    seed: int = 0
+    run: Path | None = None
+    """Run directory; the latest finished one if not given."""
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or any(i < 0 for i in (*self.plus, *self.minus, *(self.between or ()))):
+            raise ValueError("--n must be at least 1, and faces are numbered from 0")
+        if self.between and (self.plus or self.minus):
+            raise ValueError("one of --between and --plus, --minus at a time")
+
+
+def sample(use: Use) -> None:
+    path = use.run or run.latest_run(NAME, finished=True)
+    args = run.load_config(path, Args)
+    try:
+        names: Names = json.loads((path / "labels.json").read_text())
+    except (OSError, ValueError) as error:
+        raise run.RunError(f"{path} has no labels.json: {error}") from error
+    ema = run.load(path, init_state(random.key(0), args, sum(map(len, names.values()))).ema, "ema")
+
+    def latents(numbers: Sequence[int]) -> Tensor:
+        return torch.stack([random.normal(random.fold_in(random.key(use.seed), i), (args.latent,)) for i in numbers])
+
+    if use.between:
+        first, last = latents(use.between)
+        z = dcgan.between(first, last, 6)
+    elif use.plus or use.minus:
+        z = latents([*use.plus, *use.minus])
+        total = z[: len(use.plus)].sum(0) - z[len(use.plus) :].sum(0)
+        z = torch.cat([z, (total * z.norm(dim=1).mean() / total.norm().clamp(min=1e-6))[None]])
+    else:
+        z = latents(range(use.n))
+    asked = chosen(names, use.label)
+    values = in_turn(1 if use.to or use.between else len(z), names, asked)
+    label = one_hot(values, names)
+    if use.to:
+        end = in_turn(1, names, {name: int(x) for name, x in values.items()} | chosen(names, use.to))
+        sheet = crossed(ema, z, blend(label, one_hot(end, names)))
+    else:
+        sheet = plot.tile(draw(ema, z, label.expand(len(z), -1)), min(8, len(z)))
+    plot.save(sheet, use.out, scale=2)
+    print(use.out)
+
+
+if __name__ == "__main__":
+    cli.main(NAME, PRESETS, train, sample, Use)

@@ -1,0 +1,150 @@
+"""experiments/exp_cgan_glasses.py as a user runs it, on a few drawn faces; its losses, its step, its labels."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments import exp_cgan_glasses as exp
+from lib import random, run, tree
+from lib.transform import jit
+
+TINY = ["--width", 4, "--critic-width", 4, "--latent", 6, "--critic-steps", 2, "--batch", 8, "--steps", 4]
+TINY += ["--eval-every", 2, "--save-every", 2, "--log-every", 1, "--compile", "off", "--precision", "fp32"]
+TINY += ["--device", "cpu"]
+NAMES = {"glasses": ["no glasses", "glasses"], "hair": ["black", "blond", "red"]}
+
+
+def made(**more):
+    args = exp.Args(**{"size": 16, "width": 4, "critic_width": 4, "latent": 6, "critic_steps": 2, **more})
+    pixels = random.randint(random.key(1), (20, 3, 16, 16), 0, 256).to(torch.uint8)
+    label = exp.one_hot({"glasses": torch.arange(20) % 2, "hair": torch.arange(20) % 3}, NAMES)
+    return args, exp.init_state(random.key(0), args, 5), exp.Labelled(pixels, label)
+
+
+INDEX = torch.arange(16).view(8, 2)
+
+
+def test_the_step_is_one_graph_and_equals_eager():
+    torch._dynamo.reset()
+    args, state, data = made()
+    step, eager = partial(exp.step, args=args, dtype=torch.float32), state
+    compiled, update = tree.map(torch.clone, state), jit(step, backend="aot_eager")
+    for _ in range(2):
+        eager, out = step(eager, INDEX, data)
+        compiled, out_compiled = update(compiled, INDEX, data)
+    for a, b in zip(tree.leaves((eager, out)), tree.leaves((compiled, out_compiled)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_both_networks_move_and_the_state_given_stays():
+    args, state, data = made()
+    before = tree.map(torch.clone, state)
+    after, _ = exp.step(state, INDEX, data, args=args, dtype=torch.float32)
+    assert all(map(torch.equal, tree.leaves(before), tree.leaves(state)))
+    new, old = tree.flatten(after.params), tree.flatten(state.params)
+    still = {path for path in old if torch.equal(new[path], old[path])}
+    assert still == {"d.out.b"}  # a constant moves no distance
+
+
+def test_a_step_is_so_many_of_the_critic_and_one_of_the_generator():
+    args, state, data = made(critic_steps=3)
+    after, _ = exp.step(state, torch.arange(18).view(6, 3), data, args=args, dtype=torch.float32)
+    assert (int(after.opt["d"].step), int(after.opt["g"].step), int(after.step)) == (3, 1, 1)
+
+
+def test_the_critics_loss_is_distance_and_penalty_written_out(key):
+    args, state, data = made(penalty=7.0)
+    d, real, label = state.params["d"], data.pixels[:4] / 127.5 - 1, data.label[:4]
+    fake = random.normal(random.key(5), tuple(real.shape)).tanh()
+    loss, distance = exp.critic_loss(d, real, fake, label, key, args=args, dtype=torch.float32)
+    judge = lambda x: torch.stack([exp.criticise(d, x[i : i + 1], label[i : i + 1])[0] for i in range(len(x))])  # noqa: E731
+    gap = judge(real).mean() - judge(fake).mean()
+    x = torch.lerp(real, fake, random.uniform(key, (4, 1, 1, 1))).requires_grad_()
+    (slope,) = torch.autograd.grad(judge(x).sum(), x)
+    penalty = 7 * ((slope.square().sum((1, 2, 3)).sqrt() - 1) ** 2).mean()
+    torch.testing.assert_close(distance, gap, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loss, penalty - gap, atol=1e-4, rtol=1e-4)
+
+
+def test_the_critic_learns_real_from_made_up_and_labels_matter():
+    args, state, data = made(lr=2e-3)
+    data = exp.Labelled(data.pixels // 8, data.label)
+    for _ in range(30):
+        state, out = exp.step(state, INDEX, data, args=args, dtype=torch.float32)
+    assert out["train/distance"] > 0.3
+    z = random.normal(random.key(3), (2, args.latent))
+    pictures = [exp.draw(state.ema, z, data.label[i : i + 1].expand(2, -1)) for i in (0, 1)]
+    assert (pictures[0] - pictures[1]).abs().max() > 1e-3
+
+
+def test_labels_by_name_and_in_turn():
+    assert exp.chosen(NAMES, ["glasses", "hair=red"]) == {"glasses": 1, "hair": 2}
+    turns = exp.in_turn(7, NAMES, {})
+    assert turns["glasses"].tolist() == [0, 0, 0, 1, 1, 1, 0] and turns["hair"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    turns = exp.in_turn(3, NAMES, {"hair": 1})
+    assert turns["glasses"].tolist() == [0, 1, 0] and turns["hair"].tolist() == [1, 1, 1]
+    assert exp.one_hot(turns, NAMES).tolist() == [[1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [1, 0, 0, 1, 0]]
+    assert exp.in_turn(2, {"glasses": NAMES["glasses"]}, {})["glasses"].tolist() == [0, 1]
+    with pytest.raises(run.RunError, match=r"'green' is not one value.*hair=blond"):
+        exp.chosen(NAMES, ["green"])
+    with pytest.raises(run.RunError, match="'blond' is not one value of a label that has no other"):
+        exp.chosen(NAMES, ["red", "blond"])
+    with pytest.raises(run.RunError, match="brown"):  # skin and hair
+        exp.chosen({"hair": ["black", "brown"], "skin": ["light", "brown"]}, ["brown"])
+
+
+def test_blended_labels_lie_on_the_line():
+    a, b = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.0, 1.0, 1.0]])
+    assert exp.blend(a, b, 5)[:, 0].tolist() == [1, 0.75, 0.5, 0.25, 0] and (exp.blend(a, b)[:, 2] == 1).all()
+
+
+def test_train_resume_and_sample(call, few_faces):
+    status, _, err = call(exp, *few_faces, *TINY, "--run", "r", "--steps", 2, "--diagnose", 2)
+    assert status == 0, err
+    status, out, err = call(exp, "--run", "r", "--resume", "--steps", 4)
+    assert status == 0 and "agreement/glasses" in out, err
+    result = json.loads(Path("r/result.json").read_text())
+    assert {"test/kid", "test/agreement/glasses", "test/agreement/hair"} <= result.keys()
+    events = EventAccumulator("r")
+    events.Reload()
+    assert {"samples/grid", "samples/arithmetic", "diagnose/surprising"} <= set(events.Tags()["images"])
+    assert "val/agreement/glasses" in events.Tags()["scalars"]
+    sizes = {}
+    for name, words in {
+        "plain": ["--n", 4],
+        "asked": ["--n", 4, "--label", "glasses", "blond"],
+        "label": ["--n", 2, "--label", "blond", "--to", "glasses"],
+        "both": ["--between", 0, 3, "--to", "glasses", "black"],
+        "vector": ["--plus", 0, 2, "--minus", 1],
+    }.items():
+        status, _, err = call(exp, "sample", *words, "--run", "r", "--out", f"{name}.png")
+        assert status == 0, err
+        with Image.open(f"{name}.png") as image:
+            sizes[name] = tuple((side - 4) // 36 for side in image.size)  # of columns and rows
+    assert sizes == {"plain": (4, 1), "asked": (4, 1), "label": (6, 2), "both": (6, 6), "vector": (4, 1)}
+    assert Path("plain.png").read_bytes() != Path("asked.png").read_bytes()
+    for words, message in [
+        (["--label", "bald"], "'bald' is not one value"),
+        (["--to", "hair=bald"], "is not one value"),
+        (["--between", 0, 1, "--plus", 2], "at a time"),
+        (["--n", 0], "at least 1"),
+    ]:
+        status, _, err = call(exp, "sample", *words, "--run", "r")
+        assert status and message in " ".join(err.split()), err
+
+
+def test_bad_flags_are_told(call, few_faces):
+    for words, message in [
+        (["--size", 20], "a side can be 16, 32, 64, 128, 256"),
+        (["--labels", "hat"], "has no attribute hat: it has glasses, hair"),
+        (["--critic-steps", 0], "--critic-steps a step"),
+        (["--data", "celeba"], "needs --data-dir"),
+        (["--batch", 40], "fewer than a batch of 80"),
+    ]:
+        status, _, err = call(exp, *few_faces, *TINY, *words)
+        assert status and message in " ".join(err.split()), err
