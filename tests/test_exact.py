@@ -19,6 +19,7 @@ from torch.func import vmap
 
 from experiments import exp_autoencoder_digits as autoencoder
 from experiments import exp_classifier_fashion as classifier
+from experiments import exp_cyclegan_hair as cyclegan
 from experiments import exp_gan_curve as curve
 from experiments import exp_gan_fashion as fashion
 from experiments import exp_gan_multiples as multiples
@@ -26,8 +27,8 @@ from experiments import exp_gpt_hemingway as gpt
 from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
 from experiments import exp_transformer_fr as transformer
-from lib import checkpoint, nn, random, tree, writing
-from lib.data import images, packing, pairs, tokens
+from lib import checkpoint, judge, nn, random, tree, writing
+from lib.data import drawn, images, packing, pairs, tokens
 
 ROOT = Path(__file__).parent.parent
 HALF = 4
@@ -41,6 +42,11 @@ SETTINGS = {
     "autoencoder": (autoencoder, {"hidden": (16,), "bottleneck": 2, "batch": 16, "shift": 1}),
     "classifier-mlp": (classifier, {"model": "mlp", "hidden": (12, 8), "augment": True, **PICTURES}),
     "classifier-cnn": (classifier, {"model": "cnn", "widths": (4, 6), "augment": True, **PICTURES}),
+    "cyclegan": (
+        cyclegan,
+        {"size": 16, "faces": 60, "width": 4, "blocks": 1, "disc_width": 4, "disc_downs": 1, "batch": 2, "buffer": 4,
+         "flip": True},
+    ),
     "gan-curve": (curve, {"batch": 4, "generator": (8,), "discriminator": (8,), "points": 6, "dropout": 0.3}),
     "gan-fashion": (
         fashion, {"model": "dcgan", "width": 4, "latent": 6, "kid_samples": 60, "conditional": True, "batch": 16},
@@ -128,6 +134,18 @@ def few_pictures(tmp_path_factory):
         yield path
 
 
+@pytest.fixture(scope="module")
+def few_faces(tmp_path_factory):
+    """Of drawn faces few, in a cache of their own; what judges them hardly learns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PUREGEN_CACHE", str(tmp_path_factory.mktemp("faces")))
+        patch.setattr(drawn, "_cores", lambda: 1)
+        patch.setattr(judge, "STEPS", 2)
+        patch.setattr(cyclegan, "VAL", 4)
+        patch.setattr(cyclegan, "TEST", 4)
+        yield
+
+
 def unrelated_draws(seed):
     """The global generators differ from run to run: none of them may matter."""
     torch.manual_seed(seed)
@@ -135,7 +153,9 @@ def unrelated_draws(seed):
 
 
 @EACH
-def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(name, call, monkeypatch, few_pictures, sentences, story):
+def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
+    name, call, monkeypatch, few_pictures, few_faces, sentences, story
+):
     exp, flags = SETTINGS[name]
     needs = {transformer: {"data": sentences}, fashion: {"extractor": few_pictures}, gpt: {"data": story}}
     flags = {**COMMON, **flags, **(needs | {lstm: {"data": story}}).get(exp, {})}

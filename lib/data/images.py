@@ -219,10 +219,14 @@ def held_out(pixels: UInt8[Tensor, "n c h w"], purpose: str) -> Bool[Tensor, "n"
 
 
 def read(path: Path, size: int, channels: int = 1) -> UInt8[Tensor, "c h w"]:
-    """The middle square of one picture file, scaled. Raises DataError."""
+    """The middle square of one picture file, scaled; a transparent one laid on white. Raises DataError."""
     try:
         with Image.open(path) as image:
-            return _square(image, size, channels)
+            if min(image.size) < TINY:
+                raise DataError(f"{path} has {image.width} x {image.height} pixels, fewer than {TINY} x {TINY}")
+            white = Image.new("RGBA", image.size, "white")
+            clear = channels == 3 and image.has_transparency_data
+            return _square(Image.alpha_composite(white, image.convert("RGBA")) if clear else image, size, channels)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
