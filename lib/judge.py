@@ -5,6 +5,7 @@ Axes: b batch, n pictures, h height, w width, d features, k values of an attribu
 """
 
 import hashlib
+import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -99,7 +100,8 @@ def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device) -> tu
 
     opt = adam.init(params)
     order = images.batches(k_train, n=len(part.pixels), size=min(BATCH, len(part.pixels)))
-    for n in tqdm(range(STEPS), desc="training the judge of faces", unit="step"):
+    often = 0.1 if sys.stderr.isatty() else 10.0  # seconds, as of a run's own bar
+    for n in tqdm(range(STEPS), desc="training the judge of faces", unit="step", mininterval=often):
         index = next(order).cpu()
         # Shifted inverted, so that what comes in is white, the ground of drawn faces.
         moved = images.shifted(255 - part.pixels[index].to(device), random.fold_in(k_train, n), REACH)

@@ -14,8 +14,10 @@ import torch
 
 from experiments import (
     exp_autoencoder_digits,
+    exp_cgan_glasses,
     exp_classifier_fashion,
     exp_cyclegan_hair,
+    exp_dcgan_faces,
     exp_gan_curve,
     exp_gan_fashion,
     exp_gan_multiples,
@@ -87,6 +89,23 @@ def cyclegan_case(**change):
     return init, step, args, [(exp_cyclegan_hair.Pair(i, i.flip(0)), data) for i, _ in batches]
 
 
+def dcgan_case(**change):
+    args = exp_dcgan_faces.Args(size=16, width=4, latent=6, lr=1e-4, **change)
+    pixels = random.randint(random.key(3), (32, 3, 16, 16), 0, 256).to(torch.uint8)
+    return indexed(exp_dcgan_faces, pixels, 32, args)
+
+
+def cgan_case(**change):
+    """In double precision, for instance normalisation, as the CycleGAN's."""
+    args = exp_cgan_glasses.Args(size=16, width=4, critic_width=4, latent=6, critic_steps=2, **change)
+    pixels = random.randint(random.key(3), (64, 3, 16, 16), 0, 256).to(torch.uint8)
+    data = exp_cgan_glasses.Labelled(pixels, torch.eye(3, dtype=torch.float64)[torch.arange(64) % 3])
+    init = lambda key, args: tree.cast(exp_cgan_glasses.init_state(key, args, 3), torch.float64)  # noqa: E731
+    step = partial(exp_cgan_glasses.step, args=args, dtype=torch.float64)
+    indices = [random.randint(random.fold_in(random.key(2), i), (16, 2), 0, 64) for i in range(STEPS)]
+    return init, step, args, [(i, data) for i in indices]
+
+
 def dense_fashion_case(**change):
     args = replace(exp_gan_fashion.PRESETS["book"], latent=6, dropout=0.3, ema_decay=0.9, **change)
     return indexed(exp_gan_fashion, pictures(), 32, args)
@@ -142,6 +161,7 @@ CASES = {
     "transformer": transformer_case, "classifier": classifier_case, "fashion": fashion_case,
     "dense_fashion": dense_fashion_case, "autoencoder": autoencoder_case, "mixture": mixture_case,
     "curve": curve_case, "curve_fixed": partial(curve_case, points=50), "multiples": multiples_case,
+    "dcgan": dcgan_case, "dcgan_r1": partial(dcgan_case, norm="group", r1=1.0), "cgan": cgan_case,
     "cyclegan": cyclegan_case,
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "lstm": lstm_case,
 }  # fmt: skip

@@ -11,10 +11,10 @@ import torch
 
 from experiments import exp_gan_curve, exp_gan_fashion, exp_gpt_hemingway, exp_lstm_novel
 from experiments import exp_transformer_fr as exp
-from lib import gpt, random, seq2seq, transformer, tree
+from lib import dcgan, gpt, random, seq2seq, transformer, tree
 from lib.data import packing, texts, tokens
 from tests.bench import __main__ as bench
-from tests.bench import book, gans, language, measure, modules
+from tests.bench import book, faces, gans, language, measure, modules
 
 ARGS = replace(
     exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
@@ -290,6 +290,21 @@ def test_modules_of_the_curve_draw_and_judge_as_ours(networks, key):
     u = exp_gan_curve.generate(state.generator, z := random.normal(key, (50, args.latent)), args=args)
     close(generator(z), u)
     close(discriminator.eval()(u), exp_gan_curve.discriminate(state.discriminator, u, args=args))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_modules_of_the_faces_draw_and_judge_as_ours(key, norm):
+    shake = lambda name, x: x if "norm" in name else x + 0.1 * torch.sin(torch.arange(x.numel())).view_as(x)  # noqa: E731
+    (g, s_g), (d, s_d) = dcgan.generator_init(key, 6, 8, 16), dcgan.discriminator_init(key, 4, 8, 16, norm)
+    g, d = (tree.map_with_path(shake, p) for p in (g, d))
+    z, close = random.normal(key, (5, 6)), partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    x, _ = dcgan.generate(g, s_g, z, train=True)
+    close(faces.Generator(g)(z), x)
+    x = torch.cat([x, x[:, :1]], 1)
+    module = {"batch": torch.nn.BatchNorm2d, "instance": partial(torch.nn.InstanceNorm2d, affine=True)}[norm]
+    scores, _ = dcgan.discriminate(d, s_d, x, norm=norm)
+    close(faces.Discriminator(d, module)(x), scores)
+    assert x.std() > 1e-3 and scores.std() > 1e-4
 
 
 @pytest.fixture

@@ -31,12 +31,12 @@ INDEX = torch.arange(16).view(8, 2)
 
 def test_the_step_is_one_graph_and_equals_eager():
     torch._dynamo.reset()
-    args, state, data = made()
+    args, state, data = made(critic_steps=1)
     step, eager = partial(exp.step, args=args, dtype=torch.float32), state
     compiled, update = tree.map(torch.clone, state), jit(step, backend="aot_eager")
     for _ in range(2):
-        eager, out = step(eager, INDEX, data)
-        compiled, out_compiled = update(compiled, INDEX, data)
+        eager, out = step(eager, INDEX[:, :1], data)
+        compiled, out_compiled = update(compiled, INDEX[:, :1], data)
     for a, b in zip(tree.leaves((eager, out)), tree.leaves((compiled, out_compiled)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 

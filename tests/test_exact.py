@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from torch.func import vmap
 
 from experiments import exp_autoencoder_digits as autoencoder
+from experiments import exp_cgan_glasses as cgan
 from experiments import exp_classifier_fashion as classifier
 from experiments import exp_cyclegan_hair as cyclegan
+from experiments import exp_dcgan_faces as dcgan
 from experiments import exp_gan_curve as curve
 from experiments import exp_gan_fashion as fashion
 from experiments import exp_gan_multiples as multiples
@@ -40,6 +42,10 @@ COMMON = {
 PICTURES = {"dropout": 0.3, "batch": 16}
 SETTINGS = {
     "autoencoder": (autoencoder, {"hidden": (16,), "bottleneck": 2, "batch": 16, "shift": 1}),
+    "cgan": (
+        cgan,
+        {"size": 16, "faces": 60, "width": 4, "critic_width": 4, "latent": 6, "critic_steps": 2, "batch": 8},
+    ),
     "classifier-mlp": (classifier, {"model": "mlp", "hidden": (12, 8), "augment": True, **PICTURES}),
     "classifier-cnn": (classifier, {"model": "cnn", "widths": (4, 6), "augment": True, **PICTURES}),
     "cyclegan": (
@@ -47,6 +53,7 @@ SETTINGS = {
         {"size": 16, "faces": 60, "width": 4, "blocks": 1, "disc_width": 4, "disc_downs": 1, "batch": 2, "buffer": 4,
          "flip": True},
     ),
+    "dcgan": (dcgan, {"size": 16, "faces": 60, "width": 4, "latent": 6, "batch": 16, "norm": "group", "r1": 1.0}),
     "gan-curve": (curve, {"batch": 4, "generator": (8,), "discriminator": (8,), "points": 6, "dropout": 0.3}),
     "gan-fashion": (
         fashion, {"model": "dcgan", "width": 4, "latent": 6, "kid_samples": 60, "conditional": True, "batch": 16},
@@ -203,7 +210,7 @@ def initialiser(name, vocabularies):
     """key -> the leaves of a run's first state."""
     exp, flags = SETTINGS[name]
     args = exp.Args(**COMMON, **flags)
-    more = {classifier: {"classes": 10}, mixture: {"classes": 3}, lstm: {"v": 300}}.get(exp, {})
+    more = {cgan: {"k": 16}, classifier: {"classes": 10}, mixture: {"classes": 3}, lstm: {"v": 300}}.get(exp, {})
     if exp in (transformer, gpt):
         more = {"cfg": exp.model_config(args, vocabularies if exp is transformer else vocabularies[0])}
     return lambda key: tree.leaves(exp.init_state(key, args=args, **more))
