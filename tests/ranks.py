@@ -25,6 +25,7 @@ from experiments import (
     exp_lstm_novel,
     exp_mixture_points,
     exp_transformer_fr,
+    exp_vae_faces,
 )
 from lib import gpt, nn, parallel, random, seq2seq, transformer, tree
 from lib.data import packing, texts, tokens
@@ -138,6 +139,12 @@ def multiples_case(**change):
     return exp_gan_multiples.init_state, partial(exp_gan_multiples.step, args=args), args, [()] * STEPS
 
 
+def vae_case(**change):
+    args = exp_vae_faces.Args(size=16, width=4, code=6, lr=1e-3, kl_warmup=5, steps=STEPS, **change)
+    pixels = random.randint(random.key(3), (32, 3, 16, 16), 0, 256).to(torch.uint8)
+    return indexed(exp_vae_faces, pixels, 32, args)
+
+
 def gpt_case(**change):
     args = replace(exp_gpt_hemingway.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, warmup=2, **change)
     cfg = gpt.Config(40, args.length, 1, transformer.Config(16, 2, 24, args.dropout, "rms", "swiglu", "rotary", "none"))
@@ -164,6 +171,7 @@ CASES = {
     "dcgan": dcgan_case, "dcgan_r1": partial(dcgan_case, norm="group", r1=1.0), "cgan": cgan_case,
     "cyclegan": cyclegan_case,
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "lstm": lstm_case,
+    "vae_faces": vae_case,
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from experiments import exp_gpt_hemingway as gpt
 from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
 from experiments import exp_transformer_fr as transformer
+from experiments import exp_vae_faces as vae
 from lib import checkpoint, judge, nn, random, tree, writing
 from lib.data import drawn, images, packing, pairs, tokens
 
@@ -78,6 +79,7 @@ SETTINGS = {
             "shared": False,
         },
     ),
+    "vae": (vae, {"size": 16, "faces": 60, "width": 4, "code": 6, "batch": 16, "kl_warmup": 6}),
 }  # fmt: skip
 EACH = pytest.mark.parametrize("name", SETTINGS)
 

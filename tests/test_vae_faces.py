@@ -1,0 +1,190 @@
+"""experiments/exp_vae_faces.py: its bound against other formulas, its step, and what a user does with it."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributions import Normal, kl_divergence
+
+from experiments import exp_vae_faces as exp
+from lib import judge, random, run, tree
+from lib.data import drawn, faces
+from lib.transform import jit
+
+TINY = {"size": 16, "faces": 60, "width": 4, "code": 6, "batch": 8, "steps": 4, "eval_every": 2, "save_every": 2}
+WORDS = [w for k, v in TINY.items() for w in (f"--{k.replace('_', '-')}", v)]
+WORDS += ["--device", "cpu", "--precision", "fp32", "--compile", "off", "--log-every", 1]
+NAMES = {"glasses": ["no glasses", "glasses"], "hair": ["black", "blond", "red"], "skin": ["red", "tan"]}
+
+
+def made(**change):
+    args = exp.Args(**{**TINY, **change})
+    return args, exp.init_state(random.key(0), args)
+
+
+def pixels(n=16):
+    return random.randint(random.key(3), (n, 3, 16, 16), 0, 256).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"likelihood": "gaussian", "hidden": 5, "coarsest": 8, "kl_warmup": 3, "beta": 2.0}]
+)
+def test_the_step_is_one_graph_and_moves_every_parameter(change):
+    torch._dynamo.reset()
+    args, state = made(**change)
+    before, step = tree.map(torch.clone, state), partial(exp.step, args=args, dtype=torch.float32)
+    index, data = torch.arange(8), pixels()
+    eager, out = step(state, index, data)
+    torch.testing.assert_close(state, before, rtol=0, atol=0)
+    again, same = jit(step, backend="aot_eager")(tree.map(torch.clone, state), index, data)
+    torch.testing.assert_close(tree.leaves((again, same)), tree.leaves((eager, out)), atol=1e-5, rtol=1e-4)
+    new, old = tree.flatten(eager.params), tree.flatten(state.params)
+    assert [name for name in new if torch.equal(new[name], old[name])] == []
+    weight = change.get("beta", 1.0) / change.get("kl_warmup", 1)
+    torch.testing.assert_close(out["train/loss"], out["train/reconstruction"] + weight * out["train/kl"])
+
+
+def test_the_masses_of_all_values_sum_to_one():
+    """Of one pixel, whatever its middle and scale; and inside they are differences of the logistic function."""
+    x = (torch.arange(256.0) / 255)[:, None, None, None]
+    for middle, log_scale in ((0.4, -3.0), (1.2, -2.0), (-0.3, -1.0), (0.5, -6.0)):
+        of = exp.Pixels(torch.full_like(x, middle), torch.full_like(x, log_scale))
+        mass = exp.log_likelihood(x, of).double().exp()
+        assert abs(float(mass.sum()) - 1) < 1e-3
+        upper, lower = ((x.double().flatten() + s / 510 - middle) / math.exp(log_scale) for s in (1, -1))
+        expected = upper.sigmoid() - lower.sigmoid()
+        torch.testing.assert_close(mass[1:-1], expected[1:-1], rtol=2e-2, atol=1e-6)
+
+
+def test_without_a_scale_it_is_the_squared_error():
+    x, middle = random.uniform(random.key(1), (2, 5, 3, 4, 4)).unbind()
+    found = exp.log_likelihood(x, exp.Pixels(middle, None))
+    density = Normal(middle, math.sqrt(0.5)).log_prob(x) - math.log(255)
+    torch.testing.assert_close(found, density.sum((1, 2, 3)))
+
+
+def test_divergence():
+    mean, log_var = random.normal(random.key(1), (2, 5, 7)).unbind()
+    expected = kl_divergence(Normal(mean, (log_var / 2).exp()), Normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(exp.divergence(exp.Code(mean, log_var)), expected)
+
+
+def test_the_bound_is_of_a_code_drawn_with_its_key():
+    args, state = made()
+    bound = partial(exp.bound, state.params, pixels(), args=args, dtype=torch.float32)
+    one, same, other, mean = (bound(key) for key in (random.key(1), random.key(1), random.key(2), None))
+    assert torch.equal(one[0], same[0]) and not torch.equal(one[0], other[0]) and not torch.equal(one[0], mean[0])
+    assert torch.equal(one[1], other[1])
+    found = exp.held_out(state.params, pixels(), random.key(1), args)
+    assert found["loss"] == pytest.approx(found["reconstruction"] + found["kl"])
+    bits = 1 / (math.log(2) * 3 * 16 * 16)
+    code = exp.encode(state.params, pixels() / 255)
+    torch.testing.assert_close(one[1], bits * exp.divergence(code))
+
+
+def test_it_learns_a_few_pictures():
+    args, state = made(steps=60, lr=5e-3)
+    data = faces.draw("train", 8, 16).pixels
+    values = []
+    for _ in range(60):
+        state, out = exp.step(state, torch.arange(8), data, args=args, dtype=torch.float32)
+        values.append(float(out["train/loss"]))
+    assert values[-1] < 0.6 * values[0]
+
+
+def test_means(monkeypatch):
+    monkeypatch.setattr(exp, "ENOUGH", 2)
+    code = torch.arange(10.0)[:, None]
+    hair = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
+    part = faces.Part(torch.zeros(10), {"hair": hair, "glasses": hair > 0, "skin": hair * 0})
+    found = exp.means(code, part, NAMES)
+    torch.testing.assert_close(found.of["hair"][:2], torch.tensor([[2.0], [6.5]]))
+    torch.testing.assert_close(found.but["hair"][0], torch.tensor([7.0]))
+    assert found.of["hair"][2].isnan() and found.but["skin"][0].isnan()
+    torch.testing.assert_close(found.of["glasses"], torch.tensor([[2.0], [7.0]]))
+
+
+def test_names_of_values():
+    assert exp.named("glasses", NAMES) == ("glasses", 1) and exp.named("no glasses", NAMES) == ("glasses", 0)
+    assert exp.named("red", NAMES) == ("hair", 2) and exp.named("skin=red", NAMES) == ("skin", 0)
+    with pytest.raises(run.RunError, match=r"'hat' is no value.*glasses=glasses, hair=black"):
+        exp.named("hat", NAMES)
+    with pytest.raises(run.RunError, match="no attributes"):
+        exp.named("hat", {})
+
+
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """A quick judge, in a cache of its own."""
+    monkeypatch.setenv("PUREGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(judge, "STEPS", 2)
+    monkeypatch.setattr(drawn, "_cores", lambda: 1)
+
+
+def test_as_a_user(call, few):
+    status, out, err = call(exp, *WORDS, "--run", "whole")
+    assert status == 0, err
+    assert "by judge adventurer-" in out and "200 faces with glasses added" in out and "others stay" in out
+    result = json.loads(Path("whole/result.json").read_text())
+    assert result["test/loss"] == pytest.approx(result["test/reconstruction"] + result["test/kl"])
+    assert {"glasses/before", "glasses/after", "glasses/by_threes", "glasses/others_stay"} <= result.keys()
+    tags = EventAccumulator("whole").Reload().Tags()
+    assert {"val/loss", "val/reconstruction", "val/kl", "train/kl"} <= set(tags["scalars"])
+    shown = {f"samples/{x}" for x in ("reconstruction", "grid", "interpolation", "animation")}
+    assert shown <= set(tags["images"])
+    for name in ("samples.png", "interpolation.gif", "arithmetic.png"):
+        Image.open(Path("whole", name)).verify()
+
+    use = partial(call, exp, "sample", "--run", "whole")
+    Image.new("RGBA", (20, 30), (0, 0, 0, 0)).save("clear.png")
+    Image.new("L", (5, 30)).save("tiny.png")
+    for words in (
+        ["--n", 3], ["--reconstruct", 0, 1], ["--interpolate", 0, 1], ["--interpolate", 0, 1, "--out", "way.gif"],
+        ["--add", "glasses", "--to", 0, 1], ["--remove", "glasses", "--image", "clear.png"], ["--image", "clear.png"],
+        ["--plus", 0, 1, 2, "--minus", 3, 4, 5, "--base", 1],
+    ):  # fmt: skip
+        status, out, err = use(*words)
+        assert status == 0 and Path(out.strip()).exists(), err
+    assert Image.open("way.gif").n_frames > 20
+    white = Image.open("reconstruction.png").convert("RGB").getpixel((20, 20))
+    assert white == (255, 255, 255)
+    for words, told in (
+        (["--reconstruct", 99], "99: the test faces are 0 to "),
+        (["--reconstruct", -1], "-1: the test faces are 0 to "),
+        (["--add", "hat", "--to", 1], "'hat' is no value"),
+        (["--add", "blond", "--to", 1], "blond: fewer than 20"),
+        (["--image", "none.png"], "cannot read none.png"),
+        (["--image", "tiny.png"], "tiny.png has 5 x 30 pixels: at least 8"),
+        (["--to", 1], "--to needs --add"),
+        (["--add", "glasses"], "need faces"),
+        (["--reconstruct", 1, "--image", "clear.png"], "one at a time"),
+        (["--plus", 1], "go together"),
+        (["--n", 0], "at least 1"),
+        (["--interpolate", 0, 1, "--out", "no/where.gif"], "cannot draw no/where.gif"),
+    ):
+        status, _, err = use(*words)
+        assert status != 0 and told in " ".join(err.replace("│", " ").split()), err
+        assert "Traceback" not in err
+
+
+def test_faces_without_attributes(call, few, tmp_path):
+    """Anime's: no judge, no arithmetic."""
+    for i, x in enumerate(random.randint(random.key(0), (60, 16, 16, 3), 0, 256).to(torch.uint8).numpy()):
+        path = tmp_path / "anime" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(x).save(path)
+    status, out, err = call(exp, *WORDS, "--data", "anime", "--data-dir", tmp_path / "anime", "--run", "anime-run")
+    assert status == 0 and "no attributes: no arithmetic" in out and "kid" not in out, err
+    status, _, err = call(exp, "sample", "--run", "anime-run", "--add", "glasses", "--to", 0)
+    assert status == 1 and "these faces have no attributes" in err
+
+
+@pytest.mark.parametrize("words", [["--size", 60], ["--size", 4], ["--size", 32, "--coarsest", 32]])
+def test_impossible_sizes(call, words):
+    status, _, err = call(exp, *words)
+    assert status != 0 and "possible are [" in " ".join(err.split()) and "Traceback" not in err
