@@ -56,7 +56,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=1200, width=32, eval_every=300, save_every=300),
+    "small": Args(steps=2500, width=32, norm="group", r1=1.0, batch=32, lr=4e-4, eval_every=500, save_every=500),
     # Chapter 4: anime faces, batches of 128, 20 epochs of 63,632, no averaging.
     "book": Args(
         steps=9940, data="anime", batch=128, ema_decay=0.0, log_every=100, eval_every=2485, save_every=1000,

@@ -109,10 +109,11 @@ def init(key: Key, args: Args) -> Tree:
         conv.conv_transpose_init(k, a, b, 4, std=math.sqrt(2 / (4 * a)))  # a stride of 2 leaves 2 x 2 of the 4 x 4 taps
         for k, (a, b) in zip(random.split(k_up, len(pairs)), pairs, strict=False)
     ]
-    up.append(conv.conv_transpose_init(k_out, c[0], 3 if args.likelihood == "gaussian" else 6, 4, std=0.02))
+    up.append(conv.conv_transpose_init(k_out, c[0], 3, 4, std=0.02))
+    scale = {} if args.likelihood == "gaussian" else {"log_scale": torch.full((3,), -2.0, device=key.device)}
     return {
         "encoder": {"convs": down, "dense": nn.mlp_init(k_code, (*dense, 2 * args.code))},
-        "decoder": {"dense": nn.mlp_init(k_flat, (args.code, *dense[::-1])), "convs": up},
+        "decoder": {"dense": nn.mlp_init(k_flat, (args.code, *dense[::-1])), "convs": up, **scale},
     }
 
 
@@ -127,7 +128,7 @@ class Pixels(NamedTuple):
     """Of the distribution of every pixel; `middle` can lie beyond black and white, 0 and 1."""
 
     middle: Float[Tensor, "b 3 h w"]
-    log_scale: Float[Tensor, "b 3 h w"] | None
+    log_scale: Float[Tensor, "3 1 1"] | None
 
 
 def encode(params: Tree, x: Float[Tensor, "b 3 h w"]) -> Code:
@@ -148,8 +149,7 @@ def decode(params: Tree, code: Float[Tensor, "b z"], args: Args) -> Pixels:
         x = conv.conv_transpose(q, F.silu(x), stride=2, padding=1)
     if args.likelihood == "gaussian":
         return Pixels(x.float().sigmoid(), None)
-    middle, log_scale = x.float().chunk(2, dim=1)
-    return Pixels(0.5 + middle, (log_scale - 3).clamp(min=-7))
+    return Pixels(0.5 + x.float(), p["log_scale"].float()[:, None, None].clamp(min=-7))
 
 
 def log_likelihood(x: Float[Tensor, "b 3 h w"], of: Pixels) -> Float[Tensor, "b"]:
