@@ -195,15 +195,11 @@ def one_hot(values: dict[str, Int[Tensor, "n"]], names: Names) -> Float[Tensor, 
 
 
 def chosen(names: Names, asked: Sequence[str]) -> dict[str, int]:
-    """{label: number of its value} of values by name ("blond", or "hair=blond"). Raises RunError."""
-    found: dict[str, int] = {}
-    for text in asked:
-        places = [(name, i) for name, of in names.items() for i, x in enumerate(of) if text in (x, f"{name}={x}")]
-        if len(places) != 1 or places[0][0] in found:
-            known = ", ".join(f"{name}={value}" for name, of in names.items() for value in of)
-            raise run.RunError(f"{text!r} is not one value of a label that has no other: {known}")
-        found |= places
-    return found
+    """{label: number of its value} of values by name. Raises DataError, or RunError for two of one label."""
+    found = [faces.value(word, names) for word in asked]
+    if len(dict(found)) < len(found):
+        raise run.RunError(f"two values of one label: {', '.join(asked)}")
+    return dict(found)
 
 
 def in_turn(n: int, names: Names, fixed: dict[str, int]) -> dict[str, Int[Tensor, "n"]]:

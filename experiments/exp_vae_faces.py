@@ -71,8 +71,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    # Eager ends sooner: compiled, a step took no less time on a CPU, and compiling two minutes.
-    "small": Args(steps=3000, eval_every=500, save_every=1000, compile="off"),
+    "small": Args(steps=5000, eval_every=1000, save_every=1000),
     # Chapter 7: 256 pixels, 8-16-32 channels and 1024 units to a code of 100, Adam at 1e-4, batches of 16, 10 epochs,
     # squared error.
     "book": Args(
@@ -269,17 +268,6 @@ def means(code: Float[Tensor, "n z"], part: Part, names: dict[str, list[str]]) -
     return found
 
 
-def named(word: str, names: dict[str, list[str]]) -> tuple[str, int]:
-    """The attribute and the number of its value that a word such as "glasses", "blond" or "skin=brown" means. Raises
-    RunError."""
-    for name, values in names.items():
-        for i, value in enumerate(values):
-            if word in (value, f"{name}={value}"):
-                return name, i
-    known = ", ".join(f"{name}={value}" for name, values in names.items() for value in values)
-    raise run.RunError(f"{word!r} is no value of an attribute; these faces have {known or 'no attributes'}")
-
-
 # ---- training: plumbing ----
 
 
@@ -348,7 +336,7 @@ def score(
     lines = [f"{name:<22} {value:.4f} bits per dimension" for name, value in values.items()]
     sheet = drawn_at_random(params, max(64, len(test)), key, args)
     plot.save(plot.tile(sheet[:64], 8), here.path / "samples.png", scale=2)
-    (here.path / "interpolation.gif").write_bytes(animation(params, codes(params, test[[0, -1]]), args))
+    plot.save(animation(params, codes(params, test[[0, -1]]), args), here.path / "interpolation.gif")
     if not found.names:
         return values, lines
     judge = judges.load(found, here.device)
@@ -499,20 +487,15 @@ def sample(use: Use) -> None:
     else:
         name, sheet, columns = "samples.png", drawn_at_random(params, use.n, random.key(use.seed), args), 8
     out = use.out or Path(name)
-    if use.interpolate and out.suffix == ".gif":
-        try:
-            out.write_bytes(animation(params, code, args))
-        except OSError as error:
-            raise run.RunError(f"cannot draw {out}: {error}") from error
-    else:
-        plot.save(plot.tile(sheet, columns), out, scale=2)
+    moving = use.interpolate and out.suffix == ".gif"
+    plot.save(animation(params, code, args) if moving else plot.tile(sheet, columns), out, scale=2)
     print(out)
 
 
 def shift(use: Use, found: Faces, params: Tree, numbers: Sequence[int]) -> Float[Tensor, "b z"]:
     """What --add and --remove add to the codes of the test faces `numbers`, or of a picture, of which nothing is known:
     the mean code of faces with a value, less that of faces with the value that this face has, or of all others."""
-    asked = [named(word, found.names) if word else None for word in (use.add, use.remove)]
+    asked = [faces.value(word, found.names) if word else None for word in (use.add, use.remove)]
     mean, total = means(codes(params, found.train.pixels), found.train, found.names), torch.zeros(())
     for place, sign in zip(asked, (1, -1), strict=True):
         if place is None:

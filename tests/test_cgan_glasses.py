@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments import exp_cgan_glasses as exp
 from lib import random, run, tree
+from lib.data.sources import DataError
 from lib.transform import jit
 
 TINY = ["--width", 4, "--critic-width", 4, "--latent", 6, "--critic-steps", 2, "--batch", 8, "--steps", 4]
@@ -90,11 +91,11 @@ def test_labels_by_name_and_in_turn():
     assert turns["glasses"].tolist() == [0, 1, 0] and turns["hair"].tolist() == [1, 1, 1]
     assert exp.one_hot(turns, NAMES).tolist() == [[1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [1, 0, 0, 1, 0]]
     assert exp.in_turn(2, {"glasses": NAMES["glasses"]}, {})["glasses"].tolist() == [0, 1]
-    with pytest.raises(run.RunError, match=r"'green' is not one value.*hair=blond"):
+    with pytest.raises(DataError, match=r"'green' is not the value of one attribute; there are.*hair=blond"):
         exp.chosen(NAMES, ["green"])
-    with pytest.raises(run.RunError, match="'blond' is not one value of a label that has no other"):
+    with pytest.raises(run.RunError, match="two values of one label: red, blond"):
         exp.chosen(NAMES, ["red", "blond"])
-    with pytest.raises(run.RunError, match="brown"):  # skin and hair
+    with pytest.raises(DataError, match="'brown' is not the value of one"):  # but of skin and of hair
         exp.chosen({"hair": ["black", "brown"], "skin": ["light", "brown"]}, ["brown"])
 
 
@@ -129,8 +130,8 @@ def test_train_resume_and_sample(call, few_faces):
     assert sizes == {"plain": (4, 1), "asked": (4, 1), "label": (6, 2), "both": (6, 6), "vector": (4, 1)}
     assert Path("plain.png").read_bytes() != Path("asked.png").read_bytes()
     for words, message in [
-        (["--label", "bald"], "'bald' is not one value"),
-        (["--to", "hair=bald"], "is not one value"),
+        (["--label", "bald"], "'bald' is not the value"),
+        (["--to", "hair=bald"], "'hair=bald' is not the value"),
         (["--between", 0, 1, "--plus", 2], "at a time"),
         (["--n", 0], "at least 1"),
     ]:

@@ -12,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributions import Normal, kl_divergence
 
 from experiments import exp_vae_faces as exp
-from lib import judge, random, run, tree
+from lib import judge, random, tree
 from lib.data import drawn, faces
+from lib.data.sources import DataError
 from lib.transform import jit
 
 TINY = {"size": 16, "faces": 60, "width": 4, "code": 6, "batch": 8, "steps": 4, "eval_every": 2, "save_every": 2}
@@ -110,12 +111,12 @@ def test_means(monkeypatch):
 
 
 def test_names_of_values():
-    assert exp.named("glasses", NAMES) == ("glasses", 1) and exp.named("no glasses", NAMES) == ("glasses", 0)
-    assert exp.named("red", NAMES) == ("hair", 2) and exp.named("skin=red", NAMES) == ("skin", 0)
-    with pytest.raises(run.RunError, match=r"'hat' is no value.*glasses=glasses, hair=black"):
-        exp.named("hat", NAMES)
-    with pytest.raises(run.RunError, match="no attributes"):
-        exp.named("hat", {})
+    assert exp.faces.value("glasses", NAMES) == ("glasses", 1) and exp.faces.value("no glasses", NAMES) == ("glasses", 0)
+    assert exp.faces.value("hair=red", NAMES) == ("hair", 2) and exp.faces.value("skin=red", NAMES) == ("skin", 0)
+    with pytest.raises(DataError, match=r"'hat' is not the value.*glasses=glasses, hair=black"):
+        exp.faces.value("hat", NAMES)
+    with pytest.raises(DataError, match="there are none"):
+        exp.faces.value("hat", {})
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_as_a_user(call, few):
     for words, told in (
         (["--reconstruct", 99], "99: the test faces are 0 to "),
         (["--reconstruct", -1], "-1: the test faces are 0 to "),
-        (["--add", "hat", "--to", 1], "'hat' is no value"),
+        (["--add", "hat", "--to", 1], "'hat' is not the value"),
         (["--add", "blond", "--to", 1], "blond: fewer than 20"),
         (["--image", "none.png"], "cannot read none.png"),
         (["--image", "tiny.png"], "tiny.png has 5 x 30 pixels: at least 8"),

@@ -95,6 +95,16 @@ def load(
     return _split(path.resolve().name, album)
 
 
+def value(word: str, names: albums.Names) -> tuple[str, int]:
+    """The attribute, and the number of its value, that a word such as "glasses" or "hair=blond" means. Raises DataError
+    where none or several have it."""
+    places = [(name, i) for name, of in names.items() for i, x in enumerate(of) if word in (x, f"{name}={x}")]
+    if len(places) != 1:
+        known = ", ".join(f"{name}={x}" for name, of in names.items() for x in of)
+        raise DataError(f"{word!r} is not the value of one attribute; there are {known or 'none'}")
+    return places[0]
+
+
 def _check(data: str, needs: Sequence[str], known: albums.Names) -> None:
     if missing := [name for name in needs if name not in known]:
         raise DataError(f"--data {data} has no attribute {', '.join(missing)}: it has {', '.join(known) or 'none'}")
