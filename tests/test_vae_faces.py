@@ -111,7 +111,8 @@ def test_means(monkeypatch):
 
 
 def test_names_of_values():
-    assert exp.faces.value("glasses", NAMES) == ("glasses", 1) and exp.faces.value("no glasses", NAMES) == ("glasses", 0)
+    assert exp.faces.value("glasses", NAMES) == ("glasses", 1)
+    assert exp.faces.value("no glasses", NAMES) == ("glasses", 0)
     assert exp.faces.value("hair=red", NAMES) == ("hair", 2) and exp.faces.value("skin=red", NAMES) == ("skin", 0)
     with pytest.raises(DataError, match=r"'hat' is not the value.*glasses=glasses, hair=black"):
         exp.faces.value("hat", NAMES)
