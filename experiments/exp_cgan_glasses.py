@@ -6,11 +6,12 @@ What it shows: RESULT.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -45,6 +46,8 @@ class Args(run.Args):
     """Channels of the generator's finest map; each halving of the side doubles them."""
     critic_width: int = 16
     """The same of the critic."""
+    condition: Literal["projection", "planes"] = "projection"
+    """How the critic has the label: as an inner product with its last map, or as constant channels of the picture."""
     critic_steps: int = 5
     """Updates of the critic for each of the generator."""
     penalty: float = 10.0
@@ -67,8 +70,8 @@ PRESETS: dict[str, run.Args] = {
     # Chapter 5: 256 pixels, batches of 16, 100 epochs of 4,500 pictures at 5 batches a step, no averaging. Its first
     # weights N(0, .02) were never set, and its generator was shown the critic's last batch again: both done here.
     "book": Args(
-        steps=5600, data="glasses", size=256, labels=("glasses",), batch=16, ema_decay=0.0, eval_every=560,
-        save_every=560,
+        steps=5600, data="glasses", size=256, labels=("glasses",), condition="planes", batch=16, ema_decay=0.0,
+        eval_every=560, save_every=560,
     ),
     "best": Args(
         steps=40_000, faces=50_000, width=64, critic_width=64, ema_decay=0.999, log_every=100, eval_every=2500,
@@ -98,15 +101,28 @@ class TrainState(NamedTuple):
 def generate(
     g: Tree, model: Tree, z: Float[Tensor, "b z"], label: Float[Tensor, "b k"], *, train: bool
 ) -> tuple[Float[Tensor, "b 3 s s"], Tree]:
-    """Pictures in [-1, 1], and the statistics after this batch. A label may lie between two values."""
-    return dcgan.generate(g, model, torch.cat([z, label], dim=1), train=train)
+    """Pictures in [-1, 1], and the statistics after this batch. A label may lie between two values. Label and z weigh
+    the same: a one among z's hundred numbers would take long to be heard."""
+    loud = label * math.sqrt(z.shape[1])
+    return dcgan.generate(g, model, torch.cat([z, loud], dim=1), train=train)
+
+
+def critic_init(key: Key, args: Args, k: int) -> Tree:
+    planes = k if args.condition == "planes" else 0
+    d, _ = dcgan.discriminator_init(key, 3 + planes, args.critic_width, args.size, "instance")
+    return d if planes else d | {"label": torch.zeros(k, d["out"]["w"].numel(), device=key.device)}
 
 
 def criticise(d: Tree, x: Float[Tensor, "b 3 s s"], label: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
-    """High for real pictures with their own label, which the critic sees as k more, constant, channels. Instances are
-    normalised, not batches, which would make the penalty on one picture's slope depend on the others."""
-    planes = repeat(label, "b k -> b k h w", h=x.shape[2], w=x.shape[3]).to(x.dtype)
-    return dcgan.discriminate(d, {}, torch.cat([x, planes], dim=1), norm="instance")[0]
+    """High for real pictures with their own label. The critic has the label as k more, constant, channels, or by
+    projection (Miyato & Koyama 2018): <last map, weights + the label's>. Instances are normalised, not batches, which
+    would make the penalty on one picture's slope depend on the others."""
+    if "label" not in d:
+        planes = repeat(label, "b k -> b k h w", h=x.shape[2], w=x.shape[3]).to(x.dtype)
+        return dcgan.discriminate(d, {}, torch.cat([x, planes], dim=1), norm="instance")[0]
+    h = dcgan.features(d, {}, x, norm="instance")[0].flatten(1)
+    weights = d["out"]["w"].flatten() + label.to(h.dtype) @ d["label"]
+    return ((h * weights).sum(1) + d["out"]["b"]).float()
 
 
 def critic_loss(
@@ -127,7 +143,7 @@ def optimizer(args: Args) -> optim.Optimizer:
 def init_state(key: Key, args: Args, k: int) -> TrainState:
     k_g, k_d, k_train = random.split(key, 3)
     g, model = dcgan.generator_init(k_g, args.latent + k, args.width, args.size)
-    d, _ = dcgan.discriminator_init(k_d, 3 + k, args.critic_width, args.size, "instance")
+    d = critic_init(k_d, args, k)
     init, ema = optimizer(args).init, tree.map(torch.clone, {"params": g, "model": model})
     step = torch.zeros((), dtype=torch.int32, device=key.device)
     return TrainState({"g": g, "d": d}, model, {"g": init(g), "d": init(d)}, ema, k_train, step)

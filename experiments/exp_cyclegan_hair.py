@@ -58,7 +58,7 @@ class Args(run.Args):
     """linear: constant for the first half of the run, then linearly to 0."""
     cycle: float = 10.0
     """Weight of the L1 distance between a face and its round trip, in [-1, 1]."""
-    identity: float = 0.0
+    identity: float = 0.5
     """Weight, times `cycle`, of the L1 distance between a face and its translation into its own domain."""
     buffer: int = 50
     """Earlier translations to each domain that are shown to its discriminator again; 0: none."""
@@ -85,7 +85,8 @@ PRESETS: dict[str, run.Args] = {
     # convolutions have kernels of 4 instead of 3, without output padding.
     "book": Args(
         steps=48_472, data="celeba", size=256, width=64, blocks=9, disc_width=64, disc_downs=3, batch=1, lr=1e-5,
-        schedule="constant", buffer=0, flip=True, ema_decay=0.0, log_every=100, eval_every=4847, save_every=4847,
+        schedule="constant", identity=0.0, buffer=0, flip=True, ema_decay=0.0, log_every=100, eval_every=4847,
+        save_every=4847,
     ),
     "best": Args(
         steps=60_000, size=128, faces=50_000, width=64, blocks=6, disc_width=64, batch=8, lr=2e-4, ema_decay=0.999,

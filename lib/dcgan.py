@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import conv, random, tree
+from lib import conv, random
 from lib.random import Key
 from lib.tree import Tree
 
@@ -72,12 +72,12 @@ def discriminator_init(key: Key, c: int, width: int, size: int, norm: Norm) -> t
     return params, {"norm": states} if norm == "batch" else {}
 
 
-def discriminate(
+def features(
     p: Tree, state: Tree, x: Float[Tensor, "b c s s"], *, norm: Norm, train: bool = True
-) -> tuple[Float[Tensor, "b"], Tree]:
-    """A number for each picture, high for real, and the state after this batch: statistics of batch normalisation, with
-    which a number depends on the whole batch; nothing otherwise. No normalisation of the first map."""
-    h, after = conv.conv(p["in"], x.to(tree.leaves(p)[0].dtype), stride=2, padding=1), []
+) -> tuple[Float[Tensor, "b f 4 4"], Tree]:
+    """The last map of a discriminator, and the state after this batch: statistics of batch normalisation, with which a
+    picture's map depends on the whole batch; nothing otherwise. No normalisation of the first map."""
+    h, after = conv.conv(p["in"], x.to(p["in"]["w"].dtype), stride=2, padding=1), []
     for i, (q, scale) in enumerate(zip(p["down"], p["norm"], strict=True)):
         h = conv.conv(q, F.leaky_relu(h, 0.2), stride=2, padding=1)
         if norm == "batch":
@@ -85,8 +85,15 @@ def discriminate(
             after.append(s)
         else:
             h = conv.group_norm(scale, h, GROUPS) if norm == "group" else conv.instance_norm(scale, h)
-    score = conv.conv(p["out"], F.leaky_relu(h, 0.2))
-    return rearrange(score, "b 1 1 1 -> b").float(), {"norm": after} if after else {}
+    return F.leaky_relu(h, 0.2), {"norm": after} if after else {}
+
+
+def discriminate(
+    p: Tree, state: Tree, x: Float[Tensor, "b c s s"], *, norm: Norm, train: bool = True
+) -> tuple[Float[Tensor, "b"], Tree]:
+    """A number for each picture, high for real, and the state after this batch."""
+    h, state = features(p, state, x, norm=norm, train=train)
+    return rearrange(conv.conv(p["out"], h), "b 1 1 1 -> b").float(), state
 
 
 def between(a: Float[Tensor, "z"], b: Float[Tensor, "z"], n: int) -> Float[Tensor, "n z"]:
