@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lib import cli, dcgan, diagnose, gan, judge, metrics, optim, parallel, plot, random, run, rundir, tree
+from lib import cli, dcgan, diagnose, gan, judge, metrics, nn, optim, parallel, plot, random, run, rundir, tree
 from lib.data import faces, images
 from lib.random import Key
 from lib.transform import value_and_grad
@@ -46,8 +47,10 @@ class Args(run.Args):
     """Channels of the generator's finest map; each halving of the side doubles them."""
     critic_width: int = 16
     """The same of the critic."""
-    condition: Literal["projection", "planes"] = "projection"
-    """How the critic has the label: as an inner product with its last map, or as constant channels of the picture."""
+    condition: Literal["auxiliary", "planes"] = "auxiliary"
+    """The critic reads the label off the picture, or is given it as constant channels."""
+    reading: float = 10.0
+    """Weight of the cross-entropy of what an auxiliary critic reads, for both networks."""
     critic_steps: int = 5
     """Updates of the critic for each of the generator."""
     penalty: float = 10.0
@@ -108,31 +111,39 @@ def generate(
 
 
 def critic_init(key: Key, args: Args, k: int) -> Tree:
+    k_net, k_label = random.split(key)
     planes = k if args.condition == "planes" else 0
-    d, _ = dcgan.discriminator_init(key, 3 + planes, args.critic_width, args.size, "instance")
-    return d if planes else d | {"label": torch.zeros(k, d["out"]["w"].numel(), device=key.device)}
+    d, _ = dcgan.discriminator_init(k_net, 3 + planes, args.critic_width, args.size, "instance")
+    return d if planes else d | {"label": nn.linear_init(k_label, d["out"]["w"].numel(), k)}
 
 
-def criticise(d: Tree, x: Float[Tensor, "b 3 s s"], label: Float[Tensor, "b k"]) -> Float[Tensor, "b"]:
-    """High for real pictures with their own label. The critic has the label as k more, constant, channels, or by
-    projection (Miyato & Koyama 2018): <last map, weights + the label's>. Instances are normalised, not batches, which
-    would make the penalty on one picture's slope depend on the others."""
+def criticise(
+    d: Tree, x: Float[Tensor, "b 3 s s"], label: Float[Tensor, "b k"]
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """High for real pictures; and how badly the critic reads the label off the picture (Odena et al. 2017's auxiliary
+    classifier: cross-entropy of each value, is it there or not). With planes the critic is given the label instead, as
+    k more, constant, channels, and scores pictures with their own label high. Instances are normalised, not batches,
+    which would make the penalty on one picture's slope depend on the others."""
     if "label" not in d:
         planes = repeat(label, "b k -> b k h w", h=x.shape[2], w=x.shape[3]).to(x.dtype)
-        return dcgan.discriminate(d, {}, torch.cat([x, planes], dim=1), norm="instance")[0]
-    h = dcgan.features(d, {}, x, norm="instance")[0].flatten(1)
-    weights = d["out"]["w"].flatten() + label.to(h.dtype) @ d["label"]
-    return ((h * weights).sum(1) + d["out"]["b"]).float()
+        score, _ = dcgan.discriminate(d, {}, torch.cat([x, planes], dim=1), norm="instance")
+        return score, torch.zeros_like(score)
+    h, _ = dcgan.features(d, {}, x, norm="instance")
+    read = nn.linear(d["label"], h.flatten(1)).float()
+    misread = F.binary_cross_entropy_with_logits(read, label, reduction="none").sum(1)
+    return dcgan.judged(d, h), misread
 
 
 def critic_loss(
     d: Tree, real: Tensor, fake: Tensor, label: Tensor, key: Key, *, args: Args, dtype: torch.dtype
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The loss, and the distance that the critic sees between real and made-up pictures."""
+    """The loss, and the distance that the critic sees between real and made-up pictures. It learns to read labels off
+    real pictures only."""
     d = tree.cast(d, dtype)
-    on_real, on_fake = criticise(d, torch.cat([real, fake]), torch.cat([label, label])).chunk(2)
-    loss = gan.wasserstein_critic(on_real, on_fake)
-    return loss + gan.gradient_penalty(lambda x: criticise(d, x, label), real, fake, key, args.penalty), -loss
+    scores, misread = criticise(d, torch.cat([real, fake]), torch.cat([label, label]))
+    loss = gan.wasserstein_critic(*scores.chunk(2))
+    penalty = gan.gradient_penalty(lambda x: criticise(d, x, label)[0], real, fake, key, args.penalty)
+    return loss + penalty + args.reading * misread[: len(real)].mean(), -loss
 
 
 def optimizer(args: Args) -> optim.Optimizer:
@@ -177,7 +188,8 @@ def step(
     def g_loss(g: Tree) -> tuple[Tensor, Tree]:
         z = random.normal(k_g, (len(index), args.latent))
         fake, after = generate(tree.cast(g, dtype), model, z, label, train=True)
-        return gan.wasserstein_generator(criticise(tree.cast(d, dtype), fake, label)), after
+        score, misread = criticise(tree.cast(d, dtype), fake, label)
+        return gan.wasserstein_generator(score) + args.reading * misread.mean(), after
 
     (loss_g, model), grads_g = value_and_grad(g_loss, has_aux=True)(g)
     loss_g, grads_g = parallel.mean((loss_g, grads_g))
@@ -189,11 +201,11 @@ def step(
 
 
 def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
-    """Each network's loss on (real pictures, labels, latents) against the other as it is, without the penalty."""
+    """Each network's loss on (real pictures, labels, latents) against the other as it is: of the scores alone."""
 
     def scores(g: Tree, d: Tree, x: Tensor, label: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         fake, _ = generate(g, state.model, z, label, train=False)
-        return criticise(d, x, label), criticise(d, fake, label)
+        return criticise(d, x, label)[0], criticise(d, fake, label)[0]
 
     return {
         "params.d": lambda d, examples: gan.wasserstein_critic(*scores(state.params["g"], d, *examples)),

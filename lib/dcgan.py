@@ -93,7 +93,12 @@ def discriminate(
 ) -> tuple[Float[Tensor, "b"], Tree]:
     """A number for each picture, high for real, and the state after this batch."""
     h, state = features(p, state, x, norm=norm, train=train)
-    return rearrange(conv.conv(p["out"], h), "b 1 1 1 -> b").float(), state
+    return judged(p, h), state
+
+
+def judged(p: Tree, h: Float[Tensor, "b f 4 4"]) -> Float[Tensor, "b"]:
+    """The number for a last map."""
+    return rearrange(conv.conv(p["out"], h), "b 1 1 1 -> b").float()
 
 
 def between(a: Float[Tensor, "z"], b: Float[Tensor, "z"], n: int) -> Float[Tensor, "n z"]:
