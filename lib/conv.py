@@ -66,7 +66,7 @@ def batch_norm(
         n = x.numel() // x.shape[1] * parallel.ranks()
         if n < 2:
             raise ValueError("batch_norm needs at least two values per channel to train")
-        var, mean = torch.var_mean(x.float(), axes, correction=0)
+        var, mean = torch.var_mean(x.to(state["mean"].dtype), axes, correction=0)
         if parallel.ranks() > 1:  # of the global batch
             of_rank, mean = mean, parallel.mean(mean)
             var = parallel.mean(var + (of_rank - mean).square())

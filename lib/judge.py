@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lib import checkpoint, cnn, nn, optim, random
 from lib.data import images
 from lib.data.faces import Faces, Part
-from lib.data.sources import cache_dir
+from lib.data.sources import DataError, cache_dir
 from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
@@ -78,11 +78,14 @@ def load(faces: Faces, device: torch.device) -> Judge:
     name = f"{faces.name}-{digest.hexdigest()}"
     path = cache_dir() / "judges" / f"{name}.safetensors"
     like = dict(zip(("params", "state"), cnn.init(random.key(0), cfg), strict=True))
-    if path.exists():
+    try:
         found = checkpoint.load_tree(path, like, device)
-    else:
+    except checkpoint.CheckpointError:  # none, or a damaged one
         found = dict(zip(("params", "state"), fit(random.key(0, device), faces.train, sizes, device), strict=True))
-        checkpoint.save_tree(path, found)
+        try:
+            checkpoint.save_tree(path, found)
+        except OSError as error:
+            raise DataError(f"cannot keep the judge of faces: {error}") from error
     return Judge(name, found["params"], found["state"], sizes)
 
 

@@ -261,6 +261,23 @@ def masks():
     return {"eager": equal[0], "compiled": equal[1], "keys": same_keys, "outside": torch.equal(draw()[0], whole[0][:n])}
 
 
+def rows():
+    """All ranks' rows in their order, and this rank's again: eager, in one graph, of replicas; nothing outside."""
+    whole = torch.stack([random.normal(key, (4, 3)) for key in random.split(random.key(8), 5)])  # of five replicas
+    of_rank = whole.chunk(2, 1)[parallel.rank()]
+    outside = parallel.joined(of_rank) is of_rank and parallel.mine(whole) is whole
+    both = lambda x: (parallel.joined(x), parallel.mine(2 * parallel.joined(x)))  # noqa: E731
+    with parallel.together():
+        eager, graph = both(of_rank[0]), torch.compile(both, backend="aot_eager", fullgraph=True)(of_rank[0])
+        replicas = torch.func.vmap(both)(of_rank)
+        turned = torch.func.vmap(both, in_dims=1)(of_rank.transpose(0, 1).contiguous())  # replicas in the second axis
+        counts = parallel.mine(parallel.joined(torch.arange(2) + 10 * parallel.rank()))  # whole numbers too
+    equal = lambda found, i: torch.equal(found[0], whole[i]) and torch.equal(found[1], 2 * of_rank[i])  # noqa: E731
+    return {"outside": outside, "eager": equal(eager, 0), "compiled": equal(graph, 0),
+            "replicas": equal(replicas, slice(None)), "turned": equal(turned, slice(None)),
+            "counts": counts.tolist() == [10 * parallel.rank(), 10 * parallel.rank() + 1]}  # fmt: skip
+
+
 def agreement():
     absent = parallel.missing() if parallel.rank() == 0 else []  # the other rank has not answered
     parallel.agree("and now it does")
@@ -286,7 +303,7 @@ def main():
     parallel.join(cuda=False)
     found = {f"equals {name}": equals_one_process(name) for name in CASES}
     found |= {f"sharded {name}": sharded(name) for name in ("transformer", "classifier", "fashion")}
-    found |= {"compiled": compiled(), "vmapped": vmapped(), "masks": masks(), "agreement": agreement()}
+    found |= {"compiled": compiled(), "vmapped": vmapped(), "masks": masks(), "rows": rows(), "agreement": agreement()}
     worst = [found]
     if parallel.size() > 1:
         worst = [None] * parallel.size()

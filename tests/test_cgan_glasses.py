@@ -81,9 +81,8 @@ def test_the_critics_loss_is_written_out(key, condition):
 
 
 @CONDITIONS
-def test_the_generator_learns_what_the_critic_reads(condition):
-    """The label enters its loss by the critic only."""
-    args, state, data = made(condition=condition, reading=2.0)
+def test_a_label_is_read_or_given(condition):
+    _, state, data = made(condition=condition, reading=2.0)
     label = data.label[:8]
     other = label.roll(1, 1)
     x = random.normal(random.key(5), (8, 3, 16, 16))

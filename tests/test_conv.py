@@ -184,3 +184,86 @@ def test_one_value_per_channel_has_no_variance(shape):
         conv.batch_norm(p, state, torch.ones(shape), train=True)
     conv.batch_norm(p, state, torch.ones(shape), train=False)
     conv.batch_norm(p, state, torch.ones(1, 3, 1, 2), train=True)
+
+
+# ---- normalisation of each example ----
+
+
+def normalised_by_torch(p, x, groups):
+    """By the module with the same numbers; `groups` None: an instance norm."""
+    affine = bool(p)
+    module = (
+        torch.nn.InstanceNorm2d(x.shape[1], affine=affine)
+        if groups is None
+        else torch.nn.GroupNorm(groups, x.shape[1], affine=affine)
+    )
+    module.load_state_dict({"weight": p["scale"], "bias": p["bias"]} if affine else {})
+    return module, module(x)
+
+
+def normalised(p, x, groups):
+    return conv.instance_norm(p, x) if groups is None else conv.group_norm(p, x, groups)
+
+
+@pytest.fixture(params=[True, False], ids=["affine", "plain"])
+def norm_of(request, key):
+    """Parameters that are not the initial ones, or none, and a batch of pictures."""
+    k_scale, k_bias, k_x = random.split(key, 3)
+    p = {"scale": random.normal(k_scale, (6,)), "bias": random.normal(k_bias, (6,))} if request.param else {}
+    return p, random.normal(k_x, (4, 6, 4, 5)) * 3 + 2
+
+
+GROUPS = [None, 1, 2, 3, 6]
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_group_and_instance_norm_equal_torch(key, norm_of, groups):
+    p, x = norm_of
+    weight = random.normal(random.fold_in(key, 1), tuple(x.shape))
+    x_there = x.clone().requires_grad_()
+    module, y = normalised_by_torch(p, x_there, groups)
+    (y * weight).sum().backward()
+    _, (grads, grad_x) = value_and_grad(lambda both: (normalised(*both, groups) * weight).sum())((p, x))
+    assert_close(normalised(p, x, groups), y.detach())
+    assert_close(grads, {"scale": module.weight.grad, "bias": module.bias.grad} if p else {}, rtol=1e-4, atol=1e-4)
+    assert_close(grad_x, x_there.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_instance_norm_is_by_hand_the_plain_norm_of_each_channel(key):
+    p = conv.group_norm_init(6)
+    assert tree.map(torch.Tensor.tolist, p) == {"scale": [1.0] * 6, "bias": [0.0] * 6}
+    x = random.normal(key, (4, 6, 4, 5)) * 3 + 2
+    var, mean = torch.var_mean(x, (2, 3), keepdim=True, correction=0)
+    for params in (p, {}):
+        assert_close(conv.instance_norm(params, x, eps=0.5), (x - mean) / (var + 0.5).sqrt(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_group_norm_of_replicas_and_compiled(key, norm_of, groups):
+    p, x = norm_of
+    trees = [(tree.map(lambda v, i=i: v + i, p), x * (i + 1) - i) for i in range(3)]
+    expected = [normalised(*one, groups) for one in trees]
+    leaves = [tree.leaves(one) for one in trees]
+    apply = lambda leaves: normalised(*tree.unflatten(trees[0], leaves), groups)  # noqa: E731
+    stacked = [torch.stack(found) for found in zip(*leaves, strict=True)]
+    assert_close(list(vmap(apply)(stacked).unbind()), expected)
+    torch._dynamo.reset()
+    compiled = torch.compile(apply, fullgraph=True, backend="aot_eager")
+    assert_close([compiled(one) for one in leaves], expected)
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_group_norm_in_bf16(norm_of, groups):
+    p, x = norm_of
+    y = normalised(tree.cast(p, torch.bfloat16), x.bfloat16(), groups)
+    assert y.dtype == torch.bfloat16
+    assert_close(y.float(), normalised(p, x, groups), rtol=2e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_group_norm_touches_neither_another_example_nor_what_it_is_given(norm_of, groups):
+    p, x = norm_of
+    before = tree.map(torch.clone, (p, x))
+    alone = torch.cat([normalised(p, one[None], groups) for one in x])
+    assert_close(normalised(p, x, groups), alone)
+    assert_close((p, x), before, rtol=0, atol=0)

@@ -294,6 +294,81 @@ def test_a_folder_without_pictures(tmp_path):
         images.load(str(tmp_path))
 
 
+# ---- one picture ----
+
+
+def test_a_transparent_picture_is_laid_on_white(tmp_path):
+    """By its alpha, and what is invisible does not show."""
+    array = np.zeros((12, 12, 4), np.uint8)
+    array[..., 0], array[:4, :, 3], array[4:8, :, 3] = 200, 255, 51  # red: opaque, a fifth, clear
+    Image.fromarray(array, "RGBA").save(tmp_path / "a.png")
+    found = images.read(tmp_path / "a.png", 12, channels=3)
+    assert found.shape == (3, 12, 12) and found.dtype == torch.uint8
+    for rows, colour in (
+        (slice(0, 4), [200, 0, 0]),
+        (slice(4, 8), [244, 204, 204]),
+        (slice(8, 12), [255, 255, 255]),
+    ):
+        expected = torch.tensor(colour)[:, None, None].expand(3, 4, 12)
+        assert (found[:, rows].int() - expected).abs().max() <= 1
+
+
+def test_other_kinds_of_transparency(tmp_path):
+    """A palette, or a colour of an RGB picture, one of which means clear."""
+    array = np.zeros((12, 12), np.uint8)
+    array[6:] = 1
+    palette = Image.fromarray(array, "P")
+    palette.putpalette([0, 0, 200, 10, 20, 30])
+    palette.save(tmp_path / "p.png", transparency=1)
+    colours = np.zeros((12, 12, 3), np.uint8)
+    colours[:6], colours[6:] = [0, 0, 200], [10, 20, 30]
+    Image.fromarray(colours).save(tmp_path / "rgb.png", transparency=(10, 20, 30))
+    grey = np.full((12, 12, 2), 90, np.uint8)
+    grey[:6, :, 1], grey[6:, :, 1] = 255, 0
+    Image.fromarray(grey, "LA").save(tmp_path / "la.png")
+    for name, colour in (("p", [0, 0, 200]), ("rgb", [0, 0, 200]), ("la", [90, 90, 90])):
+        found = images.read(tmp_path / f"{name}.png", 12, channels=3)
+        assert torch.equal(found[:, :6], torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, 6, 12)), name
+        assert (found[:, 6:] == 255).all(), name
+
+
+def test_an_opaque_picture_is_read_as_it_is(tmp_path):
+    colours, greys = noise(1, 12, 12, 3), noise(2, 12, 12)
+    put(tmp_path / "colours.png", colours, "RGB")
+    put(tmp_path / "greys.png", greys)
+    assert torch.equal(images.read(tmp_path / "colours.png", 12, 3), torch.from_numpy(colours).permute(2, 0, 1))
+    assert torch.equal(images.read(tmp_path / "greys.png", 12), torch.from_numpy(greys)[None])
+    assert torch.equal(images.read(tmp_path / "greys.png", 12, 3), torch.from_numpy(greys).expand(3, 12, 12))
+    expected = torch.from_numpy(colours.astype(np.float64)) @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    assert (images.read(tmp_path / "colours.png", 12)[0] - expected).abs().max() <= 1
+
+
+def test_the_middle_square_of_one_picture(tmp_path):
+    wide = np.full((12, 40, 3), 255, np.uint8)
+    wide[:, 14:26] = [0, 100, 200]
+    put(tmp_path / "wide.png", wide, "RGB")
+    found = images.read(tmp_path / "wide.png", 12, 3)
+    assert torch.equal(found, torch.tensor([0, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, 12, 12))
+    scaled = images.read(tmp_path / "wide.png", 48, 3)  # its edges are mixed with what is beside them
+    assert scaled.shape == (3, 48, 48) and torch.equal(scaled[:, :, 8:-8], found[:, :1, :1].expand(3, 48, 32))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_cannot_be_read_as_one_picture(tmp_path, channels):
+    for size in ((8, 7), (7, 8)):
+        put(tmp_path / "tiny.png", noise(1, *size))
+        told = rf"tiny\.png has {size[1]} x {size[0]} pixels, fewer than 8 x 8"
+        with pytest.raises(DataError, match=told):
+            images.read(tmp_path / "tiny.png", 12, channels)
+    put(tmp_path / "small.png", noise(1, 8, 8))
+    assert images.read(tmp_path / "small.png", 12, channels).shape == (channels, 12, 12)
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "small.png").read_bytes()[:60])
+    for name in ("text.png", "cut.png", "missing.png", "."):
+        with pytest.raises(DataError, match=f"cannot read {tmp_path / name}: "):
+            images.read(tmp_path / name, 12, channels)
+
+
 # ---- splits ----
 
 

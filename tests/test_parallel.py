@@ -63,6 +63,11 @@ def test_draws_are_rows_of_the_global_draw(found):
     assert all(all(rank["masks"].values()) for rank in found)
 
 
+@pytest.mark.parametrize("check", ["outside", "eager", "compiled", "replicas", "turned", "counts"])
+def test_rows_of_all_ranks_and_of_one(found, check):
+    assert all(rank["rows"][check] for rank in found)
+
+
 def test_what_ranks_tell_each_other(found):
     for i, rank in enumerate(found):
         said = rank["agreement"]
@@ -79,6 +84,7 @@ def test_one_process_needs_no_group():
         assert parallel.mean(x) is x
         assert parallel.shard(x) is x
         assert (parallel.rows(5), parallel.size(), parallel.rank()) == (5, 1, 0)
+        assert parallel.joined(x["a"]) is x["a"] and parallel.mine(x["a"]) is x["a"]
         assert parallel.weighted(x["b"], torch.tensor(3)) is x["b"]
     assert parallel.same(x)
     assert tree.leaves(parallel.gathered(x, x, 1)) == tree.leaves(x)

@@ -1,9 +1,13 @@
 """lib/plot.py: where each picture stands on a sheet, and files that come back as they were."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from lib import plot, random
 from lib.run import RunError
@@ -98,3 +102,70 @@ def test_a_figure_is_written(tmp_path):
     plot.save(plot.heatmap(torch.eye(3), list("abc"), list("def"), numbers=True), tmp_path / "out.png")
     _, pixels = pixels_of(tmp_path / "out.png")
     assert min(pixels.shape[:2]) > 100 and len(np.unique(pixels)) > 10
+
+
+# ---- animations ----
+
+
+def frames_of(n, h=6, w=9):
+    """Distinct grey frames, so that none merges with the one before; a corner tells what is up and what is left."""
+    frames = (torch.arange(n) * 20 / 255).view(n, 1, 1, 1).expand(n, 3, h, w).clone()
+    frames[:, :, 0, 0] = 1.0
+    return frames
+
+
+def shown(animation):
+    """(pictures, milliseconds each)"""
+    with Image.open(animation if not isinstance(animation, bytes) else io.BytesIO(animation)) as image:
+        assert image.format == "GIF"
+        pictures, times = [], []
+        for i in range(image.n_frames):
+            image.seek(i)
+            pictures.append(torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1))
+            times.append(image.info["duration"])
+        return torch.stack(pictures), times, image.info.get("loop")
+
+
+@pytest.mark.parametrize("n, order", [(5, [0, 1, 2, 3, 4, 3, 2, 1]), (3, [0, 1, 2, 1]), (2, [0, 1]), (1, [0])])
+def test_a_gif_goes_there_and_back(n, order):
+    frames = frames_of(n)
+    if n == 1:  # an animation of one has no times
+        with Image.open(io.BytesIO(plot.gif(frames))) as image:
+            assert image.format == "GIF" and image.size == (9, 6)
+        return
+    pictures, times, loop = shown(plot.gif(frames, 0.25))
+    assert torch.equal(pictures, (frames * 255).round().byte()[order])
+    assert times == [250] * len(order) and loop == 0  # without end
+    assert shown(plot.gif(frames))[1] == [100] * len(order)
+
+
+def test_a_gif_takes_what_a_model_gives():
+    frames = frames_of(3)
+    before = frames.clone()
+    expected = plot.gif(frames)
+    assert plot.gif(frames.clone().requires_grad_()) == expected and torch.equal(frames, before)
+    wild = frames.clone()
+    wild[0, :, 1], wild[1, :, 2] = -3.0, 7.0
+    assert plot.gif(wild) == plot.gif(wild.clamp(0, 1))
+    assert shown(plot.gif(frames.bfloat16()))[0].shape == (4, 3, 6, 9)
+
+
+def test_tensorboard_reads_an_animation(tmp_path):
+    animation = plot.gif(frames_of(3, h=6, w=9))
+    with SummaryWriter(tmp_path) as writer:
+        plot.add_gif(writer, "samples/walk", animation, 30)
+        plot.add_gif(writer, "samples/walk", plot.gif(frames_of(4, h=8, w=7)), 40)
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["samples/walk"]
+    first, second = events.Images("samples/walk")
+    assert (first.step, first.width, first.height) == (30, 9, 6) and first.encoded_image_string == animation
+    assert (second.step, second.width, second.height) == (40, 7, 8)
+    assert shown(second.encoded_image_string)[0].shape == (6, 3, 8, 7)
+
+
+def test_an_animation_is_written_as_it_is(tmp_path):
+    animation = plot.gif(frames_of(3))
+    plot.save(animation, tmp_path / "walk.gif")
+    assert (tmp_path / "walk.gif").read_bytes() == animation and len(shown(tmp_path / "walk.gif")[0]) == 4
+    with pytest.raises(RunError, match=r"cannot draw .*no/such/folder/walk\.gif: "):
+        plot.save(animation, tmp_path / "no/such/folder/walk.gif")
