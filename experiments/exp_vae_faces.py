@@ -30,6 +30,7 @@ from lib.tree import Tree
 NAME = "exp_vae_faces"
 BIN = 1 / 255  # width of a pixel's value, of [0, 1]
 ENOUGH = 20  # training faces with a value of an attribute, for a mean of their codes
+KINDS = ("before", "once", "twice", "by_threes")
 JUDGED = 200  # test faces in each figure of the arithmetic, at most
 
 
@@ -355,13 +356,14 @@ def score(
 def arithmetic(
     here: run.Run | run.View, params: Tree, found: Faces, judge: judges.Judge, key: Key, args: Args
 ) -> tuple[dict[str, float], list[str]]:
-    """Test faces moved between the first two values of each attribute by the difference of the mean codes of training
-    faces, or of three random ones of either kind; the share in which the judge sees the new value, beforehand too, and
-    the share of the other attributes in which it sees what it saw in the reconstruction."""
+    """Test faces moved between the first two values of each attribute, by the difference of the mean codes of training
+    faces, twice that, or the difference of three random ones of either kind: the shares in which the judge sees the new
+    value, and sees the other attributes as in the plain reconstruction."""
     train = codes(params, found.train.pixels)
     mean = means(train, found.train, found.names)
     values: dict[str, float] = {}
-    lines = [f"\n{'to':<16}{'faces':>6}{'seen before':>13}{'after':>8}{'by threes':>11}{'others stay':>13}"]
+    lines = ["\n% in which the judge sees the new value, and of other attributes as they were"]
+    lines += [f"{'to':<14}{'faces':>6}" + "".join(f"{kind.replace('_', ' '):>15}" for kind in KINDS)]
     draw = partial(pictures, params, args=args)
     for name, of in mean.of.items():
         for old, new in ((0, 1), (1, 0)):
@@ -375,21 +377,22 @@ def arithmetic(
                     random.split(key), (found.train.attributes[name] == v for v in (old, new)), strict=True
                 )
             ]
-            plain, moved, by_three = (draw(c) for c in (code, code + of[new] - of[old], code + three[1] - three[0]))
-            before, after, threes = (judge.probabilities(2 * y - 1) for y in (plain, moved, by_three))
-            shares = [float((seen[name].argmax(1) == new).float().mean()) for seen in (before, after, threes)]
-            same = [(before[k].argmax(1) == after[k].argmax(1)).float().mean() for k in judge.sizes if k != name]
-            stay = float(torch.stack(same).mean()) if same else math.nan
+            way = of[new] - of[old]
+            way = of[new] - of[old]
+            looks = [draw(code + by) for by in (0, way, 2 * way, three[1] - three[0])]
+            seen = [{k: p.argmax(1) for k, p in judge.probabilities(2 * y - 1).items()} for y in looks]
+            stays = [
+                torch.stack([each[k] == seen[0][k] for k in each if k != name] or [torch.ones(1)]) for each in seen
+            ]
             value = found.names[name][new]
-            lines.append(
-                f"{value:<16}{len(x):6}{100 * shares[0]:11.1f} %{100 * shares[1]:6.1f} %{100 * shares[2]:9.1f} %"
-                + f"{100 * stay:11.1f} %" * bool(same)
-            )
-            tag = value.replace(" ", "_")
-            values |= {f"{tag}/before": shares[0], f"{tag}/after": shares[1], f"{tag}/by_threes": shares[2]}
-            values |= {f"{tag}/others_stay": stay} if same else {}
-            if len(values) <= 4:  # of the first
-                rows = torch.cat([x[:10] / 255, plain[:10], moved[:10]])
+            tag, cells = value.replace(" ", "_"), ""
+            for kind, each, stay in zip(KINDS, seen, stays, strict=True):
+                share, kept = float((each[name] == new).float().mean()), float(stay.float().mean())
+                values |= {f"{tag}/{kind}": share, f"{tag}/{kind}/others": kept}
+                cells += f"{100 * share:9.1f} {100 * kept:5.1f}"
+            lines.append(f"{value:<14}{len(x):6}{cells}")
+            if len(lines) == 3:  # the first
+                rows = torch.cat([x[:10] / 255, *(y[:10] for y in looks[:3])])
                 plot.save(plot.tile(rows, min(len(x), 10)), here.path / "arithmetic.png", scale=2)
     if args.data == "default" and not mean.of["glasses"].isnan().any():  # the same faces drawn with glasses and without
         without, with_ = (
@@ -424,6 +427,8 @@ class Use:
     """An attribute's value, such as glasses, blond or skin=brown, to give to the faces --to or the --image."""
     remove: str | None = None
     """Likewise, to take away."""
+    strength: float = 2.0
+    """How often the difference of mean codes is added or taken away."""
     to: tuple[int, ...] = ()
     """Test faces."""
     plus: tuple[int, ...] = ()
@@ -479,7 +484,7 @@ def sample(use: Use) -> None:
         name, columns = "arithmetic.png", 4
         sheet = draw(torch.cat([*groups, groups[0] - groups[1] + groups[2]]))
     elif change:
-        changed = code + shift(use, found, params, [] if use.image else list(numbers))
+        changed = code + use.strength * shift(use, found, params, [] if use.image else list(numbers))
         name, columns = "arithmetic.png", len(x)
         sheet = torch.cat([x / 255, draw(code), draw(changed)])
     elif use.image or use.reconstruct:

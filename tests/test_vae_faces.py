@@ -134,7 +134,13 @@ def test_as_a_user(call, few):
     assert "by judge adventurer-" in out and "200 faces with glasses added" in out and "others stay" in out
     result = json.loads(Path("whole/result.json").read_text())
     assert result["test/loss"] == pytest.approx(result["test/reconstruction"] + result["test/kl"])
-    assert {"glasses/before", "glasses/after", "glasses/by_threes", "glasses/others_stay"} <= result.keys()
+    assert {
+        "glasses/before",
+        "glasses/once",
+        "glasses/twice",
+        "glasses/by_threes",
+        "glasses/twice/others",
+    } <= result.keys()
     tags = EventAccumulator("whole").Reload().Tags()
     assert {"val/loss", "val/reconstruction", "val/kl", "train/kl"} <= set(tags["scalars"])
     shown = {f"samples/{x}" for x in ("reconstruction", "grid", "interpolation", "animation")}
