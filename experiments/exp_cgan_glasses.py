@@ -69,7 +69,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=1000, batch=32, lr=4e-4, eval_every=250, save_every=250),
+    "small": Args(steps=3000, batch=16, lr=4e-4, eval_every=500, save_every=500),
     # Chapter 5: 256 pixels, batches of 16, 100 epochs of 4,500 pictures at 5 batches a step, no averaging. Its first
     # weights N(0, .02) were never set, and its generator was shown the critic's last batch again: both done here.
     "book": Args(
@@ -331,8 +331,10 @@ def evaluate(
 
 
 def grid(ema: Tree, z: Float[Tensor, "8 z"], names: Names) -> UInt8[Tensor, "3 h w"]:
-    """The same latents, one a row, under eight labels."""
-    return crossed(ema, z, one_hot(in_turn(8, names, {}), names))
+    """The same latents, one a row, under eight labels from the first combination of values to the last."""
+    n = math.prod(map(len, names.values()))
+    every = one_hot(in_turn(n, names, {}), names)
+    return crossed(ema, z, every[torch.linspace(0, n - 1, min(8, n)).long()])
 
 
 def both(ema: Tree, z: Float[Tensor, "8 z"], names: Names) -> UInt8[Tensor, "3 h w"]:
