@@ -9,7 +9,14 @@ from functools import partial
 import pytest
 import torch
 
-from experiments import exp_gan_curve, exp_gan_fashion, exp_gpt_hemingway, exp_lstm_novel
+from experiments import (
+    exp_cgan_glasses,
+    exp_dcgan_faces,
+    exp_gan_curve,
+    exp_gan_fashion,
+    exp_gpt_hemingway,
+    exp_lstm_novel,
+)
 from experiments import exp_transformer_fr as exp
 from lib import dcgan, gpt, random, seq2seq, transformer, tree
 from lib.data import packing, texts, tokens
@@ -239,11 +246,14 @@ def test_bench_step_prints_the_eager_peers():
 
 @pytest.fixture
 def small(monkeypatch):
-    """Both experiments' presets, of a few weights."""
+    """The GANs' presets, of a few weights."""
     changes = {"generator": (8, 6), "discriminator": (7, 5), "batch": 8, "points": 50}
     monkeypatch.setitem(exp_gan_curve.PRESETS, "book", replace(exp_gan_curve.PRESETS["book"], **changes))
     changes = {"width": 4, "latent": 6, "batch": 4}
     monkeypatch.setitem(exp_gan_fashion.PRESETS, "small", replace(exp_gan_fashion.PRESETS["small"], **changes))
+    for ours, more in ((exp_dcgan_faces, {}), (exp_cgan_glasses, {"critic_width": 4})):
+        monkeypatch.setitem(ours.PRESETS, "small", replace(ours.PRESETS["small"], size=16, **changes, **more))
+    monkeypatch.setattr(faces, "PICTURES", 16)
 
 
 @pytest.fixture
@@ -481,7 +491,7 @@ def test_jax_takes_language_steps_in_bf16(tiny, jaxes, experiment):
 def test_bench_prints_one_table_and_writes_it(small, tiny, monkeypatch, capsys, tmp_path):
     sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 50, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    for family in (gans, language):
+    for family in (gans, faces, language):
         monkeypatch.setattr(family, "STEPS", {name: (make, 1) for name, (make, _) in family.STEPS.items()})
     monkeypatch.setattr(measure, "alone", lambda fn, *args, device: fn(*args))  # not in a process of its own
     path = tmp_path / "RESULTS.md"
@@ -493,7 +503,7 @@ def test_bench_prints_one_table_and_writes_it(small, tiny, monkeypatch, capsys, 
     table = cells(out)
     assert [line[:2] for line in table[2:]] == [
         [name, peer]
-        for name in ("exp_transformer_fr", *gans.STEPS, *language.STEPS)
+        for name in ("exp_transformer_fr", *gans.STEPS, *faces.STEPS, *language.STEPS)
         for peer in ("nn.Module, eager", "ours, eager")
     ]
     assert all(float(line[5].replace(",", "")) > 50 for line in table[2:])  # peak MiB

@@ -97,7 +97,7 @@ def test_train_resume_and_sample(call, few_faces):
 def test_bad_flags_are_told(call, few_faces, tmp_path):
     for words, message in [
         (["--size", 48], "a side can be 16, 32, 64, 128, 256"),
-        (["--r1", 1], "--r1 needs --norm group"),
+        (["--norm", "batch"], "--r1 needs --norm group"),
         (["--data", "nothing"], "neither default"),
         (["--data", "anime"], "needs --data-dir"),
         (["--batch", 100], "training examples are fewer than a batch of 100"),

@@ -7,9 +7,10 @@ compiled module twice, so the compiled critic is compiled as what is left: each 
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -61,11 +62,14 @@ class Discriminator(nn.Module):
         weights |= {f"down.{i}.weight": q["w"] for i, q in enumerate(p["down"])}
         self.load_state_dict(weights, strict=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         h = F.leaky_relu(self.inward(x), 0.2)
         for down, norm in zip(self.down, self.norm, strict=True):
             h = F.leaky_relu(norm(down(h)), 0.2)
-        return self.out(h).flatten()
+        return h
+
+    def forward(self, x: Tensor) -> Any:
+        return self.out(self.features(x)).flatten()
 
 
 NAMES = (("weight", "w"), ("bias", "b"))
@@ -91,8 +95,21 @@ def dcgan_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     return train
 
 
+class Reader(Discriminator):
+    """With the labels that an auxiliary critic reads."""
+
+    def __init__(self, p: Tree) -> None:
+        super().__init__(p, partial(nn.InstanceNorm2d, affine=True))
+        self.label = nn.Linear(*p["label"]["w"].shape, device=p["label"]["w"].device)
+        self.label.load_state_dict({"weight": p["label"]["w"].T, "bias": p["label"]["b"]})
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.features(x)
+        return self.out(h).flatten(), self.label(h.flatten(1))
+
+
 class Critic:
-    """One batch of real pictures, one of made-up ones, the penalty between them, Adam."""
+    """One batch of real pictures, one of made-up ones, the penalty between them, the labels of the real ones, Adam."""
 
     def __init__(
         self, generator: nn.Module, critic: nn.Module, args: exp_cgan_glasses.Args, dtype: torch.dtype, compiled: bool
@@ -106,18 +123,18 @@ class Critic:
 
     def step(self, real: Tensor, label: Tensor, z: Tensor) -> None:
         cast = partial(torch.autocast, real.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
-        planes = label[:, :, None, None].expand(-1, -1, *real.shape[2:])
         with cast():
             with torch.no_grad():
-                fake = self.draw(torch.cat([z, label], 1)).float()
-            pictures = torch.cat([torch.cat([real, fake]), torch.cat([planes, planes])], 1)
-            on_real, on_fake = self.judge(pictures).float().chunk(2)
+                fake = self.draw(torch.cat([z, label * math.sqrt(z.shape[1])], 1)).float()
+            scores, read = self.judge(torch.cat([real, fake]))
+            on_real, on_fake = scores.float().chunk(2)
             share = torch.rand(len(real), 1, 1, 1, device=real.device)
             x = torch.lerp(real, fake, share).requires_grad_()
-            total = self.critic(torch.cat([x, planes], 1)).float().sum()
+            total = self.critic(x)[0].float().sum()
         (slope,) = torch.autograd.grad(total, x, create_graph=True)
         penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
-        loss = on_fake.mean() - on_real.mean() + self.args.penalty * penalty
+        misread = F.binary_cross_entropy_with_logits(read[: len(real)].float(), label, reduction="none").sum(1).mean()
+        loss = on_fake.mean() - on_real.mean() + self.args.penalty * penalty + self.args.reading * misread
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -161,7 +178,7 @@ def critic_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
         )
         return lambda n: update(indices[n % len(indices)])
     generator = Generator(state.params["g"])
-    critic = Discriminator(state.params["d"], partial(nn.InstanceNorm2d, affine=True))
+    critic = Reader(state.params["d"])
     trainer = Critic(generator, critic, args, dtype, USUAL[peer])
 
     def train(n: int) -> None:
