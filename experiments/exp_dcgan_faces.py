@@ -1,6 +1,8 @@
 """Faces from a hundred random numbers: DCGAN (Radford et al. 2016).
 
-What it shows: drawn faces of 64 pixels after RESULT.
+What it shows: 1.8 million parameters draw faces of 64 pixels after minutes on two CPU cores, scored by the kernel
+inception distance on the features of a classifier of faces, .07 where training faces have -.001 (RESULTS.md). `small`
+holds the discriminator back by group normalisation and R1; `book` is the paper's, batch normalisation throughout.
 `just run exp_dcgan_faces`, then `just sample exp_dcgan_faces --interpolate 0 5`.
 """
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
@@ -79,13 +80,15 @@ def load(faces: Faces, device: torch.device) -> Judge:
     path = cache_dir() / "judges" / f"{name}.safetensors"
     like = dict(zip(("params", "state"), cnn.init(random.key(0), cfg), strict=True))
     try:
-        found = checkpoint.load_tree(path, like, device)
-    except checkpoint.CheckpointError:  # none, or a damaged one
-        found = dict(zip(("params", "state"), fit(random.key(0, device), faces.train, sizes, device), strict=True))
-        try:
-            checkpoint.save_tree(path, found)
-        except OSError as error:
-            raise DataError(f"cannot keep the judge of faces: {error}") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # of a run's processes one trains
+            try:
+                found = checkpoint.load_tree(path, like, device)
+            except checkpoint.CheckpointError:  # none, or a damaged one
+                found = dict(zip(like, fit(random.key(0, device), faces.train, sizes, device), strict=True))
+                checkpoint.save_tree(path, found)
+    except OSError as error:
+        raise DataError(f"cannot keep the judge of faces {path}: {error}") from error
     return Judge(name, found["params"], found["state"], sizes)
 
 

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import itertools
+import os
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from lib import cli, judge, random
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # threads that share a core wait for each other
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ install_import_hook("lib", "beartype.beartype")
 import torch
 from lib import attention as attn, nn, random, transformer as tf, tree
 from lib.transform import value_and_grad
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 key = random.key(0)
 """
 RIGHT = """
