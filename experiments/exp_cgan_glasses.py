@@ -51,12 +51,16 @@ class Args(run.Args):
     """The critic reads the label off the picture, or is given it as constant channels."""
     reading: float = 10.0
     """Weight of the cross-entropy of what an auxiliary critic reads, for both networks."""
+    norm: Literal["group", "instance"] = "group"
+    """Normalisation in the critic. Of instances it takes away what is the same all over a picture, labels too."""
     critic_steps: int = 5
     """Updates of the critic for each of the generator."""
     penalty: float = 10.0
     """Weight of the gradient penalty."""
     batch: int = 64
     lr: float = 1e-4
+    schedule: Literal["linear", "constant"] = "linear"
+    """Of the learning rate: linearly to 0, or constant."""
     beta1: float = 0.0
     """First moment's decay of Adam, for both networks; the second's is .9."""
     ema_decay: float = 0.995
@@ -73,8 +77,8 @@ PRESETS: dict[str, run.Args] = {
     # Chapter 5: 256 pixels, batches of 16, 100 epochs of 4,500 pictures at 5 batches a step, no averaging. Its first
     # weights N(0, .02) were never set, and its generator was shown the critic's last batch again: both done here.
     "book": Args(
-        steps=5600, data="glasses", size=256, labels=("glasses",), condition="planes", batch=16, ema_decay=0.0,
-        eval_every=560, save_every=560,
+        steps=5600, data="glasses", size=256, labels=("glasses",), condition="planes", norm="instance", batch=16,
+        schedule="constant", ema_decay=0.0, eval_every=560, save_every=560,
     ),
     "best": Args(
         steps=40_000, faces=50_000, width=64, critic_width=64, ema_decay=0.999, log_every=100, eval_every=2500,
@@ -113,22 +117,22 @@ def generate(
 def critic_init(key: Key, args: Args, k: int) -> Tree:
     k_net, k_label = random.split(key)
     planes = k if args.condition == "planes" else 0
-    d, _ = dcgan.discriminator_init(k_net, 3 + planes, args.critic_width, args.size, "instance")
+    d, _ = dcgan.discriminator_init(k_net, 3 + planes, args.critic_width, args.size, args.norm)
     return d if planes else d | {"label": nn.linear_init(k_label, d["out"]["w"].numel(), k)}
 
 
 def criticise(
-    d: Tree, x: Float[Tensor, "b 3 s s"], label: Float[Tensor, "b k"]
+    d: Tree, x: Float[Tensor, "b 3 s s"], label: Float[Tensor, "b k"], args: Args
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
     """High for real pictures; and how badly the critic reads the label off the picture (Odena et al. 2017's auxiliary
     classifier: cross-entropy of each value, is it there or not). With planes the critic is given the label instead, as
-    k more, constant, channels, and scores pictures with their own label high. Instances are normalised, not batches,
-    which would make the penalty on one picture's slope depend on the others."""
+    k more, constant, channels, and scores pictures with their own label high. Batches are not normalised, which would
+    make the penalty on one picture's slope depend on the others."""
     if "label" not in d:
         planes = repeat(label, "b k -> b k h w", h=x.shape[2], w=x.shape[3]).to(x.dtype)
-        score, _ = dcgan.discriminate(d, {}, torch.cat([x, planes], dim=1), norm="instance")
+        score, _ = dcgan.discriminate(d, {}, torch.cat([x, planes], dim=1), norm=args.norm)
         return score, torch.zeros_like(score)
-    h, _ = dcgan.features(d, {}, x, norm="instance")
+    h, _ = dcgan.features(d, {}, x, norm=args.norm)
     read = nn.linear(d["label"], h.flatten(1)).float()
     misread = F.binary_cross_entropy_with_logits(read, label, reduction="none").sum(1)
     return dcgan.judged(d, h), misread
@@ -140,22 +144,23 @@ def critic_loss(
     """The loss, and the distance that the critic sees between real and made-up pictures. It learns to read labels off
     real pictures only."""
     d = tree.cast(d, dtype)
-    scores, misread = criticise(d, torch.cat([real, fake]), torch.cat([label, label]))
+    scores, misread = criticise(d, torch.cat([real, fake]), torch.cat([label, label]), args)
     loss = gan.wasserstein_critic(*scores.chunk(2))
-    penalty = gan.gradient_penalty(lambda x: criticise(d, x, label)[0], real, fake, key, args.penalty)
+    penalty = gan.gradient_penalty(lambda x: criticise(d, x, label, args)[0], real, fake, key, args.penalty)
     return loss + penalty + args.reading * misread[: len(real)].mean(), -loss
 
 
-def optimizer(args: Args) -> optim.Optimizer:
-    adam = optim.adam(args.lr, (args.beta1, 0.9))
-    return parallel.shard_optimizer(adam, args.shard_optimizer)
+def optimizer(args: Args, updates: int) -> optim.Optimizer:
+    """Of a network that is updated so often."""
+    lr = optim.linear(args.lr, updates) if args.schedule == "linear" else args.lr
+    return parallel.shard_optimizer(optim.adam(lr, (args.beta1, 0.9)), args.shard_optimizer)
 
 
 def init_state(key: Key, args: Args, k: int) -> TrainState:
     k_g, k_d, k_train = random.split(key, 3)
     g, model = dcgan.generator_init(k_g, args.latent + k, args.width, args.size)
     d = critic_init(k_d, args, k)
-    init, ema = optimizer(args).init, tree.map(torch.clone, {"params": g, "model": model})
+    init, ema = optimizer(args, args.steps).init, tree.map(torch.clone, {"params": g, "model": model})
     step = torch.zeros((), dtype=torch.int32, device=key.device)
     return TrainState({"g": g, "d": d}, model, {"g": init(g), "d": init(d)}, ema, k_train, step)
 
@@ -169,7 +174,7 @@ def critic_step(
     fake, model = generate(g, model, random.normal(k_z, (len(real), args.latent)), label, train=True)
     objective = value_and_grad(partial(critic_loss, args=args, dtype=dtype), has_aux=True)
     (loss, distance), grads = parallel.mean(objective(d, real, fake.float(), label, k_between))
-    d, opt = optimizer(args).update(grads, opt, d)
+    d, opt = optimizer(args, args.steps * args.critic_steps).update(grads, opt, d)
     out = {"train/loss_d": loss, "train/distance": distance, "grad/norm_d": tree.global_norm(grads)}
     return d, opt, model, out
 
@@ -188,12 +193,12 @@ def step(
     def g_loss(g: Tree) -> tuple[Tensor, Tree]:
         z = random.normal(k_g, (len(index), args.latent))
         fake, after = generate(tree.cast(g, dtype), model, z, label, train=True)
-        score, misread = criticise(tree.cast(d, dtype), fake, label)
+        score, misread = criticise(tree.cast(d, dtype), fake, label, args)
         return gan.wasserstein_generator(score) + args.reading * misread.mean(), after
 
     (loss_g, model), grads_g = value_and_grad(g_loss, has_aux=True)(g)
     loss_g, grads_g = parallel.mean((loss_g, grads_g))
-    g, opt_g = optimizer(args).update(grads_g, state.opt["g"], g)
+    g, opt_g = optimizer(args, args.steps).update(grads_g, state.opt["g"], g)
 
     ema = optim.ema(state.ema, {"params": g, "model": model}, args.ema_decay, state.step)
     out = {**out, "train/loss_g": loss_g, "grad/norm_g": tree.global_norm(grads_g)}
@@ -205,7 +210,7 @@ def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
 
     def scores(g: Tree, d: Tree, x: Tensor, label: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         fake, _ = generate(g, state.model, z, label, train=False)
-        return criticise(d, x, label)[0], criticise(d, fake, label)[0]
+        return criticise(d, x, label, args)[0], criticise(d, fake, label, args)[0]
 
     return {
         "params.d": lambda d, examples: gan.wasserstein_critic(*scores(state.params["g"], d, *examples)),

@@ -98,7 +98,7 @@ def dcgan_case(**change):
 
 def cgan_case(**change):
     """In double precision, for instance normalisation, as the CycleGAN's."""
-    args = exp_cgan_glasses.Args(size=16, width=4, critic_width=4, latent=6, critic_steps=2, **change)
+    args = exp_cgan_glasses.Args(size=16, width=4, critic_width=8, latent=6, critic_steps=2, **change)
     pixels = random.randint(random.key(3), (64, 3, 16, 16), 0, 256).to(torch.uint8)
     data = exp_cgan_glasses.Labelled(pixels, torch.eye(3, dtype=torch.float64)[torch.arange(64) % 3])
     init = lambda key, args: tree.cast(exp_cgan_glasses.init_state(key, args, 3), torch.float64)  # noqa: E731

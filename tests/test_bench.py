@@ -251,7 +251,7 @@ def small(monkeypatch):
     monkeypatch.setitem(exp_gan_curve.PRESETS, "book", replace(exp_gan_curve.PRESETS["book"], **changes))
     changes = {"width": 4, "latent": 6, "batch": 4}
     monkeypatch.setitem(exp_gan_fashion.PRESETS, "small", replace(exp_gan_fashion.PRESETS["small"], **changes))
-    for ours, more in ((exp_dcgan_faces, {}), (exp_cgan_glasses, {"critic_width": 4})):
+    for ours, more in ((exp_dcgan_faces, {}), (exp_cgan_glasses, {"critic_width": 8})):
         monkeypatch.setitem(ours.PRESETS, "small", replace(ours.PRESETS["small"], size=16, **changes, **more))
     monkeypatch.setattr(faces, "PICTURES", 16)
 
@@ -302,7 +302,7 @@ def test_modules_of_the_curve_draw_and_judge_as_ours(networks, key):
     close(discriminator.eval()(u), exp_gan_curve.discriminate(state.discriminator, u, args=args))
 
 
-@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
 def test_modules_of_the_faces_draw_and_judge_as_ours(key, norm):
     shake = lambda name, x: x if "norm" in name else x + 0.1 * torch.sin(torch.arange(x.numel())).view_as(x)  # noqa: E731
     (g, s_g), (d, s_d) = dcgan.generator_init(key, 6, 8, 16), dcgan.discriminator_init(key, 4, 8, 16, norm)
@@ -311,7 +311,7 @@ def test_modules_of_the_faces_draw_and_judge_as_ours(key, norm):
     x, _ = dcgan.generate(g, s_g, z, train=True)
     close(faces.Generator(g)(z), x)
     x = torch.cat([x, x[:, :1]], 1)
-    module = {"batch": torch.nn.BatchNorm2d, "instance": partial(torch.nn.InstanceNorm2d, affine=True)}[norm]
+    module = {"batch": torch.nn.BatchNorm2d, "group": partial(torch.nn.GroupNorm, dcgan.GROUPS)}[norm]
     scores, _ = dcgan.discriminate(d, s_d, x, norm=norm)
     close(faces.Discriminator(d, module)(x), scores)
     assert x.std() > 1e-3 and scores.std() > 1e-4

@@ -14,14 +14,14 @@ from lib import random, run, tree
 from lib.data.sources import DataError
 from lib.transform import jit
 
-TINY = ["--width", 4, "--critic-width", 4, "--latent", 6, "--critic-steps", 2, "--batch", 8, "--steps", 4]
+TINY = ["--width", 4, "--critic-width", 8, "--latent", 6, "--critic-steps", 2, "--batch", 8, "--steps", 4]
 TINY += ["--eval-every", 2, "--save-every", 2, "--log-every", 1, "--compile", "off", "--precision", "fp32"]
 TINY += ["--device", "cpu"]
 NAMES = {"glasses": ["no glasses", "glasses"], "hair": ["black", "blond", "red"]}
 
 
 def made(**more):
-    args = exp.Args(**{"size": 16, "width": 4, "critic_width": 4, "latent": 6, "critic_steps": 2, **more})
+    args = exp.Args(**{"size": 16, "width": 4, "critic_width": 8, "latent": 6, "critic_steps": 2, **more})
     pixels = random.randint(random.key(1), (20, 3, 16, 16), 0, 256).to(torch.uint8)
     label = exp.one_hot({"glasses": torch.arange(20) % 2, "hair": torch.arange(20) % 3}, NAMES)
     return args, exp.init_state(random.key(0), args, 5), exp.Labelled(pixels, label)
@@ -66,7 +66,7 @@ def test_the_critics_loss_is_written_out(key, condition):
     d, real, label = state.params["d"], data.pixels[:4] / 127.5 - 1, data.label[:4]
     fake = random.normal(random.key(5), tuple(real.shape)).tanh()
     loss, distance = exp.critic_loss(d, real, fake, label, key, args=args, dtype=torch.float32)
-    judge = lambda x: torch.cat([exp.criticise(d, x[i : i + 1], label[i : i + 1])[0] for i in range(len(x))])  # noqa: E731
+    judge = lambda x: torch.cat([exp.criticise(d, x[i : i + 1], label[i : i + 1], args)[0] for i in range(len(x))])  # noqa: E731
     gap = judge(real).mean() - judge(fake).mean()
     x = torch.lerp(real, fake, random.uniform(key, (4, 1, 1, 1))).requires_grad_()
     (slope,) = torch.autograd.grad(judge(x).sum(), x)
@@ -74,7 +74,7 @@ def test_the_critics_loss_is_written_out(key, condition):
     torch.testing.assert_close(distance, gap, atol=1e-5, rtol=1e-4)
     reading = 0.0
     if condition == "auxiliary":
-        h = exp.dcgan.features(d, {}, real, norm="instance")[0].flatten(1)
+        h = exp.dcgan.features(d, {}, real, norm=args.norm)[0].flatten(1)
         chance = (h @ d["label"]["w"] + d["label"]["b"]).sigmoid()
         reading = -3 * (label * chance.log() + (1 - label) * (1 - chance).log()).sum(1).mean()
     torch.testing.assert_close(loss, penalty - gap + reading, atol=1e-4, rtol=1e-4)
@@ -82,11 +82,11 @@ def test_the_critics_loss_is_written_out(key, condition):
 
 @CONDITIONS
 def test_a_label_is_read_or_given(condition):
-    _, state, data = made(condition=condition, reading=2.0)
+    args, state, data = made(condition=condition, reading=2.0)
     label = data.label[:8]
     other = label.roll(1, 1)
     x = random.normal(random.key(5), (8, 3, 16, 16))
-    (score, misread), (score_2, misread_2) = (exp.criticise(state.params["d"], x, y) for y in (label, other))
+    (score, misread), (score_2, misread_2) = (exp.criticise(state.params["d"], x, y, args) for y in (label, other))
     assert torch.equal(score, score_2) == (condition == "auxiliary")
     assert torch.equal(misread, misread_2) == (condition == "planes")
 

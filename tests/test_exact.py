@@ -45,7 +45,7 @@ SETTINGS = {
     "autoencoder": (autoencoder, {"hidden": (16,), "bottleneck": 2, "batch": 16, "shift": 1}),
     "cgan": (
         cgan,
-        {"size": 16, "faces": 60, "width": 4, "critic_width": 4, "latent": 6, "critic_steps": 2, "batch": 8},
+        {"size": 16, "faces": 60, "width": 4, "critic_width": 8, "latent": 6, "critic_steps": 2, "batch": 8},
     ),
     "classifier-mlp": (classifier, {"model": "mlp", "hidden": (12, 8), "augment": True, **PICTURES}),
     "classifier-cnn": (classifier, {"model": "cnn", "widths": (4, 6), "augment": True, **PICTURES}),

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments import exp_cgan_glasses, exp_dcgan_faces
-from lib import random, tree
+from lib import dcgan, random, tree
 from lib.tree import Tree
 from tests.bench import gans, measure
 from tests.bench.measure import OURS, USUAL, Train
@@ -99,7 +99,7 @@ class Reader(Discriminator):
     """With the labels that an auxiliary critic reads."""
 
     def __init__(self, p: Tree) -> None:
-        super().__init__(p, partial(nn.InstanceNorm2d, affine=True))
+        super().__init__(p, partial(nn.GroupNorm, dcgan.GROUPS))
         self.label = nn.Linear(*p["label"]["w"].shape, device=p["label"]["w"].device)
         self.label.load_state_dict({"weight": p["label"]["w"].T, "bias": p["label"]["b"]})
 
