@@ -9,6 +9,7 @@ compiled module twice, so the compiled critic is compiled as what is left: each 
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -76,8 +77,9 @@ NAMES = (("weight", "w"), ("bias", "b"))
 
 
 def dcgan_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
-    """Of exp_dcgan_faces' `small` preset on made-up pictures that lie on the device as uint8."""
-    args = exp_dcgan_faces.PRESETS["small"]
+    """Of exp_dcgan_faces' `small` preset with the paper's discriminator, batch normalisation and no penalty, on made-up
+    pictures that lie on the device as uint8."""
+    args = replace(exp_dcgan_faces.PRESETS["small"], norm="batch", r1=0.0)
     pixels = noise(args.size, device)
     state = exp_dcgan_faces.init_state(random.key(0, device), args)
     indices = torch.arange(PICTURES, device=device).view(-1, args.batch)
