@@ -171,7 +171,7 @@ def test_as_a_user(call, few):
         (["--add", "hat", "--to", 1], "'hat' is not the value"),
         (["--add", "blond", "--to", 1], "blond: fewer than 20"),
         (["--image", "none.png"], "cannot read none.png"),
-        (["--image", "tiny.png"], "tiny.png has 5 x 30 pixels: at least 8"),
+        (["--image", "tiny.png"], "tiny.png has 5 x 30 pixels, fewer than 8 x 8"),
         (["--to", 1], "--to needs --add"),
         (["--add", "glasses"], "need faces"),
         (["--reconstruct", 1, "--image", "clear.png"], "one at a time"),
