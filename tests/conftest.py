@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lib import cli, judge, random
+from lib.data import drawn
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # threads that share a core wait for each other
 
@@ -74,4 +75,5 @@ def few_faces(drawn_cache, monkeypatch):
     """Flags for 60 drawn faces of 16 pixels, in a cache of the tests' own, and a judge hardly trained."""
     monkeypatch.setenv("PUREGEN_CACHE", str(drawn_cache))
     monkeypatch.setattr(judge, "STEPS", 2)
+    monkeypatch.setattr(drawn, "_cores", lambda: 1)
     return ["--size", 16, "--faces", 60]

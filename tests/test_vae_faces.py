@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributions import Normal, kl_divergence
 
 from experiments import exp_vae_faces as exp
-from lib import judge, random, tree
-from lib.data import drawn, faces
+from lib import random, tree
+from lib.data import faces
 from lib.data.sources import DataError
 from lib.transform import jit
 
@@ -120,15 +120,7 @@ def test_names_of_values():
         exp.faces.value("hat", {})
 
 
-@pytest.fixture
-def few(tmp_path, monkeypatch):
-    """A quick judge, in a cache of its own."""
-    monkeypatch.setenv("PUREGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(judge, "STEPS", 2)
-    monkeypatch.setattr(drawn, "_cores", lambda: 1)
-
-
-def test_as_a_user(call, few):
+def test_as_a_user(call, few_faces):
     status, out, err = call(exp, *WORDS, "--run", "whole")
     assert status == 0, err
     assert (
@@ -184,7 +176,7 @@ def test_as_a_user(call, few):
         assert "Traceback" not in err
 
 
-def test_faces_without_attributes(call, few, tmp_path):
+def test_faces_without_attributes(call, few_faces, tmp_path):
     """Anime's: no judge, no arithmetic."""
     for i, x in enumerate(random.randint(random.key(0), (60, 16, 16, 3), 0, 256).to(torch.uint8).numpy()):
         path = tmp_path / "anime" / f"{i}.png"
