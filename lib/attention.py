@@ -1,6 +1,7 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2.2) with masks and static-shape key-value caches.
 
-Axes: b batch, t query positions, s key positions, d model width, h heads, c channels per head.
+Axes: b batch, t query positions, s key positions, d model width, h heads, g heads of keys and values, c channels per
+head.
 A mask is boolean, True where the query may attend, and broadcasts to (b, h, t, s); or it is "causal": `causal_mask`
 without the tensor, for which fused kernels have a faster way.
 """
@@ -9,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -19,26 +20,30 @@ from lib.transform import second_order
 from lib.tree import Tree
 
 SHORT = 128 * 128  # query times key positions
-ROTARY_BASE = 10_000.0
-KeysValues = tuple[Float[Tensor, "b h s c"], Float[Tensor, "b h s c"]]
+KeysValues = tuple[Float[Tensor, "b g s c"], Float[Tensor, "b g s c"]]
 Mask = Bool[Tensor, "..."] | Literal["causal"] | None
 Rotation = tuple[Float[Tensor, "t c"], Float[Tensor, "t c"]]  # cosines and sines
 
 
-def attention_init(key: Key, d: int, heads: int, bias: bool = False) -> Tree:
-    """Xavier-uniform projections; biases, where wanted, are vectors of d zeros. Raises ValueError where heads do not
-    divide the width."""
+def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: int = 0) -> Tree:
+    """Xavier-uniform projections; biases, where wanted, are vectors of zeros. `kv_heads`: heads of keys and values,
+    each of which serves as many of the queries (Ainslie et al. 2023); 0: one for each. Raises ValueError where heads do
+    not divide the width, or kv_heads the heads."""
+    g = kv_heads or heads
     if d % heads:
         raise ValueError(f"the width must be a multiple of the number of heads: {d} is not a multiple of {heads}")
+    if heads % g:
+        raise ValueError(f"heads of keys must divide the number of heads: {g} do not divide {heads}")
     c = d // heads
     k_q, k_k, k_v, k_o = random.split(key, 4)
     p = {
         "w_q": nn.xavier(k_q, (d, heads, c), d, d),
-        "w_k": nn.xavier(k_k, (d, heads, c), d, d),
-        "w_v": nn.xavier(k_v, (d, heads, c), d, d),
+        "w_k": nn.xavier(k_k, (d, g, c), d, g * c),
+        "w_v": nn.xavier(k_v, (d, g, c), d, g * c),
         "w_o": nn.xavier(k_o, (heads, c, d), d, d),
     }
-    return p | {name: torch.zeros(d, device=key.device) for name in ("b_q", "b_k", "b_v", "b_o") if bias}
+    sizes = {"b_q": d, "b_k": g * c, "b_v": g * c, "b_o": d}
+    return p | {name: torch.zeros(n, device=key.device) for name, n in sizes.items() if bias}
 
 
 def project(p: Tree, name: str, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t c"]:
@@ -51,12 +56,12 @@ def keys_values(p: Tree, x: Float[Tensor, "b s d"], rotation: Rotation | None = 
     return rotate(project(p, "k", x), rotation), project(p, "v", x)
 
 
-def rotation(positions: Int[Tensor, "t"], c: int) -> Rotation:
-    """cos and sin of position / 10000^(2i/c) for channels i and i + c/2, which `rotate` turns together. Raises
+def rotation(positions: Int[Tensor, "t"], c: int, base: float = 10_000.0) -> Rotation:
+    """cos and sin of position / base^(2i/c) for channels i and i + c/2, which `rotate` turns together. Raises
     ValueError where c is odd."""
     if c % 2:
         raise ValueError(f"rotary positions turn pairs of channels: {c} channels a head are an odd number")
-    rate = ROTARY_BASE ** -(torch.arange(0, c, 2, device=positions.device) / c)
+    rate = base ** -(torch.arange(0, c, 2, device=positions.device) / c)
     angle = (positions[:, None] * rate).repeat(1, 2)
     return angle.cos(), angle.sin()
 
@@ -92,6 +97,8 @@ def attention(
     """
     q = rotate(project(p, "q", x), rotation)
     k, v = kv
+    if (n := q.shape[1] // k.shape[1]) > 1:
+        k, v = (repeat(x, "b g s c -> b (g n) s c", n=n) for x in (k, v))
     short = not x.is_cuda and q.shape[2] * k.shape[2] <= SHORT
     if weights or short or (key is not None and dropout > 0) or second_order():
         mask = causal_mask(q.shape[2], x.device) if isinstance(mask, str) else mask

@@ -1,12 +1,13 @@
-"""Stacks of pre-norm Transformer blocks: encoder, decoder with cross-attention, decoder alone.
+"""Stacks of Transformer blocks: encoder, decoder with cross-attention, decoder alone.
 
-Vaswani et al. 2017 with the norm inside the residual branch (as in the book and every later model) and a norm at the
-end of the stack. Axes: b batch, t positions, s memory positions, d model width, h heads, c channels per head,
-f feed-forward width.
+Vaswani et al. 2017, as it was, with norms behind the residual sums ("post"), or with the norm inside the residual
+branch and one at the end of the stack ("pre", as in the book and most later models). Axes: b batch, t positions,
+s memory positions, d model width, h heads, c channels per head, f feed-forward width.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,12 @@ from lib import nn, random
 from lib.random import Key
 from lib.tree import Tree
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's
+    "swiglu": F.silu,
+}
 
 
 @dataclass(frozen=True)
@@ -28,23 +34,31 @@ class Config:
     ff: int = 1024
     dropout: float = 0.0
     norm: str = "rms"  # or "layer"
-    activation: str = "relu"  # "gelu", or "swiglu": a second map gates the first (Shazeer 2020)
+    activation: str = "relu"  # one of ACTIVATIONS; "swiglu": a second map gates the first (Shazeer 2020)
     position: str = "sinusoidal"  # or "learned": whoever embeds adds them; "rotary": queries and keys are turned here
     bias: str = "ff"  # the feed-forward maps have biases; "all": those of attention too; "none"
+    order: str = "pre"  # or "post": where the norms are
+    kv_heads: int = 0  # of keys and values; 0: as many as heads
+    eps: float | None = None  # of the norms; None: nn's own
+    rotary_base: float = 10_000.0
+
+
+def norm(p: Tree, x: Float[Tensor, "b t d"], cfg: Config) -> Float[Tensor, "b t d"]:
+    return nn.NORMS[cfg.norm](p, x) if cfg.eps is None else nn.NORMS[cfg.norm](p, x, cfg.eps)
 
 
 def block_init(key: Key, cfg: Config, cross: bool = False) -> Tree:
     k_self, k_cross, k_in, k_out = random.split(key, 4)
-    norm = lambda: nn.norm_init(cfg.norm, cfg.width, key.device)  # noqa: E731
-    attention = lambda k: attn.attention_init(k, cfg.width, cfg.heads, cfg.bias == "all")  # noqa: E731
-    p = {"norm_attn": norm(), "attn": attention(k_self)}
+    new_norm = lambda: nn.norm_init(cfg.norm, cfg.width, key.device)  # noqa: E731
+    attention = lambda k: attn.attention_init(k, cfg.width, cfg.heads, cfg.bias == "all", cfg.kv_heads)  # noqa: E731
+    p = {"norm_attn": new_norm(), "attn": attention(k_self)}
     if cross:
-        p |= {"norm_cross": norm(), "cross": attention(k_cross)}
+        p |= {"norm_cross": new_norm(), "cross": attention(k_cross)}
     bias = cfg.bias != "none"
     ff = {"in": nn.linear_init(k_in, cfg.width, cfg.ff, bias), "out": nn.linear_init(k_out, cfg.ff, cfg.width, bias)}
     if cfg.activation == "swiglu":
         ff["gate"] = nn.linear_init(random.fold_in(k_in, 1), cfg.width, cfg.ff, bias)
-    return p | {"norm_ff": norm(), "ff": ff}
+    return p | {"norm_ff": new_norm(), "ff": ff}
 
 
 def feed_forward(p: Tree, x: Float[Tensor, "b t d"], key: Key | None = None, *, cfg: Config) -> Float[Tensor, "b t d"]:
@@ -74,9 +88,9 @@ def block(
     stand in it as "weights".
     """
     k_attn, k_attn_out, k_cross, k_cross_out, k_ff, k_ff_out = random.split(key, 6)
-    norm, after = nn.NORMS[cfg.norm], dict(cache or {})
+    after, pre = dict(cache or {}), cfg.order == "pre"
 
-    h = norm(p["norm_attn"], x)
+    h = norm(p["norm_attn"], x, cfg) if pre else x
     kv = attn.keys_values(p["attn"], h, rotation)
     if cache is not None:
         after |= attn.cache_write(cache, kv, cache["position"])
@@ -84,6 +98,7 @@ def block(
         kv = after["k"], after["v"]
     h, _ = attn.attention(p["attn"], h, kv, mask, k_attn, rotation, dropout=cfg.dropout)
     x = x + nn.dropout(h, cfg.dropout, k_attn_out)
+    x = x if pre else norm(p["norm_attn"], x, cfg)
 
     if "cross" in p:
         if cache is not None:
@@ -92,18 +107,20 @@ def block(
             kv = attn.keys_values(p["cross"], memory)
         else:
             raise ValueError("a block with cross-attention needs a memory or a cache")
-        h = norm(p["norm_cross"], x)
+        h = norm(p["norm_cross"], x, cfg) if pre else x
         h, w = attn.attention(p["cross"], h, kv, memory_mask, k_cross, dropout=cfg.dropout, weights=weights)
         x = x + nn.dropout(h, cfg.dropout, k_cross_out)
+        x = x if pre else norm(p["norm_cross"], x, cfg)
         after |= {"weights": w} if weights else {}
 
-    h = feed_forward(p["ff"], norm(p["norm_ff"], x), k_ff, cfg=cfg)
-    return x + nn.dropout(h, cfg.dropout, k_ff_out), after
+    h = feed_forward(p["ff"], norm(p["norm_ff"], x, cfg) if pre else x, k_ff, cfg=cfg)
+    x = x + nn.dropout(h, cfg.dropout, k_ff_out)
+    return x if pre else norm(p["norm_ff"], x, cfg), after
 
 
 def stack_init(key: Key, layers: int, cfg: Config, cross: bool = False) -> Tree:
     blocks = [block_init(k, cfg, cross) for k in random.split(key, layers)]
-    return {"blocks": blocks, "norm": nn.norm_init(cfg.norm, cfg.width, key.device)}
+    return {"blocks": blocks} | ({"norm": nn.norm_init(cfg.norm, cfg.width, key.device)} if cfg.order == "pre" else {})
 
 
 def stack(
@@ -118,16 +135,17 @@ def stack(
     cfg: Config,
     weights: bool = False,
 ) -> tuple[Float[Tensor, "b t d"], list[Tree]]:
-    """All blocks and the final norm. Arguments and results as `block`; the cache is a list, one entry a block."""
+    """All blocks and, of norms inside them, the final one. Arguments and results as `block`; the cache is a list, one
+    entry a block."""
     after, rotation = [], None
     if cfg.position == "rotary":
         places = torch.arange(x.shape[1], device=x.device) + (cache[0]["position"] if cache else 0)
-        rotation = attn.rotation(places, cfg.width // cfg.heads)
+        rotation = attn.rotation(places, cfg.width // cfg.heads, cfg.rotary_base)
     keys = random.split(key, len(p["blocks"]))
     for i, (p_i, k_i) in enumerate(zip(p["blocks"], keys, strict=True)):
         x, c = block(p_i, x, mask, memory, memory_mask, k_i, cache and cache[i], rotation, cfg=cfg, weights=weights)
         after.append(c)
-    return nn.NORMS[cfg.norm](p["norm"], x), after
+    return norm(p["norm"], x, cfg) if "norm" in p else x, after
 
 
 def stack_cache(p: Tree, b: int, length: int, memory: Float[Tensor, "b s d"] | None, like: Tensor) -> list[Tree]:

@@ -138,6 +138,24 @@ def test_choosing_the_path_does_not_break_the_graph(key, monkeypatch):
     torch.testing.assert_close(tree.leaves(graph(p)), tree.leaves(fn(p)))
 
 
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize("mask", ["none", "causal", "noise"])
+def test_shared_keys_equal_repeated_ones(key, monkeypatch, mask, short):
+    """Six heads of queries that read two of keys: heads 0 to 2 the first, 3 to 5 the second (Ainslie et al. 2023)."""
+    monkeypatch.setattr(attn, "SHORT", 10**9 if short else 0)
+    k1, k2, k3 = random.split(key, 3)
+    p, x = attn.attention_init(k1, 12, 6, kv_heads=2), random.normal(k2, (2, 5, 12))
+    assert p["w_k"].shape == p["w_v"].shape == (12, 2, 2)
+    repeated = p | {name: torch.stack([p[name][:, i // 3] for i in range(6)], dim=1) for name in ("w_k", "w_v")}
+    mask = masks(k3, 2, 5, 5)[mask]
+    torch.testing.assert_close(attend(p, x, x, mask)[0], attend(repeated, x, x, mask)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_heads_of_keys_must_divide_the_heads(key):
+    with pytest.raises(ValueError, match="4 do not divide 6"):
+        attn.attention_init(key, 12, 6, kv_heads=4)
+
+
 # ---- parameters ----
 
 

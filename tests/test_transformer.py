@@ -58,7 +58,7 @@ def attention_weights(p, name):
 def torch_weights(p, cross):
     """Our parameters under the names of torch.nn.TransformerEncoder or TransformerDecoder."""
     norms = ["norm_attn", "norm_cross", "norm_ff"] if cross else ["norm_attn", "norm_ff"]
-    out = {"norm.weight": p["norm"]["scale"], "norm.bias": p["norm"]["bias"]}
+    out = {"norm.weight": p["norm"]["scale"], "norm.bias": p["norm"]["bias"]} if "norm" in p else {}
     for i, block in enumerate(p["blocks"]):
         layer = attention_weights(block["attn"], "self_attn")
         layer |= attention_weights(block["cross"], "multihead_attn") if cross else {}
@@ -70,32 +70,38 @@ def torch_weights(p, cross):
     return out
 
 
-def layer_norm_config(activation):
-    cfg = dataclasses.replace(CFG, norm="layer", activation=activation)
-    kwargs = {"dim_feedforward": 12, "dropout": 0.0, "activation": activation, "batch_first": True, "norm_first": True}
-    return cfg, kwargs
+def layer_norm_config(activation, order="pre"):
+    cfg = dataclasses.replace(CFG, norm="layer", activation=activation, order=order)
+    kwargs = {"dim_feedforward": 12, "dropout": 0.0, "activation": activation, "batch_first": True}
+    return cfg, kwargs | {"norm_first": order == "pre"}
 
 
+ORDERS = pytest.mark.parametrize("order", ["pre", "post"])
+
+
+@ORDERS
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_encoder_equals_torch(key, activation, causal):
-    cfg, kwargs = layer_norm_config(activation)
+def test_encoder_equals_torch(key, activation, causal, order):
+    cfg, kwargs = layer_norm_config(activation, order)
     p, (x, _) = make(key, cfg), inputs(key)
     layer = torch.nn.TransformerEncoderLayer(8, 2, **kwargs)
-    module = torch.nn.TransformerEncoder(layer, LAYERS, torch.nn.LayerNorm(8), enable_nested_tensor=False)
+    last = torch.nn.LayerNorm(8) if order == "pre" else None
+    module = torch.nn.TransformerEncoder(layer, LAYERS, last, enable_nested_tensor=False)
     module.load_state_dict(torch_weights(p, cross=False))
     mask = attn.causal_mask(T) if causal else None
     expected = module(x, mask=~mask if causal else None).detach()
     torch.testing.assert_close(run(p, x, mask, cfg=cfg), expected, rtol=1e-5, atol=1e-5)
 
 
+@ORDERS
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_decoder_equals_torch(key, activation, padded):
-    cfg, kwargs = layer_norm_config(activation)
+def test_decoder_equals_torch(key, activation, padded, order):
+    cfg, kwargs = layer_norm_config(activation, order)
     p, (x, memory) = make(key, cfg, cross=True), inputs(key)
     layer = torch.nn.TransformerDecoderLayer(8, 2, **kwargs)
-    module = torch.nn.TransformerDecoder(layer, LAYERS, torch.nn.LayerNorm(8))
+    module = torch.nn.TransformerDecoder(layer, LAYERS, torch.nn.LayerNorm(8) if order == "pre" else None)
     module.load_state_dict(torch_weights(p, cross=True))
     mask, real = attn.causal_mask(T), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]) == 1
     expected = module(x, memory, tgt_mask=~mask, memory_key_padding_mask=~real if padded else None).detach()
@@ -116,6 +122,36 @@ def test_a_gpt_block_equals_torch(key):
     module.load_state_dict(weights)
     expected = module(x, mask=~attn.causal_mask(T)).detach()
     torch.testing.assert_close(run(p, x, attn.causal_mask(T), cfg=cfg), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tanh_gelu_is_the_formula():
+    """Hendrycks & Gimpel 2016, the approximation that GPT-2 was trained with."""
+    x = torch.linspace(-4, 4, 81)
+    expected = 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    torch.testing.assert_close(tf.ACTIVATIONS["gelu_tanh"](x), expected, rtol=1e-5, atol=1e-6)
+    assert (tf.ACTIVATIONS["gelu_tanh"](x) - tf.ACTIVATIONS["gelu"](x)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_eps_is_added_to_the_variance(key, kind):
+    cfg = dataclasses.replace(CFG, norm=kind, eps=2.0)
+    x = random.normal(key, (1, 2, 8))
+    centred = x - x.mean(-1, keepdim=True) if kind == "layer" else x
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 2.0).sqrt()
+    torch.testing.assert_close(tf.norm(tf.nn.norm_init(kind, 8), x, cfg), expected)
+    p = make(key, cfg)
+    assert not torch.equal(run(p, x, cfg=cfg), run(p, x, cfg=dataclasses.replace(cfg, eps=None)))
+
+
+def test_rotary_base_and_shared_keys_reach_the_blocks(key):
+    cfg = dataclasses.replace(CFG, position="rotary", rotary_base=100.0)
+    p, (x, _) = make(key, cfg), inputs(key)
+    other = dataclasses.replace(cfg, rotary_base=1e4)
+    assert not torch.equal(run(p, x, "causal", cfg=cfg), run(p, x, "causal", cfg=other))
+    shared = tf.block_init(key, dataclasses.replace(cfg, kv_heads=1, bias="all"))["attn"]
+    assert {n: tuple(shared[n].shape) for n in ("w_q", "w_k", "w_v", "b_k")} == {
+        "w_q": (8, 2, 4), "w_k": (8, 1, 4), "w_v": (8, 1, 4), "b_k": (4,)
+    }  # fmt: skip
 
 
 def test_swiglu_by_hand(key):
@@ -189,12 +225,12 @@ def test_packed_sequences_equal_separate_ones(key, causal):
 # ---- cached decoding ----
 
 
-def decode(p, x, memory, chunks, length, memory_mask=None, stack=tf.stack):
+def decode(p, x, memory, chunks, length, memory_mask=None, stack=tf.stack, cfg=CFG):
     """x through the cache, some positions at a time."""
     cache, out = tf.stack_cache(p, B, length, memory, x), []
     for part in x.split(chunks, dim=1):
         mask = tf.cache_mask(cache[0]["position"], part.shape[1], length)
-        y, cache = stack(p, part, mask, memory_mask=memory_mask, cache=cache, cfg=CFG)
+        y, cache = stack(p, part, mask, memory_mask=memory_mask, cache=cache, cfg=cfg)
         out.append(y)
     return torch.cat(out, dim=1), cache
 
@@ -210,6 +246,14 @@ def test_cached_equals_uncached(key, cross, chunks, length):
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
     assert [c["position"].item() for c in cache] == [T] * LAYERS
     assert all(c["k"].shape == (B, 2, length, 4) for c in cache)
+
+
+def test_cached_equals_uncached_with_shared_keys(key):
+    cfg = dataclasses.replace(CFG, kv_heads=1, position="rotary")
+    p, (x, _) = make(key, cfg), inputs(key)
+    y, cache = decode(p, x, None, [2, 1, 3], T, cfg=cfg)
+    torch.testing.assert_close(y, run(p, x, "causal", cfg=cfg), rtol=1e-5, atol=1e-6)
+    assert all(c["k"].shape == (B, 1, T, 4) for c in cache)
 
 
 def test_cache_mask():
