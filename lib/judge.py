@@ -26,7 +26,9 @@ from lib.tree import Tree
 
 SIDE = 64  # larger pictures are reduced to it
 WIDTHS = (16, 32, 64, 128)
-STEPS, BATCH, LR, REACH = 600, 64, 2e-3, 2
+STEPS, BATCH, LR = 600, 64, 2e-3
+REACH = 2  # pixels by which training pictures are shifted
+NOISE = 0.3  # largest standard deviation of the noise on them: made-up pictures are never as clean as drawn ones
 
 
 class Judge(NamedTuple):
@@ -73,7 +75,7 @@ def load(faces: Faces, device: torch.device) -> Judge:
     sizes = {name: max(len(faces.names[name]), 2) for name in faces.train.attributes}
     cfg = config(sizes)
     marks = [faces.train.pixels, *faces.train.attributes.values()]
-    digest = hashlib.blake2b(repr((cfg, sizes, STEPS, BATCH, LR, REACH)).encode(), digest_size=8)
+    digest = hashlib.blake2b(repr((cfg, sizes, STEPS, BATCH, LR, REACH, NOISE)).encode(), digest_size=8)
     for x in marks:
         digest.update(x.numpy().tobytes())
     name = f"{faces.name}-{digest.hexdigest()}"
@@ -93,7 +95,8 @@ def load(faces: Faces, device: torch.device) -> Judge:
 
 
 def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device) -> tuple[Tree, Tree]:
-    """(params, state) after STEPS steps of Adam on pictures shifted by up to REACH pixels."""
+    """(params, state) after STEPS steps of Adam on pictures shifted by up to REACH pixels, each with normal noise of up
+    to NOISE. Trained on clean pictures, the judge took faint noise for glasses (LOG.md)."""
     cfg = config(sizes)
     k_init, k_train = random.split(key)
     params, state = cnn.init(k_init, cfg)
@@ -110,8 +113,12 @@ def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device) -> tu
     for n in tqdm(range(STEPS), desc="training the judge of faces", unit="step", mininterval=often):
         index = next(order).cpu()
         # Shifted inverted, so that what comes in is white, the ground of drawn faces.
-        moved = images.shifted(255 - part.pixels[index].to(device), random.fold_in(k_train, n), REACH)
+        k_shift, k_level, k_noise = random.split(random.fold_in(k_train, n), 3)
+        moved = images.shifted(255 - part.pixels[index].to(device), k_shift, REACH)
+        x = reduced(1 - moved / 127.5)
+        level = random.uniform(k_level, (len(index), 1, 1, 1), 0.0, NOISE)
+        x = x + level * random.normal(k_noise, tuple(x.shape))
         labels = {name: x[index].long().to(device) for name, x in part.attributes.items()}
-        (_, state), grads = value_and_grad(loss, has_aux=True)(params, state, reduced(1 - moved / 127.5), labels)
+        (_, state), grads = value_and_grad(loss, has_aux=True)(params, state, x, labels)
         params, opt = adam.update(grads, opt, params)
     return params, state

@@ -3,9 +3,10 @@
 A `Writer` knows of its model only how it goes on and how likely it finds a text.
 """
 
+import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,15 +59,8 @@ class Writer:
     def stream(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[str]:
         """n tokens of text behind the prompt, the likeliest or with a key drawn: each piece as soon as its characters
         are whole."""
-        waiting: list[int] = []
-        for _, token in zip(range(n), self.go_on(self.ids(prompt)[None], key, **sampling), strict=False):
-            waiting.append(int(token))
-            piece = texts.decode(self.tokenizer, torch.tensor(waiting))
-            if not piece.endswith("\ufffd") or len(waiting) >= CHARACTER:
-                yield piece
-                waiting.clear()
-        if waiting:
-            yield texts.decode(self.tokenizer, torch.tensor(waiting))
+        go_on = self.go_on(self.ids(prompt)[None], key, **sampling)
+        return pieces(self.tokenizer, (int(token) for token in itertools.islice(go_on, n)))
 
     def write(self, prompt: str, key: Key | None, **sampling: float) -> str:
         return "".join(self.stream(prompt, SHOWN, key, **sampling))
@@ -93,6 +87,19 @@ class Writer:
             units = [prompt[a:b] for _, (a, b) in self.tokenizer.pre_tokenizer.pre_tokenize_str(prompt)]
         bytewise = [u for u in units if len(u.encode()) == len(texts.encode(self.tokenizer, u)) > 1]
         return [u.strip() or repr(u) for u in bytewise]
+
+
+def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """The tokens' text, each piece as soon as its characters are whole."""
+    waiting: list[int] = []
+    for token in tokens:
+        waiting.append(token)
+        piece = texts.decode(tokenizer, torch.tensor(waiting))
+        if not piece.endswith("\ufffd") or len(waiting) >= CHARACTER:
+            yield piece
+            waiting.clear()
+    if waiting:
+        yield texts.decode(tokenizer, torch.tensor(waiting))
 
 
 def copied(sample: str, training: str) -> str:
