@@ -70,12 +70,15 @@ def gradient_penalty(
     fake: Float[Tensor, "b ..."],
     key: Key,
     weight: float,
+    above: bool = False,
 ) -> Float[Tensor, ""]:
     """weight E (|d logit / d x| - 1)^2 at a random point x between each real and fake example (Gulrajani et al. 2017,
-    equation 3), for a `judge` whose every logit depends on its own example only."""
+    equation 3), for a `judge` whose every logit depends on its own example only. `above`: of slopes above 1 alone
+    (Petzka et al. 2018, equation 8)."""
     share = random.uniform(key, (len(real), *[1] * (real.ndim - 1)))
     _, slope = value_and_grad(lambda x: judge(x).sum())(torch.lerp(real, fake, share))
-    return weight * (slope.flatten(1).square().sum(1).add(1e-12).sqrt() - 1).square().mean()
+    excess = slope.flatten(1).square().sum(1).add(1e-12).sqrt() - 1
+    return weight * (excess.clamp(min=0) if above else excess).square().mean()
 
 
 class Buffer(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -68,16 +69,29 @@ def test_the_critics_loss_is_written_out(key, condition):
     loss, distance = exp.critic_loss(d, real, fake, label, key, args=args, dtype=torch.float32)
     judge = lambda x: torch.cat([exp.criticise(d, x[i : i + 1], label[i : i + 1], args)[0] for i in range(len(x))])  # noqa: E731
     gap = judge(real).mean() - judge(fake).mean()
-    x = torch.lerp(real, fake, random.uniform(key, (4, 1, 1, 1))).requires_grad_()
-    (slope,) = torch.autograd.grad(judge(x).sum(), x)
-    penalty = 7 * ((slope.square().sum((1, 2, 3)).sqrt() - 1) ** 2).mean()
+    k_score, k_read = random.split(key)
+
+    def slope(read, key):
+        x = torch.lerp(real, fake, random.uniform(key, (4, 1, 1, 1))).requires_grad_()
+        return torch.autograd.grad(read(x).sum(), x)[0].square().sum((1, 2, 3)).sqrt()
+
+    expected = 7 * ((slope(judge, k_score) - 1) ** 2).mean() - gap
     torch.testing.assert_close(distance, gap, atol=1e-5, rtol=1e-4)
-    reading = 0.0
     if condition == "auxiliary":
-        h = exp.dcgan.features(d, {}, real, norm=args.norm)[0].flatten(1)
-        chance = (h @ d["label"]["w"] + d["label"]["b"]).sigmoid()
-        reading = -3 * (label * chance.log() + (1 - label) * (1 - chance).log()).sum(1).mean()
-    torch.testing.assert_close(loss, penalty - gap + reading, atol=1e-4, rtol=1e-4)
+        d["label"]["w"] *= 3  # so that some slopes are above one
+
+        def logits(x):
+            h = exp.dcgan.features(d, {}, x, norm=args.norm)[0].flatten(1)
+            return h @ d["label"]["w"] + d["label"]["b"]
+
+        loss, _ = exp.critic_loss(d, real, fake, label, key, args=args, dtype=torch.float32)
+        steep = slope(lambda x: logits(x)[label == 1], k_read)
+        assert (steep > 1).any()
+        sure = logits(real)
+        right = (label * F.logsigmoid(sure) + (1 - label) * F.logsigmoid(-sure)).sum(1)
+        none = F.logsigmoid(-logits(fake)).sum(1)  # made-up pictures have no label
+        expected = expected + 7 * ((steep - 1).clamp(min=0) ** 2).mean() - 3 * torch.cat([right, none]).mean()
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
 
 
 @CONDITIONS
@@ -86,9 +100,14 @@ def test_a_label_is_read_or_given(condition):
     label = data.label[:8]
     other = label.roll(1, 1)
     x = random.normal(random.key(5), (8, 3, 16, 16))
-    (score, misread), (score_2, misread_2) = (exp.criticise(state.params["d"], x, y, args) for y in (label, other))
+    (score, logits), (score_2, logits_2) = (exp.criticise(state.params["d"], x, y, args) for y in (label, other))
     assert torch.equal(score, score_2) == (condition == "auxiliary")
-    assert torch.equal(misread, misread_2) == (condition == "planes")
+    assert (logits is None) == (condition == "planes")
+    if logits is not None:
+        assert torch.equal(logits, logits_2)
+        chance = logits.sigmoid()
+        expected = -(label * chance.log() + (1 - label) * (1 - chance).log()).sum(1).mean()
+        torch.testing.assert_close(exp.misread(logits, label), expected)
 
 
 def test_the_critic_learns_real_from_made_up_and_labels_matter():

@@ -161,8 +161,11 @@ def test_the_gradient_penalty_of_a_linear_judge(key, shape, norm, weight, expect
 def test_the_gradient_penalty_is_measured_between_real_and_fake(key):
     """Of the judge sum of x^2 / 2 the slope is x: real are 0 and fake 4 e_1, so the slope's norm is 4 share."""
     real, fake = torch.zeros(9, 2, 1, 1), torch.tensor([4.0, 0.0]).view(1, 2, 1, 1).expand(9, 2, 1, 1)
-    penalty = gradient_penalty(lambda x: x.square().flatten(1).sum(1) / 2, real, fake, key, 1.0)
-    assert_close(penalty, (4 * random.uniform(key, (9, 1, 1, 1)) - 1).square().mean())
+    judge = lambda x: x.square().flatten(1).sum(1) / 2  # noqa: E731
+    excess = 4 * random.uniform(key, (9, 1, 1, 1)) - 1
+    assert excess.min() < 0 < excess.max()
+    assert_close(gradient_penalty(judge, real, fake, key, 1.0), excess.square().mean())
+    assert_close(gradient_penalty(judge, real, fake, key, 1.0, above=True), excess.clamp(min=0).square().mean())
 
 
 # ---- the buffer ----

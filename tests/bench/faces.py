@@ -111,7 +111,7 @@ class Reader(Discriminator):
 
 
 class Critic:
-    """One batch of real pictures, one of made-up ones, the penalty between them, the labels of the real ones, Adam."""
+    """One batch of real pictures, one of made-up ones, the labels of the real ones, the penalties between, Adam."""
 
     def __init__(
         self, generator: nn.Module, critic: nn.Module, args: exp_cgan_glasses.Args, dtype: torch.dtype, compiled: bool
@@ -123,6 +123,18 @@ class Critic:
         self.draw = torch.compile(generator) if compiled else generator
         self.judge = torch.compile(critic) if compiled else critic
 
+    def score(self, x: Tensor) -> Tensor:
+        return self.critic(x)[0].float().sum()
+
+    def read(self, label: Tensor, x: Tensor) -> Tensor:
+        return (self.critic(x)[1].float() * label).sum()
+
+    def excess(self, real: Tensor, fake: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """Of slopes over 1, at a random point between each real and made-up picture."""
+        x = torch.lerp(real, fake, torch.rand(len(real), 1, 1, 1, device=real.device)).requires_grad_()
+        (slope,) = torch.autograd.grad(read(x), x, create_graph=True)
+        return slope.flatten(1).norm(dim=1) - 1
+
     def step(self, real: Tensor, label: Tensor, z: Tensor) -> None:
         cast = partial(torch.autocast, real.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
         with cast():
@@ -130,12 +142,10 @@ class Critic:
                 fake = self.draw(torch.cat([z, label * math.sqrt(z.shape[1])], 1)).float()
             scores, read = self.judge(torch.cat([real, fake]))
             on_real, on_fake = scores.float().chunk(2)
-            share = torch.rand(len(real), 1, 1, 1, device=real.device)
-            x = torch.lerp(real, fake, share).requires_grad_()
-            total = self.critic(x)[0].float().sum()
-        (slope,) = torch.autograd.grad(total, x, create_graph=True)
-        penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
-        misread = F.binary_cross_entropy_with_logits(read[: len(real)].float(), label, reduction="none").sum(1).mean()
+            score, steep = (self.excess(real, fake, of) for of in (self.score, partial(self.read, label)))
+        penalty = score.square().mean() + steep.clamp(min=0).square().mean()
+        both = torch.cat([label, torch.zeros_like(label)])
+        misread = F.binary_cross_entropy_with_logits(read.float(), both, reduction="none").sum(1).mean()
         loss = on_fake.mean() - on_real.mean() + self.args.penalty * penalty + self.args.reading * misread
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
