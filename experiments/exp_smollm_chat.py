@@ -81,7 +81,7 @@ def speak(
     """Up to n tokens behind the prompt, until the model ends its turn or text: each piece as soon as it is whole."""
     ends = {model.special("<|im_end|>"), model.special("<|endoftext|>")}
     prompt = prompt.to(model.params["embed"]["tokens"].device)
-    made = (int(token) for token in gpt.generate(model.params, prompt[None], key, cfg=model.cfg, **sampling))
+    made = map(int, gpt.generate(model.params, prompt[None], key, cfg=model.cfg, room=n, **sampling))
     return writing.pieces(model.tokenizer, itertools.takewhile(lambda t: t not in ends, itertools.islice(made, n)))
 
 

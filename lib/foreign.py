@@ -6,6 +6,7 @@ the pattern brings to the front.
 """
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,19 +30,23 @@ class Row(NamedTuple):
 
 def read(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, of an index of several (.safetensors.index.json) or of a file of torch.save,
-    which is read without running code (weights_only). Raises DataError."""
+    which is read without running code (weights_only). The tensors are the file's own pages, read when they are used
+    (but those of torch before 1.6). Raises DataError."""
     try:
         if path.name.endswith(".index.json"):
             parts = sorted(set(json.loads(path.read_text())["weight_map"].values()))
             return {name: x for part in parts for name, x in load_file(path.parent / part).items()}
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, KeyError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         raise DataError(f"cannot read the weights {path}: {error}") from error
     except Exception as error:  # torch.load has no narrower type for a file that is no state dict
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} is neither safetensors nor weights of torch.save: {reason}") from error
+    if not isinstance(weights, dict) or not all(isinstance(x, Tensor) for x in weights.values()):
+        raise DataError(f"{path} holds something else than tensors by name")
+    return weights
 
 
 def rows(table: Sequence[Row], blocks: int) -> list[Row]:

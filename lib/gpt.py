@@ -19,7 +19,8 @@ from lib import attention, decode, nn, random, transformer, tree
 from lib.random import Key
 from lib.tree import Tree
 
-ROWS = 32  # windows that are scored at once
+ROWS = 32  # windows that are scored at once, and fewer where a vocabulary is large:
+LOGITS = 2**26  # numbers at once, a quarter of a gigabyte
 SPREAD = 0.02  # standard deviation of new weights (Radford et al. 2018, section 4.1)
 
 
@@ -74,7 +75,7 @@ def features(
         waves = nn.sinusoidal_positions(cfg.context, cfg.block.width, ids.device)
         x = x * (cfg.block.width**0.5) + waves[places].to(x.dtype)
     x = nn.dropout(x, cfg.block.dropout, k_embed)
-    mask: attention.Mask = transformer.cache_mask(places[0], t, cfg.context) if cache else "causal"
+    mask: attention.Mask = transformer.cache_mask(places[0], t, cache[0]["k"].shape[2]) if cache else "causal"
     return transformer.stack(params["decoder"], x, mask, key=k_decoder, cache=cache, cfg=cfg.block)
 
 
@@ -108,20 +109,21 @@ def scored_once(ids: Int[Tensor, "n"], length: int) -> Iterator[tuple[Int[Tensor
 def nats(params: Tree, ids: Int[Tensor, "n"], *, cfg: Config) -> float:
     """The summed negative log-likelihood of all tokens but the first."""
     windows, total = list(scored_once(ids, cfg.context)), 0.0
-    for i in range(0, len(windows), ROWS):
-        batch = torch.stack([tokens for tokens, _ in windows[i : i + ROWS]]).to(params["embed"]["tokens"].device)
+    rows = min(ROWS, max(1, LOGITS // (cfg.context * cfg.vocabulary)))
+    for i in range(0, len(windows), rows):
+        batch = torch.stack([tokens for tokens, _ in windows[i : i + rows]]).to(params["embed"]["tokens"].device)
         logits = apply(params, batch[:, :-1], cfg=cfg).float()
         each = F.cross_entropy(rearrange(logits, "b t v -> b v t"), batch[:, 1:], reduction="none")
-        total += sum(float(row[skip:].sum()) for row, (_, skip) in zip(each, windows[i : i + ROWS], strict=True))
+        total += sum(float(row[skip:].sum()) for row, (_, skip) in zip(each, windows[i : i + rows], strict=True))
     return total
 
 
 # ---- generation ----
 
 
-def start(params: Tree, b: int, *, cfg: Config) -> list[Tree]:
-    """The cache before the first of at most `cfg.context` tokens of b sequences."""
-    return transformer.stack_cache(params["decoder"], b, cfg.context, None, params["embed"]["tokens"])
+def start(params: Tree, b: int, length: int | None = None, *, cfg: Config) -> list[Tree]:
+    """The cache before the first of at most `length` tokens of b sequences; None: as many as the context."""
+    return transformer.stack_cache(params["decoder"], b, length or cfg.context, None, params["embed"]["tokens"])
 
 
 def read(
@@ -133,18 +135,27 @@ def read(
 
 
 def generate(
-    params: Tree, prompt: Int[Tensor, "b t"], key: Key | None = None, *, cfg: Config, **sampling: float
+    params: Tree,
+    prompt: Int[Tensor, "b t"],
+    key: Key | None = None,
+    *,
+    cfg: Config,
+    room: int | None = None,
+    **sampling: float,
 ) -> Iterator[Int[Tensor, "b"]]:
     """Token after token behind a prompt of at most `cfg.context` tokens (ValueError), for ever. Token n is picked with
     `fold_in(key, n)`; `sampling` as in `decode.pick`.
 
     The context slides by halves: when it is full, its last half is read again as the beginning of a new one, whatever
-    the kind of positions, and text before it is forgotten.
+    the kind of positions, and text before it is forgotten. `room`: how many tokens will be asked for, where that is
+    known: a token takes as long as its cache is large. More may be asked for: all is then read again into a whole one.
     """
-    cache, seen, unread, n = start(params, len(prompt), cfg=cfg), prompt, prompt, 0
+    length = cfg.context if room is None else min(prompt.shape[1] + room, cfg.context)
+    cache, seen, unread, n = start(params, len(prompt), length, cfg=cfg), prompt, prompt, 0
     while True:
-        if seen.shape[1] > cfg.context and n:
-            seen = unread = seen[:, -max(1, cfg.context // 2) :]
+        if seen.shape[1] > length and n:
+            seen = unread = seen[:, -max(1, cfg.context // 2) :] if seen.shape[1] > cfg.context else seen
+            length = cfg.context
             cache = start(params, len(prompt), cfg=cfg)
         logits, cache = read(params, unread, cache, cfg=cfg)
         token = decode.pick(logits, random.fold_in(key, n), **sampling)  # type: ignore[arg-type]

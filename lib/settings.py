@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import torch
 
+from lib import metrics
+
 RUNS = Path("runs")
 
 
@@ -82,6 +84,19 @@ def dtype(args: Args, device: torch.device) -> torch.dtype:
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if args.precision == "bf16" or (args.precision == "auto" and fast) else torch.float32
+
+
+def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.device, training: bool = False) -> None:
+    """Raises RunError where a model of so many parameters cannot fit into the memory that is free. `training`: 32 bytes
+    each, the peak that was measured of an eager step: weights and Adam's two averages, the new ones beside the old, and
+    gradients as they are and clipped. Activations are not counted."""
+    free, each = metrics.free_memory(device), 32 if training else dtype.itemsize
+    if free is None or parameters * each <= free:
+        return
+    purpose = {32: "for a step of training with Adam", 4: "in fp32", 2: "in bf16"}[each]
+    where = "the GPU" if device.type == "cuda" else "this machine"
+    message = f"{name} needs {parameters * each / 1e9:.1f} GB {purpose}, {where} has {free / 1e9:.1f} GB free"
+    raise RunError(message + (f": --precision bf16 needs {parameters * 2 / 1e9:.1f} GB" if each == 4 else ""))
 
 
 def compiles(args: Args) -> bool:

@@ -6,7 +6,7 @@ A `Writer` knows of its model only how it goes on and how likely it finds a text
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,7 @@ from lib.data import texts
 from lib.data.sources import DataError
 from lib.random import Key
 
-BREAK = "\n\n"  # a paragraph begins: what stands before any text, and the neutral prompt
+BREAK = "\n\n"  # a paragraph begins: what stands before any text, and the neutral prompt, where no token is for that
 SHOWN = 200  # tokens of a sample
 CHARACTER = 4  # bytes at most
 WAYS: dict[str, dict[str, float]] = {
@@ -39,7 +39,7 @@ class GoOn(Protocol):
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained language model with a tokenizer of `tokens.train_lossless`."""
+    """A trained language model with a tokenizer that has a spelling for every text."""
 
     tokenizer: Tokenizer
     go_on: GoOn
@@ -48,27 +48,31 @@ class Writer:
     device: torch.device
     context: int | None = None
     """Tokens of the longest prompt, where there is one."""
+    end: int | None = None
+    """The token between two texts, where there is one: the neutral prompt, and where writing stops."""
+
+    def neutral(self) -> Int[Tensor, "n"]:
+        return texts.encode(self.tokenizer, BREAK) if self.end is None else torch.tensor([self.end])
 
     def ids(self, prompt: str) -> Int[Tensor, "n"]:
         """Raises DataError where the prompt is longer than the context."""
-        ids = texts.encode(self.tokenizer, prompt or BREAK).to(self.device)
+        ids = (texts.encode(self.tokenizer, prompt) if prompt else self.neutral()).to(self.device)
         if self.context is not None and len(ids) > self.context:
             raise DataError(f"the prompt has {len(ids)} tokens, the model's context {self.context}: shorten it")
         return ids
 
     def stream(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[str]:
-        """n tokens of text behind the prompt, the likeliest or with a key drawn: each piece as soon as its characters
-        are whole."""
-        go_on = self.go_on(self.ids(prompt)[None], key, **sampling)
-        return pieces(self.tokenizer, (int(token) for token in itertools.islice(go_on, n)))
+        """n tokens of text behind the prompt, or fewer where the text ends, the likeliest or with a key drawn: each
+        piece as soon as its characters are whole."""
+        go_on = itertools.islice(self.go_on(self.ids(prompt)[None], key, **sampling), n)
+        return pieces(self.tokenizer, itertools.takewhile(lambda token: token != self.end, map(int, go_on)))
 
     def write(self, prompt: str, key: Key | None, **sampling: float) -> str:
         return "".join(self.stream(prompt, SHOWN, key, **sampling))
 
     def score(self, text: str) -> dict[str, float]:
-        """Of a text behind a paragraph break. Only bits per byte can be compared between tokenizers."""
-        ids = torch.cat([texts.encode(self.tokenizer, part) for part in (BREAK, text)])
-        ids = ids[len(texts.encode(self.tokenizer, BREAK)) - 1 :]
+        """Of a text behind the neutral prompt's last token. Only bits per byte can be compared between tokenizers."""
+        ids = torch.cat([self.neutral()[-1:], texts.encode(self.tokenizer, text)])
         nats = self.nats(ids)
         loss = nats / (len(ids) - 1)
         return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": texts.bits_per_byte(nats, text)}
@@ -124,15 +128,16 @@ def watch(here: run.Run | run.View, step: int, writer: Writer, corpus: texts.Tex
 
 
 def report(
-    here: run.Run | run.View, step: int, writer: Writer, corpus: texts.Texts, key: Key
+    here: run.Run | run.View, step: int, writer: Writer, corpus: texts.Texts, key: Key, prompts: Sequence[str] = ()
 ) -> tuple[dict[str, float], list[str]]:
-    """Figures on the test text; samples from nothing and one behind the test text's beginning, and what of them is
-    copied; beside it what an equally long piece of the test text has in common with the training text."""
+    """Figures on the test text; samples from nothing and one behind the test text's beginning and behind each prompt,
+    and what of them is copied; beside it what as long a piece of the test text has in common with the training text."""
     found = writer.score(corpus.test)
     lines = [f"{'test text':<12}{'nats per token':>16}{'perplexity':>12}{'bits per byte':>15}"]
     lines.append(f"{corpus.name:<12}{found['loss']:16.3f}{found['perplexity']:12.1f}{found['bits_per_byte']:15.3f}")
-    opening = writer.opening(corpus.test)
-    for i, (prompt, name) in enumerate([*(("", name) for name in WAYS), (opening, "temperature 1")]):
+    behind = [writer.opening(corpus.test), *prompts]
+    samples = [*(("", name) for name in WAYS), *((prompt, "temperature 1") for prompt in behind)]
+    for i, (prompt, name) in enumerate(samples):
         text = writer.write(prompt, random.fold_in(key, i), **WAYS[name])
         name += f", behind {prompt!r}" if prompt else ""
         here.writer.add_text(f"samples/{name}", prompt + text, step)

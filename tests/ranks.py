@@ -21,6 +21,7 @@ from experiments import (
     exp_gan_curve,
     exp_gan_fashion,
     exp_gan_multiples,
+    exp_gpt2,
     exp_gpt_hemingway,
     exp_lstm_novel,
     exp_mixture_points,
@@ -154,6 +155,17 @@ def gpt_case(**change):
     return partial(exp_gpt_hemingway.init_state, cfg=cfg), step, args, [(next(data),) for _ in range(STEPS)]
 
 
+def gpt2_case(**change):
+    args = replace(exp_gpt2.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, **change)
+    cfg = gpt.Config(40, 16, 1, transformer.Config(16, 2, 24, args.dropout, "layer", "gelu_tanh", "learned", "all"))
+    released = gpt.init(random.key(9), cfg)
+    ids = random.randint(random.key(6), (400,), 0, 40).long()
+    data = texts.windows(ids, random.key(1), 4, args.length)
+    step = partial(exp_gpt2.step, cfg=cfg, args=args, dtype=torch.float32)
+    init = partial(exp_gpt2.init_state, cfg=cfg, released=released)
+    return init, step, args, [(next(data),) for _ in range(STEPS)]
+
+
 def lstm_case(**change):
     args = replace(
         exp_lstm_novel.PRESETS["small"], embedding=6, hidden=8, rows=4, length=5, dropout=0.3, steps=STEPS, **change
@@ -170,7 +182,7 @@ CASES = {
     "curve": curve_case, "curve_fixed": partial(curve_case, points=50), "multiples": multiples_case,
     "dcgan": dcgan_case, "dcgan_r1": partial(dcgan_case, norm="group", r1=1.0), "cgan": cgan_case,
     "cyclegan": cyclegan_case,
-    "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "lstm": lstm_case,
+    "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
     "vae_faces": vae_case,
 }  # fmt: skip
 

@@ -25,12 +25,14 @@ from experiments import exp_dcgan_faces as dcgan
 from experiments import exp_gan_curve as curve
 from experiments import exp_gan_fashion as fashion
 from experiments import exp_gan_multiples as multiples
+from experiments import exp_gpt2 as gpt2
 from experiments import exp_gpt_hemingway as gpt
 from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
 from experiments import exp_transformer_fr as transformer
 from experiments import exp_vae_faces as vae
 from lib import checkpoint, judge, nn, random, tree, writing
+from lib import gpt2 as released
 from lib.data import drawn, images, packing, pairs, tokens
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +67,7 @@ SETTINGS = {
         {"width": 16, "heads": 2, "ff": 24, "layers": 1, "rows": 4, "length": 16, "vocabulary": 300, "warmup": 2,
          "dropout": 0.1},
     ),
+    "gpt2": (gpt2, {"rows": 4, "length": 16, "scored": 60, "dropout": 0.1}),
     "lstm": (
         lstm, {"embedding": 6, "hidden": 8, "rows": 3, "length": 7, "vocabulary": 300, "dropout": 0.3},
     ),
@@ -155,6 +158,18 @@ def few_faces(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def small_gpt2():
+    """GPT-2 of hardly any size, with a tokenizer of bytes."""
+    tokenizer = tokens.train_lossless("bpe", "abc", 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(released, "tokenizer", lambda _: tokenizer)
+        patch.setattr(released, "SIZES", {"small": released.Size(1, 16, 2, 0)})
+        patch.setattr(released, "VOCABULARY", 300)
+        patch.setattr(released, "CONTEXT", 64)
+        yield
+
+
 def unrelated_draws(seed):
     """The global generators differ from run to run: none of them may matter."""
     torch.manual_seed(seed)
@@ -163,11 +178,11 @@ def unrelated_draws(seed):
 
 @EACH
 def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
-    name, call, monkeypatch, few_pictures, few_faces, sentences, story
+    name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story
 ):
     exp, flags = SETTINGS[name]
     needs = {transformer: {"data": sentences}, fashion: {"extractor": few_pictures}, gpt: {"data": story}}
-    flags = {**COMMON, **flags, **(needs | {lstm: {"data": story}}).get(exp, {})}
+    flags = {**COMMON, **flags, **(needs | {lstm: {"data": story}, gpt2: {"data": story}}).get(exp, {})}
     monkeypatch.setattr(writing, "SHOWN", 9)
     unrelated_draws(1)
     status, _, err = call(exp, *words(run="straight", **flags))
@@ -213,13 +228,15 @@ def initialiser(name, vocabularies):
     exp, flags = SETTINGS[name]
     args = exp.Args(**COMMON, **flags)
     more = {cgan: {"k": 16}, classifier: {"classes": 10}, mixture: {"classes": 3}, lstm: {"v": 300}}.get(exp, {})
+    if exp is gpt2:
+        more = {"cfg": released.config("small", args.dropout)}
     if exp in (transformer, gpt):
         more = {"cfg": exp.model_config(args, vocabularies if exp is transformer else vocabularies[0])}
     return lambda key: tree.leaves(exp.init_state(key, args=args, **more))
 
 
 @EACH
-def test_one_key_gives_one_first_state(name, key, vocabularies):
+def test_one_key_gives_one_first_state(name, key, vocabularies, small_gpt2):
     """Eager, vmapped and compiled."""
     init, keys = initialiser(name, vocabularies), random.split(key, 3)
     expected = [init(k) for k in keys]

@@ -84,6 +84,16 @@ def test_files_are_read(tmp_path):
         assert all(torch.equal(found[name], weights[name]) for name in names)
 
 
+def test_what_is_read_is_not_changed_in_the_file(tmp_path):
+    """Pages of a file, but one's own."""
+    save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    torch.save({"a": torch.ones(3)}, tmp_path / "a.bin")
+    torch.save({"a": torch.ones(3)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    for file in ("a.safetensors", "a.bin", "old.bin"):
+        foreign.read(tmp_path / file)["a"].add_(1)
+        assert torch.equal(foreign.read(tmp_path / file)["a"], torch.ones(3)), file
+
+
 class Danger:
     def __reduce__(self):
         return print, ("code was run",)
@@ -94,7 +104,10 @@ def test_unreadable_files_are_told(tmp_path, capsys):
     (tmp_path / "text.bin").write_text("no weights")
     (tmp_path / "x.safetensors.index.json").write_text("{}")
     torch.save({"a": Danger()}, tmp_path / "code.bin")
-    for file in ("cut.safetensors", "text.bin", "x.safetensors.index.json", "code.bin", "none.safetensors", "none.bin"):
+    torch.save([torch.zeros(1)], tmp_path / "list.bin")
+    torch.save({"step": 3, "model": {"a": torch.zeros(1)}}, tmp_path / "nested.bin")
+    files = ["cut.safetensors", "x.safetensors.index.json", "none.safetensors"]
+    for file in [*files, "text.bin", "code.bin", "list.bin", "nested.bin", "none.bin"]:
         with pytest.raises(DataError, match=file.split(".")[0]):
             foreign.read(tmp_path / file)
     assert capsys.readouterr().out == ""

@@ -155,6 +155,18 @@ def test_nats_are_those_of_the_windows(key, rows):
     assert gpt.nats(p, ids, cfg=cfg) == pytest.approx(total, rel=1e-5)
 
 
+def test_a_large_vocabulary_is_scored_row_by_row(key, monkeypatch):
+    """Few logits at once, the same sum."""
+    cfg, ids = config(), some(key, 1, 60)[0]
+    p, seen, apply = make(key, cfg), [], gpt.apply
+    monkeypatch.setattr(gpt, "apply", lambda p, ids, **more: seen.append(len(ids)) or apply(p, ids, **more))
+    whole = gpt.nats(p, ids, cfg=cfg)
+    for logits, rows in ((2 * V * CONTEXT, 2), (1, 1)):
+        seen.clear()
+        monkeypatch.setattr(gpt, "LOGITS", logits)
+        assert gpt.nats(p, ids, cfg=cfg) == pytest.approx(whole, rel=1e-6) and max(seen) == rows
+
+
 # ---- generation ----
 
 
@@ -171,6 +183,29 @@ def test_cached_generation_equals_uncached(key, name, prompt):
         token = gpt.apply(p, seen, cfg=cfg)[:, -1].argmax(-1)
         assert torch.equal(token, found[:, n]), n
         seen = torch.cat([seen, token[:, None]], dim=1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("room", [0, 1, 3, 4, CONTEXT, 1000])
+def test_with_less_room_the_same_is_generated(key, name, room):
+    """As many tokens as there is room for, more than that, and past the context."""
+    cfg, p, ids = CONFIGS[name], make(key, CONFIGS[name]), some(key, t=3)
+    ways = [gpt.generate(p, ids, random.fold_in(key, 3), cfg=cfg, **more) for more in ({}, {"room": room})]
+    for n, (wanted, found) in enumerate(itertools.islice(zip(*ways, strict=True), 2 * CONTEXT)):
+        assert torch.equal(wanted, found), n
+
+
+def test_the_cache_is_as_long_as_the_room(key, monkeypatch):
+    cfg, lengths, start = config(), [], gpt.start
+    monkeypatch.setattr(
+        gpt, "start", lambda p, b, length=None, **more: lengths.append(length) or start(p, b, length, **more)
+    )
+    tokens = gpt.generate(make(key, cfg), some(key, t=3), cfg=cfg, room=2)
+    for _ in range(3):  # the third token reads what is behind the prompt: two tokens
+        next(tokens)
+    assert lengths == [5]
+    next(tokens)
+    assert lengths == [5, None]
 
 
 def test_sampling_follows_the_key(key):

@@ -64,6 +64,28 @@ def test_prompts():
     assert w.unknown("漢 a") == ["漢"] and writer(level="word").unknown("a whale") == ["whale"]
 
 
+def test_a_token_between_texts_is_the_neutral_prompt_and_the_end():
+    """No text spells it: a text that has its name is other tokens."""
+    made = writer(b"ab\x05cd")
+    seen, prompts = [], []
+
+    def go_on(prompt, key, **sampling):
+        prompts.append(prompt.tolist())
+        return made.go_on(prompt, key)
+
+    nats = lambda ids: float(len(seen.append(ids) or ids) - 1)  # noqa: E731
+    w = writing.Writer(made.tokenizer, go_on, nats, made.device, 16, end=5)
+    assert list(w.stream("", 9, None)) == ["a", "b"] and list(w.stream("é", 1, None)) == ["a"]
+    assert prompts == [[[5]], [list("é".encode())]]
+    assert w.score("abc")["loss"] == 1 and seen[0].tolist() == [5, *b"abc"]
+
+
+def test_writing_may_end_in_half_a_character():
+    w = writer("é".encode()[:1] + b"\x05")
+    w = writing.Writer(w.tokenizer, w.go_on, w.nats, w.device, end=5)
+    assert list(w.stream("", 9, None)) == ["\ufffd"]
+
+
 def test_an_answer_is_printed_as_it_comes(capsys):
     w, printed = writer(b"ab"), []
 
