@@ -1,14 +1,16 @@
 """Fixtures shared by all tests."""
 
 import itertools
+import json
 import os
 import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from lib import cli, judge, random
-from lib.data import drawn
+from lib import cli, gpt, judge, random, smollm
+from lib.data import drawn, tokens
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # threads that share a core wait for each other
 
@@ -62,6 +64,69 @@ def story(tmp_path_factory):
     lines = [f"On day {n} {who[n % 4]} {what[n // 4 % 4]} {who[n // 3 % 4]} by the sea – twice." for n in range(180)]
     path = tmp_path_factory.mktemp("data") / "story.txt"
     path.write_text("\n\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    """A CSV file of 180 sentences that say good or bad things."""
+    path = tmp_path_factory.mktemp("data") / "films.csv"
+    who, words = ("film", "story", "music", "ending", "hero", "cast"), ("good", "fine", "great", "bad", "poor", "awful")
+    rows = [
+        f"The {a} of part {n} is {b}.,{'up' if i < 3 else 'down'}"
+        for a, n, (i, b) in itertools.product(who, range(5), enumerate(words))
+    ]
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory):
+    """Texts with the labels good and bad."""
+    who, what = ("film", "story", "actor", "ending", "music", "script"), ("the", "this", "that", "its", "one", "our")
+    rows = [
+        f"{b} {a} number {n} is {how},{label}"
+        for a, b, n in itertools.product(who, what, range(3))
+        for how, label in (("a joy to see", "good"), ("a bore and a mess", "bad"))
+    ]
+    path = tmp_path_factory.mktemp("data") / "reviews.csv"
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(films, tmp_path_factory):
+    """A folder of weights of Llama's shape, as the hub has them: 3 blocks, with a head of their own."""
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    folder.mkdir()
+    tokenizer = tokens.train_lossless("bpe", films.read_text(), 320)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    cfg = smollm.config(
+        tokenizer.get_vocab_size(), 32, 3, untied=True, width=24, heads=3, kv_heads=1, ff=32, eps=1e-5,
+        rotary_base=1e4,
+    )  # fmt: skip
+    save_file(smollm.to_theirs(gpt.init(random.key(5), cfg), smollm.HUB, cfg), folder / "model.safetensors")
+    facts = {
+        "model_type": "llama", "vocab_size": cfg.vocabulary, "max_position_embeddings": 32, "num_hidden_layers": 3,
+        "hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 3, "num_key_value_heads": 1,
+        "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tagged(tmp_path_factory):
+    """Sentences whose words are tagged with persons and places."""
+    people, places, verbs = ("Tom Hanks", "Ann", "Bo Li"), ("Paris", "New York", "Rome"), ("in", "sees", "leaves")
+    blocks = []
+    for a, b, c, n in itertools.product(people, verbs, places, range(6)):
+        words = [f"day{n}\tO"]
+        for name, kind in ((a, "person"), (b, ""), (c, "place")):
+            words += [f"{w}\t{f'{side}-{kind}' if kind else 'O'}" for w, side in zip(name.split(), "BI", strict=False)]
+        blocks.append("\n".join(words))
+    path = tmp_path_factory.mktemp("data") / "tagged.txt"
+    path.write_text("\n\n".join(blocks) + "\n")
     return path
 
 

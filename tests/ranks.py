@@ -14,6 +14,8 @@ import torch
 
 from experiments import (
     exp_autoencoder_digits,
+    exp_bert_entities,
+    exp_bert_sentiment,
     exp_cgan_glasses,
     exp_classifier_fashion,
     exp_cyclegan_hair,
@@ -22,13 +24,15 @@ from experiments import (
     exp_gan_fashion,
     exp_gan_multiples,
     exp_gpt2,
+    exp_gpt2_classify,
     exp_gpt_hemingway,
     exp_lstm_novel,
     exp_mixture_points,
     exp_transformer_fr,
     exp_vae_faces,
 )
-from lib import gpt, nn, parallel, random, seq2seq, transformer, tree
+from lib import bert, gpt, nn, parallel, random, seq2seq, transformer, tree
+from lib.classify import Encoded
 from lib.data import packing, texts, tokens
 from lib.data.images import Images
 
@@ -166,6 +170,29 @@ def gpt2_case(**change):
     return init, step, args, [(next(data),) for _ in range(STEPS)]
 
 
+def bert_rows():
+    """Rows of 5 to 12 tokens: shares of a batch have different numbers of words."""
+    ids = random.randint(random.key(6), (32, 12), 5, 40).long()
+    return torch.where(torch.arange(12) < 5 + torch.arange(32)[:, None] % 8, ids, tokens.PAD)
+
+
+def sentiment_case(phase, **change):
+    args = exp_bert_sentiment.Args(
+        start="scratch", pretrain_steps=STEPS, steps=2 * STEPS, pretrain_lr=1e-3, lr=1e-3, dropout=0.2, **change
+    )
+    cfg, ids = bert.Config(40, 12, 1, bert.block_config(16, 2, 24, args.dropout)), bert_rows()
+    init, step, args, batches = indexed(exp_bert_sentiment, exp_bert_sentiment.Rows(ids, ids[:, 0] % 2), 32, args, 2)
+    return partial(init, cfg=cfg), partial(step, phase=phase, cfg=cfg), args, batches
+
+
+def entities_case(**change):
+    args = exp_bert_entities.Args(steps=STEPS, lr=1e-3, dropout=0.2, **change)
+    cfg, ids = bert.Config(40, 12, 1, bert.block_config(16, 2, 24, args.dropout)), bert_rows()
+    data = exp_bert_entities.Rows(ids, torch.where(ids % 3 > 0, ids % 5, tokens.NOTHING))
+    init, step, args, batches = indexed(exp_bert_entities, data, 32, args, 5)
+    return partial(init, cfg=cfg), partial(step, cfg=cfg), args, batches
+
+
 def lstm_case(**change):
     args = replace(
         exp_lstm_novel.PRESETS["small"], embedding=6, hidden=8, rows=4, length=5, dropout=0.3, steps=STEPS, **change
@@ -176,6 +203,17 @@ def lstm_case(**change):
     return partial(exp_lstm_novel.init_state, v=40), step, args, [(next(data),) for _ in range(STEPS)]
 
 
+def classify_case(**change):
+    args = replace(exp_gpt2_classify.PRESETS["small"], tune="lora", rank=2, length=6, lr=1e-3, steps=STEPS, **change)
+    cfg = gpt.Config(40, 8, 1, transformer.Config(16, 2, 24, 0.0, "rms", "swiglu", "rotary", "none"))
+    trunk, ids = gpt.init(random.key(1), cfg), random.randint(random.key(6), (32, args.length), 0, 40).long()
+    data = Encoded(ids, random.randint(random.key(3), (32,), 0, args.length).long(), torch.arange(32) % 3)
+    init = lambda key, args: exp_gpt2_classify.init_state(key, trunk, cfg, 3, args)  # noqa: E731
+    step = partial(exp_gpt2_classify.step, cfg=cfg, args=args, dtype=torch.float32)
+    indices = [random.randint(random.fold_in(random.key(2), i), (16,), 0, 32) for i in range(STEPS)]
+    return init, step, args, [(i, data, trunk) for i in indices]
+
+
 CASES = {
     "transformer": transformer_case, "classifier": classifier_case, "fashion": fashion_case,
     "dense_fashion": dense_fashion_case, "autoencoder": autoencoder_case, "mixture": mixture_case,
@@ -183,7 +221,8 @@ CASES = {
     "dcgan": dcgan_case, "dcgan_r1": partial(dcgan_case, norm="group", r1=1.0), "cgan": cgan_case,
     "cyclegan": cyclegan_case,
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
-    "vae_faces": vae_case,
+    "classify": classify_case, "vae_faces": vae_case, "pretrain": partial(sentiment_case, "pretrain"),
+    "sentiment": partial(sentiment_case, "finetune"), "entities": entities_case,
 }  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from torch.func import vmap
 
 from experiments import exp_autoencoder_digits as autoencoder
+from experiments import exp_bert_entities as named
+from experiments import exp_bert_sentiment as sentiment
 from experiments import exp_cgan_glasses as cgan
 from experiments import exp_classifier_fashion as classifier
 from experiments import exp_cyclegan_hair as cyclegan
@@ -26,12 +28,13 @@ from experiments import exp_gan_curve as curve
 from experiments import exp_gan_fashion as fashion
 from experiments import exp_gan_multiples as multiples
 from experiments import exp_gpt2 as gpt2
+from experiments import exp_gpt2_classify as classify
 from experiments import exp_gpt_hemingway as gpt
 from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
 from experiments import exp_transformer_fr as transformer
 from experiments import exp_vae_faces as vae
-from lib import checkpoint, judge, nn, random, tree, writing
+from lib import bert, checkpoint, judge, nn, random, smollm, tree, writing
 from lib import gpt2 as released
 from lib.data import drawn, images, packing, pairs, tokens
 
@@ -43,7 +46,13 @@ COMMON = {
 }  # fmt: skip
 # All that a resumed run could get wrong: keys, averages, running statistics, schedules, the place in an epoch.
 PICTURES = {"dropout": 0.3, "batch": 16}
+BERT = {
+    "start": "scratch", "width": 16, "heads": 2, "ff": 24, "layers": 1, "rows": 4, "length": 12, "vocabulary": 120,
+    "dropout": 0.1,
+}  # fmt: skip
 SETTINGS = {
+    "bert-entities": (named, {**BERT, "lr": 1e-2}),
+    "bert-sentiment": (sentiment, {**BERT, "pretrain_steps": HALF}),
     "autoencoder": (autoencoder, {"hidden": (16,), "bottleneck": 2, "batch": 16, "shift": 1}),
     "cgan": (
         cgan,
@@ -51,6 +60,7 @@ SETTINGS = {
     ),
     "classifier-mlp": (classifier, {"model": "mlp", "hidden": (12, 8), "augment": True, **PICTURES}),
     "classifier-cnn": (classifier, {"model": "cnn", "widths": (4, 6), "augment": True, **PICTURES}),
+    "classify": (classify, {"tune": "lora", "rank": 2, "length": 12, "batch": 8}),
     "cyclegan": (
         cyclegan,
         {"size": 16, "faces": 60, "width": 4, "blocks": 1, "disc_width": 4, "disc_downs": 1, "batch": 2, "buffer": 4,
@@ -178,11 +188,13 @@ def unrelated_draws(seed):
 
 @EACH
 def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
-    name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story
+    name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story, films, tiny_llama, reviews, tagged
 ):
     exp, flags = SETTINGS[name]
-    needs = {transformer: {"data": sentences}, fashion: {"extractor": few_pictures}, gpt: {"data": story}}
-    flags = {**COMMON, **flags, **(needs | {lstm: {"data": story}, gpt2: {"data": story}}).get(exp, {})}
+    needs = {transformer: {"data": sentences}, fashion: {"extractor": few_pictures}}
+    needs |= {one: {"data": story} for one in (gpt, gpt2, lstm)}
+    needs |= {classify: {"data": films, "weights": tiny_llama}, sentiment: {"data": reviews}, named: {"data": tagged}}
+    flags = {**COMMON, **flags, **needs.get(exp, {})}
     monkeypatch.setattr(writing, "SHOWN", 9)
     unrelated_draws(1)
     status, _, err = call(exp, *words(run="straight", **flags))
@@ -223,22 +235,27 @@ def vocabularies():
     return tokens.train_pair(["the cat is here"] * 3, ["le chat est ici"] * 3, 300, shared=False)
 
 
-def initialiser(name, vocabularies):
+def initialiser(name, vocabularies, weights):
     """key -> the leaves of a run's first state."""
     exp, flags = SETTINGS[name]
     args = exp.Args(**COMMON, **flags)
     more = {cgan: {"k": 16}, classifier: {"classes": 10}, mixture: {"classes": 3}, lstm: {"v": 300}}.get(exp, {})
     if exp is gpt2:
         more = {"cfg": released.config("small", args.dropout)}
+    if exp in (sentiment, named):
+        more = {"cfg": bert.Config(60, 12, 1, bert.block_config(16, 2, 24)), "classes": 3}
     if exp in (transformer, gpt):
         more = {"cfg": exp.model_config(args, vocabularies if exp is transformer else vocabularies[0])}
+    if exp is classify:
+        decoder = smollm.load(str(weights))
+        more = {"trunk": decoder.params, "cfg": decoder.cfg, "classes": 2}
     return lambda key: tree.leaves(exp.init_state(key, args=args, **more))
 
 
 @EACH
-def test_one_key_gives_one_first_state(name, key, vocabularies, small_gpt2):
+def test_one_key_gives_one_first_state(name, key, vocabularies, small_gpt2, tiny_llama):
     """Eager, vmapped and compiled."""
-    init, keys = initialiser(name, vocabularies), random.split(key, 3)
+    init, keys = initialiser(name, vocabularies, tiny_llama), random.split(key, 3)
     expected = [init(k) for k in keys]
     assert any(not torch.equal(a, b) for a, b in zip(expected[0], expected[1], strict=True))
     torch._dynamo.reset()

@@ -1,20 +1,28 @@
 """Tokenizers trained on the run's own corpus: byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in GPT-2)
-for translation, and words, byte pairs or characters for language models.
+for translation, words, byte pairs or characters for language models, and BERT's pieces of words.
 
-Every text in every script has a spelling, so there is no unknown token.
+Every text in every script has a spelling, so there is no unknown token, but for BERT's tokenizer.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
 
 from lib.data.sources import DataError
 
 PAD, START, END = 0, 1, 2
+NOTHING = -100  # a target where nothing is to be predicted: what F.cross_entropy leaves out
 _SIDES = ("source", "target")
 _SPECIAL = ["<pad>", "<s>", "</s>"]
+_BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+MASK = (
+    4  # as the ones before it are the first of what `train_wordpiece` makes; other vocabularies may differ but in PAD
+)
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int, lowercase: bool = False) -> Tokenizer:
@@ -109,6 +117,59 @@ def load(folder: Path, side: str = "") -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower type
         raise DataError(f"{folder} has no readable tokenizers ({path.name}): {error}") from error
+
+
+def wordpiece(vocabulary: Sequence[str]) -> Tokenizer:
+    """BERT's lower-casing tokenizer of a given vocabulary, a list in the order of the ids: words, cut into the longest
+    pieces that it has, with [CLS] before and [SEP] behind. Raises DataError where it lacks a special token."""
+    ids = {piece: i for i, piece in enumerate(vocabulary)}
+    if missing := [name for name in _BERT if name not in ids]:
+        raise DataError(f"a vocabulary without {', '.join(missing)}")
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    tokenizer.add_special_tokens(_BERT)
+    return tokenizer
+
+
+def train_wordpiece(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """`wordpiece` with a vocabulary of at most so many pieces, found in the texts: every character, and what byte-pair
+    encoding merges. The library's own trainer numbers pieces differently each time; here words begin with a mark, which
+    tells the pieces that begin a word from those that go on (##)."""
+    mark = "\u2581"
+    found = Tokenizer(models.BPE())
+    found.normalizer = normalizers.BertNormalizer(lowercase=True)
+    words = [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Metaspace(mark, prepend_scheme="always")]
+    found.pre_tokenizer = pre_tokenizers.Sequence(words)
+    found.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, min_frequency=2, show_progress=False))
+    pieces = [piece for piece, _ in sorted(found.get_vocab().items(), key=lambda item: item[1]) if piece != mark]
+    letters = [piece for piece in pieces if len(piece) == 1]
+    merged = [piece[1:] if piece.startswith(mark) else "##" + piece for piece in pieces if len(piece) > 1]
+    every = [*_BERT, *letters, *("##" + letter for letter in letters), *merged]
+    return wordpiece(list(dict.fromkeys(every))[:vocabulary])
+
+
+def rows(tokenizer: Tokenizer, texts: list[str], length: int) -> tuple[Int[Tensor, "n length"], int]:
+    """Texts as rows of a `wordpiece` tokenizer, [CLS] text [SEP], cut to `length` and padded with `PAD`; and how many
+    were cut. Text that spells a special token is that token ([MASK])."""
+    found = [e.ids[1:-1] for e in tokenizer.encode_batch(texts)]
+    return framed(tokenizer, [ids[: length - 2] for ids in found], length), sum(len(ids) > length - 2 for ids in found)
+
+
+def all_rows(tokenizer: Tokenizer, texts: list[str], length: int) -> Int[Tensor, "n length"]:
+    """The same with nothing cut off: a text that is too long goes on in further rows."""
+    found = [e.ids[1:-1] for e in tokenizer.encode_batch(texts)]
+    parts = [ids[i : i + length - 2] for ids in found for i in range(0, len(ids), length - 2)]
+    return framed(tokenizer, parts, length)
+
+
+def framed(tokenizer: Tokenizer, parts: list[list[int]], length: int) -> Int[Tensor, "n length"]:
+    """[CLS] part [SEP], padded; of parts of at most `length` - 2 ids."""
+    start, end = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+    padded = [[start, *ids, end] + [PAD] * (length - 2 - len(ids)) for ids in parts]
+    return torch.tensor(padded, dtype=torch.int64).view(-1, length)
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

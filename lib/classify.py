@@ -1,0 +1,101 @@
+"""Classification of texts: what a model reads, what it is measured against, and how its guesses are shown.
+
+Axes: n texts, t tokens, k labels.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lib import plot, writing
+from lib.data import tokens
+from lib.data.labelled import Example, Labelled
+from lib.data.sources import DataError
+
+SHOWN = 16  # mistakes
+
+
+class Encoded(NamedTuple):
+    ids: Int[Tensor, "n t"]  # padded on the right
+    last: Int[Tensor, "n"]  # place of the last token that is no padding
+    labels: Int[Tensor, "n"]
+
+
+def encoded(tokenizer: Tokenizer, examples: list[Example], length: int) -> tuple[Encoded, int]:
+    """The first `length` tokens of each text, and how many texts have more."""
+    rows = tokens.encode(tokenizer, [example.text for example in examples])
+    ids = torch.tensor([row[:length] + [0] * (length - len(row)) for row in rows])
+    last = torch.tensor([min(len(row), length) - 1 for row in rows])
+    labels = torch.tensor([example.label for example in examples])
+    return Encoded(ids, last, labels), sum(len(row) > length for row in rows)
+
+
+def baselines(corpus: Labelled) -> dict[str, float]:
+    """Test accuracy of what needs no neural network, on the whole texts: always the most common label; logistic
+    regression on tf-idf of words and pairs of words, with scikit-learn's strength of regularisation."""
+    (train, labels), (test, right) = (zip(*part, strict=True) for part in (corpus.train, corpus.test))
+    common = max(range(len(corpus.names)), key=labels.count)
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    linear = LogisticRegression(max_iter=1000).fit(words.fit_transform(train), labels)
+    tfidf = float(linear.score(words.transform(test), right))
+    return {"majority": right.count(common) / len(right), "tfidf": tfidf}
+
+
+def report(
+    name: str, logp: Float[Tensor, "n k"], corpus: Labelled, others: dict[str, float]
+) -> tuple[dict[str, float], list[str]]:
+    """Accuracy on the test texts, of all and of each label, under the baselines' (`others`), and the lines to print."""
+    labels = torch.tensor([example.label for example in corpus.test])
+    right = (logp.argmax(-1).cpu() == labels).float()
+    rows = {"always the most common label": others["majority"], "tf-idf, logistic regression": others["tfidf"]}
+    rows[name] = float(right.mean())
+    for k, label in enumerate(corpus.names):
+        if len(of_label := right[labels == k]):
+            rows[f"  {label}"] = float(of_label.mean())
+    width = max(map(len, rows))
+    lines = [f"accuracy on the {len(labels):,} test texts of {corpus.name}"]
+    lines += [f"{label:<{width}}  {100 * share:5.1f} %" for label, share in rows.items()]
+    return {"test/accuracy": rows[name]} | {f"test/{other}": share for other, share in others.items()}, lines
+
+
+def show(here: Any, n: int, logp: Float[Tensor, "n k"], corpus: Labelled) -> None:
+    """On the validation texts, to TensorBoard after update number n: loss and accuracy, which label is taken for which,
+    and the mistakes the model is surest of."""
+    names, labels = corpus.names, torch.tensor([example.label for example in corpus.val])
+    p, guess = (logp := logp.cpu()).max(-1)
+    accuracy = float((guess == labels).float().mean())
+    here.log(n, {"val/loss": float(F.nll_loss(logp, labels)), "val/accuracy": accuracy})
+    table = torch.bincount(labels * len(names) + guess, minlength=len(names) ** 2).unflatten(0, (len(names), -1))
+    figure = plot.heatmap(table.float(), names, names, numbers=True, title="label (row) taken for (column)")
+    here.writer.add_figure("samples/confusion", figure, n)
+    rows = ["| label | taken for | text |", "|---|---|---|"]
+    for i in [i for i in p.argsort(descending=True).tolist() if guess[i] != labels[i]][:SHOWN]:
+        text = " ".join(corpus.val[i].text.split())[:200].replace("|", "/")
+        rows.append(f"| {names[labels[i]]} | {names[guess[i]]} ({100 * float(p[i].exp()):.0f} %) | {text} |")
+    here.writer.add_text("samples/mistakes", "\n".join(rows), n)
+    here.write(f"step {n}: held-out accuracy {100 * accuracy:.2f} %")
+
+
+def answer(text: str | None, names: list[str], guess: Callable[[str], Float[Tensor, "k"]]) -> None:
+    """Print every label with the probability that `guess` gives it, the likeliest first, for a text or for each line
+    that is typed, until an empty one. Raises DataError."""
+    if text is None:
+        print("One text a line; an empty line ends.", file=sys.stderr)
+    for one in writing.typed() if text is None else [text]:
+        try:
+            one.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"not UTF-8: character {error.start} of {one[:40]!r}") from error
+        if not one.strip():
+            raise DataError("no text")
+        p = guess(one.strip())
+        for k in p.argsort(descending=True).tolist():
+            print(f"{100 * float(p[k]):6.2f} %  {names[k]}")
