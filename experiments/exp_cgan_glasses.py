@@ -75,7 +75,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=3000, batch=16, lr=4e-4, eval_every=500, save_every=500),
+    "small": Args(steps=1500, batch=16, lr=4e-4, eval_every=500, save_every=500),
     # Chapter 5: 256 pixels, batches of 16, 100 epochs of 4,500 pictures at 5 batches a step, no averaging. Its first
     # weights N(0, .02) were never set, and its generator was shown the critic's last batch again: both done here.
     "book": Args(
