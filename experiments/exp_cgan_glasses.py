@@ -1,9 +1,9 @@
 """Faces as they are asked for, with glasses or without: a conditional WGAN with gradient penalty (Gulrajani et al.
 2017; Mirza & Osindero 2014).
 
-What it shows: drawn faces with the hair that was asked for, of fourteen colours, in 99.9 %, and glasses or none as asked
-for in 94 %, as a classifier of faces sees them (lib/judge.py; of a trial, RESULTS.md); labels and latents blended, six
-by six. `small` differs from the paper in a critic that reads labels, and normalises groups.
+What it shows: drawn faces with the hair that was asked for, of fourteen colours, in 99.9 %, and glasses or none as
+asked for in 94 %, as a classifier of faces sees them (lib/judge.py; of a trial, RESULTS.md); labels and latents
+blended, six by six. `small` differs from the paper in a critic that reads labels, and normalises groups.
 `just run exp_cgan_glasses`, then `just sample exp_cgan_glasses --label glasses blond`.
 """
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -33,6 +34,8 @@ class Args(run.Args):
 
     steps: int = 0
     """0: there is nothing to train here."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """fp32 speaks twice as fast as bf16 on a CPU, but reads more slowly (LOG.md). auto: bf16 where the hardware has it."""
     weights: str = "default"
     """default (SmolLM2-135M-Instruct from its package), a GGUF file, or a folder with config.json, tokenizer.json and
     model.safetensors, such as another SmolLM2."""
@@ -50,7 +53,7 @@ class Args(run.Args):
 
 PRESETS: dict[str, run.Args] = {
     "small": Args(),
-    "best": Args(scored=1_000_000),
+    "best": Args(scored=1_000_000, precision="auto"),
 }
 
 CAPITALS = {
