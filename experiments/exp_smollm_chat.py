@@ -35,7 +35,7 @@ class Args(run.Args):
     steps: int = 0
     """0: there is nothing to train here."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """fp32 speaks twice as fast as bf16 on a CPU, but reads more slowly (LOG.md). auto: bf16 where the hardware has it."""
+    """fp32 speaks twice as fast as bf16 on a CPU and reads more slowly (LOG.md). auto: bf16 where hardware has it."""
     weights: str = "default"
     """default (SmolLM2-135M-Instruct from its package), a GGUF file, or a folder with config.json, tokenizer.json and
     model.safetensors, such as another SmolLM2."""
