@@ -3,8 +3,10 @@
 What it shows: what a language model brings to a task with a few thousand examples, against words counted by tf-idf and
 the same shape trained from nothing, and how little of it must be trained: all of it, its last blocks, low-rank adapters
 (Hu et al. 2021) or the head alone. `just run exp_gpt2_classify` (sentences of film critics, SmolLM2-135M), then
-`just sample exp_gpt2_classify --text "A film to forget."` Of 832 held-out sentences the last four of thirty blocks get 80.5 %
-right (eight minutes on one core), adapters 84.4 %, tf-idf and logistic regression 76.8 %, a model from nothing 74.5 %.
+`just sample exp_gpt2_classify --text "A film to forget."`
+
+Of 832 held-out sentences the last four of thirty blocks get 80.5 % right (eight minutes on one core), adapters 84.4 %,
+tf-idf and logistic regression 76.8 %, a model from nothing 74.5 %.
 
 From nothing, smaller so that it can be afforded: `--weights new --tune full --layers 4 --width 192 --lr 1e-3`.
 """
