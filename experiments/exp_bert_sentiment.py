@@ -7,9 +7,7 @@ small released BERT, fine-tuned for a few minutes, and by a BERT that has seen n
 """
 
 import itertools
-import math
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,12 +16,11 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import bert, cli, diagnose, nn, optim, parallel, plot, random, run, tree, writing
+from lib import bert, classify, cli, diagnose, nn, optim, parallel, random, run, rundir, tree
 from lib.data import images, labelled, tokens
 from lib.random import Key
 from lib.transform import value_and_grad
@@ -94,6 +91,7 @@ PRESETS: dict[str, run.Args] = {
 DIAGNOSED = 4  # rows of a batch
 AT_ONCE = 128  # rows that are predicted
 LIKELIEST = 5  # words for a gap
+LABELS = "labels.json"
 TRY = "a [MASK] film with a great story"
 
 
@@ -215,17 +213,18 @@ def batches(key: Key, first: int = 0, *, args: Args, sizes: dict[Phase, int]) ->
 def train(args: Args) -> None:
     corpus = labelled.load(args.data, args.data_dir)
     more = labelled.load(args.pretrain_data, args.data_dir).train if args.pretrain_data else []
-    texts, names = [example.text for example in [*corpus.train, *more]], corpus.names
+    texts = [example.text for example in [*corpus.train, *more]]
     released, tokenizer = bert.minilm(args.data_dir) if args.start == "minilm" else (None, None)
     here = run.Run(args, NAME, Path(__file__), unit="texts")
     if here.leads and here.step == 0:
         tokens.save(here.path, tokenizer or tokens.train_wordpiece(texts, args.vocabulary))
+        rundir.write_json(here.path / LABELS, corpus.names)
     parallel.agree("the tokenizer is there")
     tokenizer = tokens.load(here.path)
     cfg = config(args, tokenizer)
     parts = [encoded(tokenizer, part, args.length) for part in (corpus.train, corpus.val, corpus.test)]
     data, val, test = (tree.to(part, here.device) for part, _ in parts)
-    print(f"{len(data.ids):,} texts ({', '.join(names)}), {parts[0][1]:,} of them cut to {args.length} tokens; "
+    print(f"{len(data.ids):,} texts ({', '.join(corpus.names)}), {parts[0][1]:,} of them cut to {args.length} tokens; "
           f"{here.device}, {here.dtype}")  # fmt: skip
     of_phase: dict[Phase, Rows] = {"finetune": data}
     if args.pretrain_steps:
@@ -235,7 +234,7 @@ def train(args: Args) -> None:
     numbers = here.batches(partial(batches, args=args, sizes={phase: len(x.ids) for phase, x in of_phase.items()}))
     index = next(numbers)  # too few texts are told before anything is computed
 
-    state = here.start(init_state, cfg=cfg, classes=len(names), released=released)
+    state = here.start(init_state, cfg=cfg, classes=len(corpus.names), released=released)
     print(tree.table(state.params, depth=1))
     here.throughput.flops_per_unit = 6 * args.length * bert.matmul_weights(state.params["bert"]) // len(here.members)
     updates = {phase: here.compile(step, phase=phase, cfg=cfg, dtype=here.dtype) for phase in of_phase}
@@ -253,7 +252,7 @@ def train(args: Args) -> None:
                     one.log(n + 1, {f"val/masked_{name}": x for name, x in found.items()})
                     one.write(f"step {n + 1}: {told(found)}")
                 else:
-                    show(one, n + 1, predict(s.params, val.ids, cfg, here.dtype).cpu(), corpus.val, names)
+                    classify.show(one, n + 1, predict(s.params, val.ids, cfg, here.dtype), corpus)
         for one, before, after, i in here.diagnosed(n, state, index):
             rows = tree.index(of_phase[phase], i[:DIAGNOSED].to(here.device))
             calm = lambda p, b: loss(p, b, here.show_key, phase=phase, cfg=cfg, dtype=torch.float32)[0]  # noqa: B023, E731
@@ -263,9 +262,9 @@ def train(args: Args) -> None:
         index = next(numbers)
     if here.interrupted(state):
         return
-    results = []
+    results, others = [], classify.baselines(corpus)
     for _, s in here.each(state):
-        figures, lines = score(predict(s.params, test.ids, cfg, here.dtype).cpu(), corpus)
+        figures, lines = classify.report(args.start, predict(s.params, test.ids, cfg, here.dtype), corpus, others)
         if s.filler is not None:
             found = bert.masked_figures(tree.cast(s.filler, here.dtype), test.ids, here.show_key, cfg=cfg)
             figures |= {f"test/masked_{name}": x for name, x in found.items()}
@@ -286,37 +285,6 @@ def told(found: dict[str, float]) -> str:
     return f"{100 * found['accuracy']:.1f} % of masked words right, perplexity {found['perplexity']:.1f}"
 
 
-def score(logp: Float[Tensor, "n k"], corpus: labelled.Labelled) -> tuple[dict[str, float], list[str]]:
-    """Test accuracy, and the lines to print; beside it always saying what most training texts are."""
-    labels = torch.tensor([example.label for example in corpus.test])
-    accuracy = float((logp.argmax(-1) == labels).float().mean())
-    most, _ = Counter(example.label for example in corpus.train).most_common(1)[0]
-    majority = float((labels == most).float().mean())
-    error = math.sqrt(accuracy * (1 - accuracy) / len(labels))
-    return {"test/accuracy": accuracy, "test/majority": majority}, [
-        f"test accuracy {100 * accuracy:.2f} ± {100 * error:.2f} % of {len(labels):,}; "
-        f"always {corpus.names[most]!r}: {100 * majority:.2f} %"
-    ]
-
-
-def show(
-    here: run.Run | run.View, n: int, logp: Float[Tensor, "n k"], val: list[labelled.Example], names: list[str]
-) -> None:
-    """Held-out loss and accuracy, who is taken for whom, and the mistakes the model is surest of."""
-    labels, (p, guess) = torch.tensor([example.label for example in val]), logp.max(-1)
-    accuracy = float((guess == labels).float().mean())
-    here.log(n, {"val/loss": float(F.nll_loss(logp, labels)), "val/accuracy": accuracy})
-    table = rearrange(
-        torch.bincount(labels * len(names) + guess, minlength=len(names) ** 2), "(a b) -> a b", b=len(names)
-    )
-    figure = plot.heatmap(table.float(), names, names, numbers=True, title="label (row) taken for (column)")
-    here.writer.add_figure("samples/confusion", figure, n)
-    wrong = sorted((guess != labels).nonzero().squeeze(1).tolist(), key=lambda i: -float(p[i]))[:20]
-    rows = [f"| {names[labels[i]]} | {names[guess[i]]} | {' '.join(val[i].text.split())[:300]} |" for i in wrong]
-    here.writer.add_text("samples/mistakes", "\n".join(["| label | taken for | text |", "|---|---|---|", *rows]), n)
-    here.write(f"step {n}: held-out accuracy {100 * accuracy:.2f} %")
-
-
 # ---- using a run ----
 
 
@@ -325,11 +293,9 @@ class Use:
     """Judge a text, or each line that is typed, and fill in its [MASK], with the latest finished run."""
 
     text: str | None = None
-    """Not given: read from the terminal, one a line."""
+    """Not given: read from the terminal, one a line; an empty line ends."""
     run: Path | None = None
     """Run directory; the latest finished one if not given."""
-    data_dir: Path | None = None
-    """Where to look for data files before downloading them."""
 
 
 def filled(params: Tree, tokenizer: Tokenizer, text: str, cfg: bert.Config) -> list[str]:
@@ -343,23 +309,21 @@ def filled(params: Tree, tokenizer: Tokenizer, text: str, cfg: bert.Config) -> l
 
 def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
-    args, tokenizer = run.load_config(path, Args), tokens.load(path)
-    names, cfg = labelled.load(args.data, use.data_dir).names, config(args, tokenizer)
+    args, tokenizer, names = run.load_config(path, Args), tokens.load(path), rundir.read_json(path / LABELS)
+    cfg = config(args, tokenizer)
     state = run.load(path, init_state(random.key(0, "meta"), cfg, args, len(names)))
-    if use.text is None:
-        print("One text a line; an empty line ends.", file=sys.stderr)
-    for text in writing.typed() if use.text is None else [use.text]:
-        if not text.strip():
-            raise run.RunError("nothing to judge: --text is empty")
+
+    def guess(text: str) -> Float[Tensor, "k"]:
         ids, cut = tokens.rows(tokenizer, [text], args.length)
         if cut:
             print(f"only the first {args.length} tokens are read", file=sys.stderr)
-        p = predict(state.params, ids, cfg, torch.float32)[0].exp()
-        print(", ".join(f"{names[k]} {100 * float(p[k]):.1f} %" for k in p.argsort(descending=True).tolist()))
         if "[MASK]" in text and state.filler is None:
             print("[MASK] is filled in by runs with --pretrain-steps only: MiniLM comes without a language head")
         elif "[MASK]" in text:
             print(*filled(state.filler, tokenizer, text, cfg), sep="\n")
+        return predict(state.params, ids, cfg, torch.float32)[0].exp()
+
+    classify.answer(use.text, names, guess)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ blended, six by six. `small` differs from the paper in a critic that reads label
 `just run exp_cgan_glasses`, then `just sample exp_cgan_glasses --label glasses blond`.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -409,10 +408,7 @@ class Use:
 def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
     args = run.load_config(path, Args)
-    try:
-        names: Names = json.loads((path / "labels.json").read_text())
-    except (OSError, ValueError) as error:
-        raise run.RunError(f"{path} has no labels.json: {error}") from error
+    names: Names = rundir.read_json(path / "labels.json")
     ema = run.load(path, init_state(random.key(0), args, sum(map(len, names.values()))).ema, "ema")
 
     def latents(numbers: Sequence[int]) -> Tensor:

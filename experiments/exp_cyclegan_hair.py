@@ -6,7 +6,6 @@ to .09, while all else is off by .03 (RESULTS.md).
 `just run exp_cyclegan_hair`, then `just sample exp_cyclegan_hair --image me.png --to blond`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -441,7 +440,7 @@ class Use:
 def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
     args = run.load_config(path, Args)
-    names = known_domains(path)
+    names = rundir.read_json(path / "domains.json")
     if use.to is not None and use.to not in names:
         raise run.RunError(f"--to {use.to}: this run translates into {names[0]} or {names[1]}")
     if use.image and use.to is None:
@@ -457,14 +456,6 @@ def sample(use: Use) -> None:
         picture = sheet(g, Pair(*(x / 127.5 - 1 for x in held_out("test", use.n, args, found, what).pixels)), to)
     plot.save(picture, use.out, scale=2)
     print(f"each row of faces above its translations and these translated back: {use.out}")
-
-
-def known_domains(path: Path) -> list[str]:
-    """The names of a run's domains. Raises RunError."""
-    try:
-        return json.loads((path / "domains.json").read_text())
-    except (OSError, ValueError) as error:
-        raise run.RunError(f"{path} does not say between which domains it translates: {error}") from error
 
 
 if __name__ == "__main__":

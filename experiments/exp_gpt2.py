@@ -13,7 +13,6 @@ Without weights it is a new model, which writes noise and finds each of 50,257 t
 10.82 nats. The small preset needs some five minutes of one core.
 """
 
-import json
 import math
 import sys
 import time
@@ -74,8 +73,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    # fp32: on CPUs the matrix-vector products of generation are several times slower in bf16.
-    "small": Args(precision="fp32", log_every=5, eval_every=50, save_every=100),
+    "small": Args(log_every=5, eval_every=50, save_every=100),
     # Chapter 11: the largest one, on a CPU, as it was released.
     "book": Args(precision="fp32", weights="hub", size="xl"),
     # nanoGPT's recipe (config/finetune_shakespeare.py) on the largest size that it leaves room for on one GPU of 80 GB.
@@ -196,7 +194,7 @@ def report(
 ) -> tuple[dict[str, float], list[str]]:
     prompts = [prompt for prompt in PROMPTS if len(texts.encode(w.tokenizer, prompt)) <= cfg.context]
     result, lines = writing.report(one, step, w, corpus, key, prompts)
-    rate, size, count = speed(w), gpt2.size_of(cfg), tree.size(gpt2.shapes(cfg))
+    rate, size, count = speed(w), gpt2.size_of(cfg), tree.size(gpt.shapes(cfg))
     one.log(step, {"perf/generated_tokens_per_second": rate})
     published = f" (published: {gpt2.SIZES[size].parameters:,})" if size in gpt2.SIZES else ""
     return result, [
@@ -276,9 +274,9 @@ def load(path: Path, n: int) -> writing.Writer:
     if not args.steps:
         params, cfg = untrained(args, device, dtype)
         return writer(params, tokenizer, cfg, dtype, n)
-    stored = json.loads((path / "model.json").read_text())
+    stored = rundir.read_json(path / "model.json")
     cfg = gpt.Config(**{**stored, "block": transformer.Config(**stored["block"])})
-    params = run.load(path, gpt2.shapes(cfg), "params", device)
+    params = run.load(path, gpt.shapes(cfg), "params", device)
     return writer(params, tokenizer, cfg, dtype, n)
 
 

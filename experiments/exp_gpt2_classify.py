@@ -307,10 +307,7 @@ def sample(use: Use) -> None:
     device = run.device(run.Args())
     dtype = run.dtype(args, device)
     decoder, frozen = prepared(args, use.data_dir or args.data_dir, device, dtype)
-    try:
-        names = json.loads((path / LABELS).read_text())
-    except (OSError, ValueError) as error:
-        raise run.RunError(f"{path} has no labels: {error}") from error
+    names = rundir.read_json(path / LABELS)
     trunk = None if decoder.params is None else tree.to(decoder.params, "meta")
     like = init_state(random.key(0, "meta"), trunk, decoder.cfg, len(names), args).params
     params = run.load(path, like, "params", device)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -34,8 +33,6 @@ class Args(run.Args):
 
     steps: int = 0
     """0: there is nothing to train here."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """fp32 speaks twice as fast as bf16 on a CPU and reads more slowly (LOG.md). auto: bf16 where hardware has it."""
     weights: str = "default"
     """default (SmolLM2-135M-Instruct from its package), a GGUF file, or a folder with config.json, tokenizer.json and
     model.safetensors, such as another SmolLM2."""
@@ -53,7 +50,7 @@ class Args(run.Args):
 
 PRESETS: dict[str, run.Args] = {
     "small": Args(),
-    "best": Args(scored=1_000_000, precision="auto"),
+    "best": Args(scored=1_000_000),
 }
 
 CAPITALS = {
@@ -84,7 +81,7 @@ def speak(
     """Up to n tokens behind the prompt, until the model ends its turn or text: each piece as soon as it is whole."""
     ends = {model.special("<|im_end|>"), model.special("<|endoftext|>")}
     prompt = prompt.to(model.params["embed"]["tokens"].device)
-    made = map(int, gpt.generate(model.params, prompt[None], key, cfg=model.cfg, room=n, **sampling))
+    made = map(int, gpt.generate(model.params, prompt[None], key, cfg=model.cfg, room=n, **sampling))  # type: ignore[arg-type]
     return writing.pieces(model.tokenizer, itertools.takewhile(lambda t: t not in ends, itertools.islice(made, n)))
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange, repeat
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -48,8 +48,9 @@ def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: i
 
 def project(p: Tree, name: str, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t c"]:
     """The queries ("q"), keys ("k") or values ("v") of x."""
-    y = einsum(x, p[f"w_{name}"], "b t d, d h c -> b h t c")
-    return y + rearrange(p[f"b_{name}"], "(h c) -> h 1 c", h=y.shape[1]) if f"b_{name}" in p else y
+    w = p[f"w_{name}"]
+    y = x @ w.flatten(1)
+    return rearrange(y + p[f"b_{name}"] if f"b_{name}" in p else y, "b t (h c) -> b h t c", h=w.shape[1])
 
 
 def keys_values(p: Tree, x: Float[Tensor, "b s d"], rotation: Rotation | None = None) -> KeysValues:
@@ -97,35 +98,37 @@ def attention(
     """
     q = rotate(project(p, "q", x), rotation)
     k, v = kv
-    if (n := q.shape[1] // k.shape[1]) > 1:
-        k, v = (repeat(x, "b g s c -> b (g n) s c", n=n) for x in (k, v))
     short = not x.is_cuda and q.shape[2] * k.shape[2] <= SHORT
     if weights or short or (key is not None and dropout > 0) or second_order():
         mask = causal_mask(q.shape[2], x.device) if isinstance(mask, str) else mask
         y, w = math_attention(q, k, v, mask, key, dropout=dropout)
-    elif isinstance(mask, str):
-        y, w = F.scaled_dot_product_attention(q, k, v, is_causal=True), None
     else:
-        y, w = F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None
-    y = einsum(y, p["w_o"], "b h t c, h c d -> b t d")
+        k, v = (repeat(x, "b g s c -> b (g n) s c", n=q.shape[1] // k.shape[1]) for x in kv)
+        given = {"is_causal": True} if isinstance(mask, str) else {"attn_mask": mask}
+        y, w = F.scaled_dot_product_attention(q, k, v, **given), None  # type: ignore[arg-type]
+    y = rearrange(y, "b h t c -> b t (h c)") @ p["w_o"].flatten(0, 1)
     return y + p["b_o"] if "b_o" in p else y, w if weights else None
 
 
 def math_attention(
     q: Float[Tensor, "b h t c"],
-    k: Float[Tensor, "b h s c"],
-    v: Float[Tensor, "b h s c"],
+    k: Float[Tensor, "b g s c"],
+    v: Float[Tensor, "b g s c"],
     mask: Bool[Tensor, "..."] | None = None,
     key: Key | None = None,
     *,
     dropout: float = 0.0,
 ) -> tuple[Float[Tensor, "b h t c"], Float[Tensor, "b h t s"]]:
-    """softmax(q k^T / sqrt(c)) v written out: for dropout, pictures, forward-mode and second derivatives."""
-    scores = einsum(q * q.shape[-1] ** -0.5, k, "b h t c, b h s c -> b h t s")
+    """softmax(q k^T / sqrt(c)) v written out: for dropout, pictures, forward-mode and second derivatives, and where it
+    is faster. Heads of queries that share keys and values read them one after another."""
+    t, g = q.shape[2], k.shape[1]
+    grouped = rearrange(q * q.shape[-1] ** -0.5, "b (g n) t c -> b g (n t) c", g=g)
+    scores = rearrange(grouped @ k.mT, "b g (n t) s -> b (g n) t s", t=t)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     w = torch.softmax(scores.float(), dim=-1).to(q.dtype)
-    return einsum(nn.dropout(w, dropout, key), v, "b h t s, b h s c -> b h t c"), w
+    y = rearrange(nn.dropout(w, dropout, key), "b (g n) t s -> b g (n t) s", g=g) @ v
+    return rearrange(y, "b g (n t) c -> b (g n) t c", t=t), w
 
 
 def causal_mask(t: int, device: torch.device | str = "cpu") -> Bool[Tensor, "t t"]:

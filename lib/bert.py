@@ -125,7 +125,7 @@ def language(
     x = features(params["bert"], ids, mask, key=key, cfg=cfg)
     p, table = params["language"], params["bert"]["embed"]["tokens"]
     h = transformer.norm(p["norm"], F.gelu(nn.linear(p["dense"], x)), cfg.block)
-    return einsum(h, table, "b t d, v d -> b t v") + p["bias"]
+    return F.linear(h, table, p["bias"])
 
 
 def masked(

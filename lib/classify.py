@@ -3,6 +3,7 @@
 Axes: n texts, t tokens, k labels.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -60,8 +61,8 @@ def report(
     for k, label in enumerate(corpus.names):
         if len(of_label := right[labels == k]):
             rows[f"  {label}"] = float(of_label.mean())
-    width = max(map(len, rows))
-    lines = [f"accuracy on the {len(labels):,} test texts of {corpus.name}"]
+    width, error = max(map(len, rows)), math.sqrt(rows[name] * (1 - rows[name]) / len(labels))
+    lines = [f"accuracy on the {len(labels):,} test texts of {corpus.name}, standard error {100 * error:.1f} %"]
     lines += [f"{label:<{width}}  {100 * share:5.1f} %" for label, share in rows.items()]
     return {"test/accuracy": rows[name]} | {f"test/{other}": share for other, share in others.items()}, lines
 

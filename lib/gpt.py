@@ -5,18 +5,20 @@ everywhere make GPT-2, RMS norm, rotary positions, swiglu without biases make Ll
 d model width, v vocabulary.
 """
 
+import functools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import attention, decode, nn, random, transformer, tree
 from lib.random import Key
+from lib.transform import jit
 from lib.tree import Tree
 
 ROWS = 32  # windows that are scored at once, and fewer where a vocabulary is large:
@@ -54,6 +56,13 @@ def init(key: Key, cfg: Config) -> Tree:
     return {"embed": embed, "decoder": tree.map_with_path(redrawn, decoder)}
 
 
+def shapes(cfg: Config) -> Tree:
+    """The parameters of `init` as tensors of torch's device meta, which have a shape and no content."""
+    like = init(random.key(0, "meta"), replace(cfg, layers=1))
+    like["decoder"]["blocks"] *= cfg.layers
+    return like
+
+
 def head(params: Tree) -> Float[Tensor, "v d"]:
     return params["embed"].get("head", params["embed"]["tokens"])
 
@@ -81,7 +90,7 @@ def features(
 
 def apply(params: Tree, ids: Int[Tensor, "b t"], key: Key | None = None, *, cfg: Config) -> Float[Tensor, "b t v"]:
     """Logits of each next token."""
-    return einsum(features(params, ids, key, cfg=cfg)[0], head(params), "b t d, v d -> b t v")
+    return F.linear(features(params, ids, key, cfg=cfg)[0], head(params))
 
 
 def matmul_weights(params: Tree) -> int:
@@ -131,7 +140,18 @@ def read(
 ) -> tuple[Float[Tensor, "b v"], list[Tree]]:
     """Logits of the token after these, and the cache that holds them too."""
     x, cache = features(params, ids, cache=cache, cfg=cfg)
-    return einsum(x[:, -1], head(params), "b d, v d -> b v"), cache
+    return F.linear(x[:, -1], head(params)), cache
+
+
+@functools.cache  # what is compiled is kept
+def _read_on(cfg: Config, compiled: bool) -> Callable[[list[Tree], Tree, Tensor], tuple[list[Tree], Tensor]]:
+    """`read` as a step whose state is the cache."""
+
+    def step(cache: list[Tree], params: Tree, ids: Tensor) -> tuple[list[Tree], Tensor]:
+        logits, cache = read(params, ids, cache, cfg=cfg)
+        return cache, logits
+
+    return jit(step, enabled=compiled)
 
 
 def generate(
@@ -141,6 +161,7 @@ def generate(
     *,
     cfg: Config,
     room: int | None = None,
+    compiled: bool = False,
     **sampling: float,
 ) -> Iterator[Int[Tensor, "b"]]:
     """Token after token behind a prompt of at most `cfg.context` tokens (ValueError), for ever. Token n is picked with
@@ -149,6 +170,7 @@ def generate(
     The context slides by halves: when it is full, its last half is read again as the beginning of a new one, whatever
     the kind of positions, and text before it is forgotten. `room`: how many tokens will be asked for, where that is
     known: a token takes as long as its cache is large. More may be asked for: all is then read again into a whole one.
+    `compiled`: tokens behind the prompt are read by one graph, made at the first and anew for caches of another length.
     """
     length = cfg.context if room is None else min(prompt.shape[1] + room, cfg.context)
     cache, seen, unread, n = start(params, len(prompt), length, cfg=cfg), prompt, prompt, 0
@@ -157,7 +179,7 @@ def generate(
             seen = unread = seen[:, -max(1, cfg.context // 2) :] if seen.shape[1] > cfg.context else seen
             length = cfg.context
             cache = start(params, len(prompt), cfg=cfg)
-        logits, cache = read(params, unread, cache, cfg=cfg)
+        cache, logits = _read_on(cfg, compiled and unread.shape[1] == 1)(cache, params, unread)
         token = decode.pick(logits, random.fold_in(key, n), **sampling)  # type: ignore[arg-type]
         yield token
         unread = rearrange(token, "b -> b 1")

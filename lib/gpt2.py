@@ -58,22 +58,9 @@ def size_of(cfg: gpt.Config) -> str:
     return next((size for size in SIZES if config(size) == plain), "of another size")
 
 
-def shapes(cfg: gpt.Config) -> Tree:
-    """The parameters of `gpt.init` as tensors of torch's device meta, which have a shape and no content."""
-    d, h, f = cfg.block.width, cfg.block.heads, cfg.block.ff
-    empty = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
-    norm = {"scale": empty(d), "bias": empty(d)}
-    attn = {f"w_{name}": empty(d, h, d // h) for name in "qkv"} | {"w_o": empty(h, d // h, d)}
-    attn |= {f"b_{name}": empty(d) for name in "qkvo"}
-    ff = {"in": {"w": empty(d, f), "b": empty(f)}, "out": {"w": empty(f, d), "b": empty(d)}}
-    blocks = [{"norm_attn": norm, "attn": attn, "norm_ff": norm, "ff": ff} for _ in range(cfg.layers)]
-    embed = {"tokens": empty(cfg.vocabulary, d), "positions": empty(cfg.context, d)}
-    return {"embed": embed, "decoder": {"blocks": blocks, "norm": norm}}
-
-
 def check_room(cfg: gpt.Config, dtype: torch.dtype, device: torch.device, training: bool = False) -> None:
     """Raises RunError for a model that the memory cannot hold: see `settings.check_room`."""
-    settings.check_room(f"GPT-2 {size_of(cfg)}", tree.size(shapes(cfg)), dtype, device, training)
+    settings.check_room(f"GPT-2 {size_of(cfg)}", tree.size(gpt.shapes(cfg)), dtype, device, training)
 
 
 # ---- weights ----
@@ -131,7 +118,7 @@ def load(
     head = weights.pop("lm_head.weight", None)
     if head is not None and not torch.equal(head, weights["wte.weight"]):
         raise DataError(f"{file} has a head of its own, lm_head.weight: GPT-2's is its table of tokens")
-    like = tree.cast(shapes(cfg), dtype)
+    like = tree.cast(gpt.shapes(cfg), dtype)
     return tree.to(foreign.to_ours(weights, TABLE, like, cfg.layers, n=3, h=cfg.block.heads), device), cfg
 
 

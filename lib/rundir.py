@@ -68,3 +68,11 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=2, default=str) + "\n")
     os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    """Raises RunError."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error

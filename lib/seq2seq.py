@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from einops import einsum, rearrange
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -80,7 +81,7 @@ def encode(params: Tree, source: Sequences, key: Key | None = None, *, cfg: Conf
 
 
 def head(params: Tree, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
-    return einsum(x, table(params, "head"), "b t d, v d -> b t v")
+    return F.linear(x, table(params, "head"))
 
 
 def apply(

@@ -7,7 +7,7 @@ Weights come from a GGUF file, as the default's package has one, or from a folde
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from lib import foreign, gpt, random, transformer, tree
+from lib import foreign, gpt, transformer, tree
 from lib.data import texts
 from lib.data.sources import DataError, Source, cache_dir, fetch
 from lib.foreign import Row
@@ -166,11 +166,7 @@ def config(vocabulary: int, context: int, layers: int, untied: bool = False, **b
 
 
 def to_ours(weights: dict[str, Tensor], table: list[Row], cfg: gpt.Config) -> Tree:
-    # Of the right shapes without drawing 10^8 numbers: one block as often as there are blocks, tables not filled.
-    like = gpt.init(random.key(0), replace(cfg, layers=1, vocabulary=1))
-    like["embed"] = {name: torch.empty(cfg.vocabulary, cfg.block.width) for name in like["embed"]}
-    like["decoder"]["blocks"] *= cfg.layers
-    return foreign.to_ours(weights, _whole(table, cfg), like, cfg.layers, **_sizes(cfg))
+    return foreign.to_ours(weights, _whole(table, cfg), gpt.shapes(cfg), cfg.layers, **_sizes(cfg))
 
 
 def to_theirs(params: Tree, table: list[Row], cfg: gpt.Config) -> dict[str, Tensor]:

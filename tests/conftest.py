@@ -81,20 +81,6 @@ def films(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def reviews(tmp_path_factory):
-    """Texts with the labels good and bad."""
-    who, what = ("film", "story", "actor", "ending", "music", "script"), ("the", "this", "that", "its", "one", "our")
-    rows = [
-        f"{b} {a} number {n} is {how},{label}"
-        for a, b, n in itertools.product(who, what, range(3))
-        for how, label in (("a joy to see", "good"), ("a bore and a mess", "bad"))
-    ]
-    path = tmp_path_factory.mktemp("data") / "reviews.csv"
-    path.write_text("\n".join(["text,label", *rows]) + "\n")
-    return path
-
-
-@pytest.fixture(scope="session")
 def tiny_llama(films, tmp_path_factory):
     """A folder of weights of Llama's shape, as the hub has them: 3 blocks, with a head of their own."""
     folder = tmp_path_factory.mktemp("weights") / "tiny"

@@ -18,10 +18,10 @@ from experiments import (
     exp_lstm_novel,
 )
 from experiments import exp_transformer_fr as exp
-from lib import dcgan, gpt, random, seq2seq, transformer, tree
+from lib import dcgan, gpt, random, seq2seq, smollm, transformer, tree
 from lib.data import packing, texts, tokens
 from tests.bench import __main__ as bench
-from tests.bench import book, faces, gans, language, measure, modules
+from tests.bench import book, faces, gans, generation, language, measure, modules
 
 ARGS = replace(
     exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
@@ -518,3 +518,20 @@ def test_bench_language_prints_its_steps(tiny, monkeypatch, capsys):
     bench.main()
     table = cells(capsys.readouterr().out)
     assert [line[0] for line in table[2:]] == [name for name in language.STEPS for _ in range(2)]
+
+
+def test_bench_generation_prints_both_ways(tiny_llama, monkeypatch, capsys):
+    """Which write the same, as told by transformers' generate."""
+    pytest.importorskip("transformers")
+    model = smollm.load(str(tiny_llama))
+    monkeypatch.setattr(smollm, "load", lambda **_: model)
+    monkeypatch.setattr(generation, "CASES", [generation.Case(1, 9, 20), generation.Case(3, 4, 16)])
+    words = ["bench", "generation", "--no-compile", "--device", "cpu", "--precision", "fp32", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    bench.main()
+    table = cells(capsys.readouterr().out)
+    assert [line[:3] for line in table[2:]] == [
+        [b, n, peer] for b, n in (("1", "9 + 20"), ("3", "4 + 16")) for peer in ("transformers", "ours, eager")
+    ]
+    assert all(line[8] == "100 %" for line in table[2:]) and [line[4] for line in table[2::2]] == ["1", "1"]
+    assert all(float(line[i]) > 0 for line in table[2:] for i in (5, 6, 7))

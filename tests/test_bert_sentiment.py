@@ -1,4 +1,4 @@
-"""experiments/exp_bert_sentiment.py as a user runs it, on made-up reviews: both starts, both phases, bad input."""
+"""experiments/exp_bert_sentiment.py as a user runs it, on made-up texts: both starts, both phases, bad input."""
 
 import io
 import json
@@ -43,12 +43,12 @@ def released(monkeypatch):
 
 
 @pytest.fixture
-def fit(call, reviews, tmp_path):
+def fit(call, films, tmp_path):
     """A run of a few steps with flags of one's own: its directory and what it printed."""
 
     def make(name="run", **values):
         path = tmp_path / name
-        status, out, told = call(exp, *flags(**{"data": reviews, "run": path, **TINY, **values}))
+        status, out, told = call(exp, *flags(**{"data": films, "run": path, **TINY, **values}))
         assert status == 0, told
         return path, out + told
 
@@ -60,15 +60,14 @@ def fit(call, reviews, tmp_path):
 
 def test_a_run_of_both_phases_and_its_use(fit, call, monkeypatch):
     path, out = fit(**SCRATCH, eval_every=3)
-    assert re.search(r"^\d+ texts \(bad, good\), 0 of them cut to 12 tokens; cpu, torch.float32$", out, re.MULTILINE)
-    assert re.search(r"^test accuracy [\d.]+ ± [\d.]+ % of \d+; always '(good|bad)': [\d.]+ %$", out, re.MULTILINE)
+    assert re.search(r"^\d+ texts \(down, up\), 0 of them cut to 12 tokens; cpu, torch.float32$", out, re.MULTILINE)
+    assert re.search(r"^scratch +[\d.]+ %$", out, re.MULTILINE)
     assert re.search(r"^test texts: [\d.]+ % of masked words right, perplexity [\d.]+$", out, re.MULTILINE)
     assert re.search(r"^\[MASK\]: (\S+ [\d.]+ %, ){4}\S+ [\d.]+ %$", out, re.MULTILINE)
     assert "step 3: " in out and "masked words right" in out and "step 6: held-out accuracy" in out
     result = json.loads((path / "result.json").read_text())
     assert set(result) == {
-        "test/accuracy",
-        "test/majority",
+        *(f"test/{x}" for x in ("accuracy", "majority", "tfidf")),
         *(f"test/masked_{x}" for x in ("loss", "perplexity", "accuracy")),
     }
     found = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0}).Reload()
@@ -85,11 +84,11 @@ def test_a_run_of_both_phases_and_its_use(fit, call, monkeypatch):
 
     status, out, _ = call(exp, "sample", *flags(run=path, text="this [MASK] is a [MASK]"))
     lines = out.splitlines()
-    assert status == 0 and re.fullmatch(r"(good|bad) [\d.]+ %, (good|bad) [\d.]+ %", lines[0])
-    assert len(lines) == 3 and all(line.startswith("[MASK]: ") for line in lines[1:])
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one joy\n" + "a bore " * 20 + "\n\nnot read\n"))
+    assert status == 0 and len(lines) == 4 and all(line.startswith("[MASK]: ") for line in lines[:2])
+    assert all(re.fullmatch(r" *[\d.]+ %  (up|down)", line) for line in lines[2:])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one film\n" + "a story " * 20 + "\n\nnot read\n"))
     status, out, told = call(exp, "sample", *flags(run=path))
-    assert status == 0 and len(out.splitlines()) == 2 and told.count("only the first 12 tokens are read") == 1
+    assert status == 0 and len(out.splitlines()) == 4 and told.count("only the first 12 tokens are read") == 1
 
 
 def test_a_run_from_released_weights(fit, call, released):
@@ -98,7 +97,7 @@ def test_a_run_from_released_weights(fit, call, released):
     assert all(torch.equal(x, state[f"params.bert.{name}"]) for name, x in tree.flatten(released).items())
     assert not any(name.startswith("filler") for name in state) and "masked words" not in out
     status, out, _ = call(exp, "sample", *flags(run=path, text="a [MASK]"))
-    assert status == 0 and out.splitlines()[1].startswith("[MASK] is filled in by runs with --pretrain-steps only")
+    assert status == 0 and out.splitlines()[0].startswith("[MASK] is filled in by runs with --pretrain-steps only")
 
 
 def same(a, b, step):
@@ -249,9 +248,9 @@ def test_bad_flags(call, words, message):
     assert status in (1, 2) and message in " ".join(re.sub("[│╭╮╰╯─]", " ", out + told).split())
 
 
-def test_bad_texts(fit, call, reviews, tmp_path):
-    status, _, told = call(exp, *flags(data=reviews, run=tmp_path / "x", **{**TINY, **SCRATCH, "rows": 900}))
+def test_bad_texts(fit, call, films, tmp_path):
+    status, _, told = call(exp, *flags(data=films, run=tmp_path / "x", **{**TINY, **SCRATCH, "rows": 900}))
     assert status == 1 and "training examples are fewer than a batch of 900" in told
     path, _ = fit(**SCRATCH)
     status, _, told = call(exp, "sample", *flags(run=path, text=" "))
-    assert status == 1 and told == "error: nothing to judge: --text is empty"
+    assert status == 1 and told == "error: no text"

@@ -545,4 +545,4 @@ def test_bad_use_of_a_run(call, finished):
     ):
         bad_line(call(exp, "sample", "--run", finished, *words), message)
     (finished / "domains.json").unlink()
-    bad_line(call(exp, "sample", "--run", finished), "does not say between which domains")
+    bad_line(call(exp, "sample", "--run", finished), f"cannot read {finished / 'domains.json'}")

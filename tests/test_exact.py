@@ -188,12 +188,12 @@ def unrelated_draws(seed):
 
 @EACH
 def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
-    name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story, films, tiny_llama, reviews, tagged
+    name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story, films, tiny_llama, tagged
 ):
     exp, flags = SETTINGS[name]
     needs = {transformer: {"data": sentences}, fashion: {"extractor": few_pictures}}
     needs |= {one: {"data": story} for one in (gpt, gpt2, lstm)}
-    needs |= {classify: {"data": films, "weights": tiny_llama}, sentiment: {"data": reviews}, named: {"data": tagged}}
+    needs |= {classify: {"data": films, "weights": tiny_llama}, sentiment: {"data": films}, named: {"data": tagged}}
     flags = {**COMMON, **flags, **needs.get(exp, {})}
     monkeypatch.setattr(writing, "SHOWN", 9)
     unrelated_draws(1)

