@@ -49,7 +49,8 @@ class Args(run.Args):
     critic_width: int = 16
     """The same of the critic."""
     condition: Literal["auxiliary", "planes"] = "auxiliary"
-    """The critic reads the label off a real picture and none off others, or is given it as constant channels."""
+    """auxiliary: the generator is told the label in every normalisation, and the critic reads it off a real picture and
+    none off others. planes: the generator has it beside z, and the critic as constant channels."""
     reading: float = 10.0
     """Weight of the cross-entropy of what an auxiliary critic reads, for both networks."""
     norm: Literal["group", "instance"] = "group"
@@ -74,7 +75,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=2500, batch=16, lr=4e-4, eval_every=500, save_every=500),
+    "small": Args(steps=4000, batch=16, lr=4e-4, eval_every=500, save_every=500),
     # Chapter 5: 256 pixels, batches of 16, 100 epochs of 4,500 pictures at 5 batches a step, no averaging. Its first
     # weights N(0, .02) were never set, and its generator was shown the critic's last batch again: both done here.
     "book": Args(
@@ -109,8 +110,10 @@ class TrainState(NamedTuple):
 def generate(
     g: Tree, model: Tree, z: Float[Tensor, "b z"], label: Float[Tensor, "b k"], *, train: bool
 ) -> tuple[Float[Tensor, "b 3 s s"], Tree]:
-    """Pictures in [-1, 1], and the statistics after this batch. A label may lie between two values. Label and z weigh
-    the same: a one among z's hundred numbers would take long to be heard."""
+    """Pictures in [-1, 1], and the statistics after this batch. A label may lie between two values. Beside z it
+    weighs as much as z: a one among a hundred numbers would take long to be heard."""
+    if "label" in g:
+        return dcgan.generate(g, model, z, label, train=train)
     loud = label * math.sqrt(z.shape[1])
     return dcgan.generate(g, model, torch.cat([z, loud], dim=1), train=train)
 
@@ -176,7 +179,8 @@ def optimizer(args: Args, updates: int) -> optim.Optimizer:
 
 def init_state(key: Key, args: Args, k: int) -> TrainState:
     k_g, k_d, k_train = random.split(key, 3)
-    g, model = dcgan.generator_init(k_g, args.latent + k, args.width, args.size)
+    beside, inside = (k, 0) if args.condition == "planes" else (0, k)
+    g, model = dcgan.generator_init(k_g, args.latent + beside, args.width, args.size, inside)
     d = critic_init(k_d, args, k)
     init, ema = optimizer(args, args.steps).init, tree.map(torch.clone, {"params": g, "model": model})
     step = torch.zeros((), dtype=torch.int32, device=key.device)

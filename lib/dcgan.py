@@ -20,6 +20,7 @@ Norm = Literal["batch", "instance", "group"]
 SIZES = (16, 32, 64, 128, 256)
 GROUPS = 8
 STD = 0.02  # of all first weights
+LABEL = 5.0  # what a label is multiplied by, so that Adam learns its vectors, from zero on, so much faster
 
 
 def widths(size: int, width: int) -> list[int]:
@@ -29,8 +30,9 @@ def widths(size: int, width: int) -> list[int]:
     return [width * 2**i for i in range(size.bit_length() - 3)]
 
 
-def generator_init(key: Key, z: int, width: int, size: int) -> tuple[Tree, Tree]:
-    """(params, state) of a generator from z numbers; `width`: channels of its finest map."""
+def generator_init(key: Key, z: int, width: int, size: int, labels: int = 0) -> tuple[Tree, Tree]:
+    """(params, state) of a generator from z numbers; `width`: channels of its finest map. `labels`: how many numbers
+    say what is asked for."""
     coarse_to_fine = widths(size, width)[::-1]
     k_in, k_out, *keys = random.split(key, len(coarse_to_fine) + 1)
     pairs = zip(keys, coarse_to_fine, coarse_to_fine[1:], strict=False)
@@ -41,17 +43,27 @@ def generator_init(key: Key, z: int, width: int, size: int) -> tuple[Tree, Tree]
         "norm": [p for p, _ in norms],
         "out": conv.conv_transpose_init(k_out, width, 3, 4, std=STD),
     }
+    if labels:
+        of_map = lambda c: {name: torch.zeros(labels, c, device=key.device) for name in ("scale", "bias")}  # noqa: E731
+        params["label"] = [of_map(c) for c in coarse_to_fine]
     return params, {"norm": [s for _, s in norms]}
 
 
-def generate(p: Tree, state: Tree, z: Float[Tensor, "b z"], *, train: bool) -> tuple[Float[Tensor, "b 3 s s"], Tree]:
-    """Pictures in [-1, 1], and the state after this batch."""
+def generate(
+    p: Tree, state: Tree, z: Float[Tensor, "b z"], label: Float[Tensor, "b k"] | None = None, *, train: bool
+) -> tuple[Float[Tensor, "b 3 s s"], Tree]:
+    """Pictures in [-1, 1], and the state after this batch. A label scales and shifts the channels of each normalised
+    map (Dumoulin et al. 2017, equation 5), linearly, so that labels can be blended."""
     x = rearrange(z.to(p["in"].dtype) @ p["in"], "b (c h w) -> b c h w", h=4, w=4)
     after = []
     for i, (norm, s) in enumerate(zip(p["norm"], state["norm"], strict=True)):
         if i:
             x = conv.conv_transpose(p["up"][i - 1], x, stride=2, padding=1)
         x, s = conv.batch_norm(norm, s, x, train=train)
+        if label is not None:
+            of_map = {name: LABEL * label.to(w.dtype) @ w for name, w in p["label"][i].items()}
+            scale, bias = (rearrange(of_map[name], "b f -> b f 1 1") for name in ("scale", "bias"))
+            x = x * (1 + scale) + bias
         x = F.relu(x)
         after.append(s)
     return conv.conv_transpose(p["out"], x, stride=2, padding=1).tanh(), {"norm": after}

@@ -8,7 +8,7 @@ d model width, v vocabulary.
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -57,10 +57,26 @@ def init(key: Key, cfg: Config) -> Tree:
 
 
 def shapes(cfg: Config) -> Tree:
-    """The parameters of `init` as tensors of torch's device meta, which have a shape and no content."""
-    like = init(random.key(0, "meta"), replace(cfg, layers=1))
-    like["decoder"]["blocks"] *= cfg.layers
-    return like
+    """The parameters of `init` as tensors of torch's device meta, which have a shape and no content. Written out: the
+    first operation on that device, whatever it is, takes seconds (LOG.md)."""
+    block, d = cfg.block, cfg.block.width
+    g, c = block.kv_heads or block.heads, d // block.heads
+    empty = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
+    biased = lambda n, bias: {"b": empty(n)} if bias else {}  # noqa: E731
+    norm = {"scale": empty(d)} | ({"bias": empty(d)} if block.norm == "layer" else {})
+    attn = {"w_q": empty(d, block.heads, c), "w_k": empty(d, g, c), "w_v": empty(d, g, c)}
+    attn["w_o"] = empty(block.heads, c, d)
+    if block.bias == "all":
+        attn |= {"b_q": empty(d), "b_k": empty(g * c), "b_v": empty(g * c), "b_o": empty(d)}
+    maps = {"in": (d, block.ff), "out": (block.ff, d)} | (
+        {"gate": (d, block.ff)} if block.activation == "swiglu" else {}
+    )
+    ff = {name: {"w": empty(n, m)} | biased(m, block.bias != "none") for name, (n, m) in maps.items()}
+    blocks = [{"norm_attn": norm, "attn": attn, "norm_ff": norm, "ff": ff}] * cfg.layers
+    rows = {"tokens": cfg.vocabulary} | ({"positions": cfg.context} if block.position == "learned" else {})
+    rows |= {"head": cfg.vocabulary} if cfg.head == "untied" else {}
+    embed = {name: empty(n, d) for name, n in rows.items()}
+    return {"embed": embed, "decoder": {"blocks": blocks} | ({"norm": norm} if block.order == "pre" else {})}
 
 
 def head(params: Tree) -> Float[Tensor, "v d"]:

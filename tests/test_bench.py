@@ -1,7 +1,5 @@
 """tests/bench: nn.Module and JAX have our models and our steps, the book's way trains and translates, the table."""
 
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -229,16 +227,19 @@ def test_the_table_replaces_what_stands_between_its_markers(tmp_path):
     assert path.read_text() == whole.replace("new", "newer") + "\nmore\n"
 
 
-def test_bench_step_prints_the_eager_peers():
+def test_bench_step_prints_the_eager_peers(monkeypatch, capsys):
+    """The peaks are of processes of their own."""
     sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 50, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "tests.bench", "step", *flags, "--no-compile", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    table = cells(done.stdout)
+    monkeypatch.setattr(sys, "argv", ["bench", "step", *flags, "--no-compile", "--device", "cpu"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    bench.main()
+    out = capsys.readouterr().out
+    table = cells(out)
     assert [line[1] for line in table[2:]] == ["nn.Module, eager", "ours, eager"]
     assert all(float(line[5].replace(",", "")) > 50 for line in table[2:])  # peak MiB
-    assert f"torch {torch.__version__}" in done.stdout
+    assert f"torch {torch.__version__}" in out
 
 
 # ---- adversarial steps ----
@@ -305,11 +306,13 @@ def test_modules_of_the_curve_draw_and_judge_as_ours(networks, key):
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_modules_of_the_faces_draw_and_judge_as_ours(key, norm):
     shake = lambda name, x: x if "norm" in name else x + 0.1 * torch.sin(torch.arange(x.numel())).view_as(x)  # noqa: E731
-    (g, s_g), (d, s_d) = dcgan.generator_init(key, 6, 8, 16), dcgan.discriminator_init(key, 4, 8, 16, norm)
+    (g, s_g), (d, s_d) = dcgan.generator_init(key, 6, 8, 16, 3), dcgan.discriminator_init(key, 4, 8, 16, norm)
     g, d = (tree.map_with_path(shake, p) for p in (g, d))
     z, close = random.normal(key, (5, 6)), partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
-    x, _ = dcgan.generate(g, s_g, z, train=True)
-    close(faces.Generator(g)(z), x)
+    label = random.normal(key, (5, 3))
+    x, _ = dcgan.generate(g, s_g, z, label, train=True)
+    close(faces.Generator(g)(z, label), x)
+    assert (x - dcgan.generate(g, s_g, z, train=True)[0]).abs().max() > 1e-3
     x = torch.cat([x, x[:, :1]], 1)
     module = {"batch": torch.nn.BatchNorm2d, "group": partial(torch.nn.GroupNorm, dcgan.GROUPS)}[norm]
     scores, _ = dcgan.discriminate(d, s_d, x, norm=norm)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from lib import dcgan, random, tree
+from lib import conv, dcgan, random, tree
 from lib.transform import value_and_grad
 
 NORMS = ("batch", "instance", "group")
@@ -63,6 +63,26 @@ def test_every_parameter_matters_and_inputs_stay(key, norm):
     _, grads = value_and_grad(loss)({"g": g, "d": d})
     assert not [path for path, x in tree.flatten(grads).items() if not x.abs().sum() > 0]
     assert all(map(torch.equal, tree.leaves(before), tree.leaves((g, s_g, d, s_d))))
+
+
+def test_a_label_scales_and_shifts_each_normalised_map(key):
+    """At first not at all; the last one is followed here through what is left of the network."""
+    g, state = dcgan.generator_init(key, 5, 8, 16, labels=3)
+    z, label = random.normal(key, (4, 5)), torch.tensor([[0.2, 0.0, 0.8]]).expand(4, 3)
+    plain, _ = dcgan.generate(g, state, z, train=True)
+    assert torch.equal(dcgan.generate(g, state, z, label, train=True)[0], plain)
+    g["label"][1] = {
+        name: random.normal(random.fold_in(key, i), x.shape) for i, (name, x) in enumerate(g["label"][1].items())
+    }
+    h = (z @ g["in"]).view(4, -1, 4, 4)
+    h = conv.batch_norm(g["norm"][0], state["norm"][0], h, train=True)[0].relu()
+    h = conv.conv_transpose(g["up"][0], h, stride=2, padding=1)
+    h = conv.batch_norm(g["norm"][1], state["norm"][1], h, train=True)[0]
+    scale, bias = (dcgan.LABEL * (0.2 * w[0] + 0.8 * w[2])[:, None, None] for w in g["label"][1].values())
+    expected = conv.conv_transpose(g["out"], (h * (1 + scale) + bias).relu(), stride=2, padding=1).tanh()
+    found, _ = dcgan.generate(g, state, z, label, train=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-2)
 
 
 def test_evaluation_takes_running_statistics(key):

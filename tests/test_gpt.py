@@ -42,6 +42,16 @@ def some(key, b=2, t=CONTEXT):
 # ---- parameters ----
 
 
+@pytest.mark.parametrize(
+    "cfg",
+    [*CONFIGS.values(), config(kv_heads=1, bias="ff"), config(head="untied", order="post", activation="relu")],
+)
+def test_shapes_are_those_of_new_parameters(key, cfg):
+    shapes, new = tree.flatten(gpt.shapes(cfg)), tree.flatten(gpt.init(key, cfg))
+    assert [*shapes] == [*new] and all(x.device.type == "meta" for x in shapes.values())
+    assert {path: x.shape for path, x in shapes.items()} == {path: x.shape for path, x in new.items()}
+
+
 def test_the_books_number_of_parameters(key):
     block = transformer.Config(256, 4, 1024, 0.1, "layer", "gelu", "learned", "all")
     p = gpt.init(random.key(0, "meta"), gpt.Config(10_600, 128, 3, block, "untied"))  # shapes alone

@@ -7,7 +7,6 @@ compiled module twice, so the compiled critic is compiled as what is left: each 
 """
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,15 +36,27 @@ class Generator(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(c, f, 4, stride=2, padding=1, bias=False) for c, f in pairs)
         self.norm = nn.ModuleList(nn.BatchNorm2d(c) for c in widths)
         self.out = nn.ConvTranspose2d(widths[-1], 3, 4, stride=2, padding=1)
+        of_maps = p.get("label", [])
+        self.label = nn.ModuleList(
+            nn.Linear(*w["scale"].shape[:1], 2 * w["scale"].shape[1], bias=False) for w in of_maps
+        )
         self.to(p["in"].device)
         weights = {"inward.weight": p["in"].T, "out.weight": p["out"]["w"], "out.bias": p["out"]["b"]}
+        weights |= {f"label.{i}.weight": torch.cat([w["scale"], w["bias"]], 1).T for i, w in enumerate(of_maps)}
         weights |= {f"up.{i}.weight": q["w"] for i, q in enumerate(p["up"])}
         self.load_state_dict(weights, strict=False)  # batch normalisation starts as ours: scale 1, bias 0
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = F.relu(self.norm[0](self.inward(z).unflatten(1, (-1, 4, 4))))
-        for up, norm in zip(self.up, self.norm[1:], strict=True):
-            x = F.relu(norm(up(x)))
+    def normalised(self, i: int, x: Tensor, label: Tensor | None) -> Tensor:
+        x = self.norm[i](x)
+        if label is not None:
+            scale, bias = self.label[i](dcgan.LABEL * label)[..., None, None].chunk(2, 1)
+            x = x * (1 + scale) + bias
+        return F.relu(x)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        x = self.normalised(0, self.inward(z).unflatten(1, (-1, 4, 4)), label)
+        for i, up in enumerate(self.up):
+            x = self.normalised(i + 1, up(x), label)
         return self.out(x).tanh()
 
 
@@ -139,7 +150,7 @@ class Critic:
         cast = partial(torch.autocast, real.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
         with cast():
             with torch.no_grad():
-                fake = self.draw(torch.cat([z, label * math.sqrt(z.shape[1])], 1)).float()
+                fake = self.draw(z, label).float()
             scores, read = self.judge(torch.cat([real, fake]))
             on_real, on_fake = scores.float().chunk(2)
             score, steep = (self.excess(real, fake, of) for of in (self.score, partial(self.read, label)))
