@@ -10,7 +10,7 @@ writes; more steps fine-tune on the training text as nanoGPT does on Shakespeare
     just sample exp_gpt2 --prompt "I went to the kitchen and"
 
 Without weights it is a new model, which writes noise and finds each of 50,257 tokens about equally likely: ln 50,257 =
-10.82 nats. The small preset needs some five minutes of one core.
+10.82 nats. The small preset needs some two minutes of one core.
 """
 
 import math

@@ -6,7 +6,7 @@ the same shape trained from nothing, and how little of it must be trained: all o
 `just sample exp_gpt2_classify --text "A film to forget."`
 
 Of 832 held-out sentences the last four of thirty blocks get 80.5 % right (eight minutes on one core), adapters 84.4 %,
-tf-idf and logistic regression 76.8 %, a model from nothing 74.5 %.
+all of it 83.1 %, the head 79.2 %; tf-idf and logistic regression 76.8 %, a model from nothing 74.5 %.
 
 From nothing, smaller so that it can be afforded: `--weights new --tune full --layers 4 --width 192 --lr 1e-3`.
 """
