@@ -128,6 +128,8 @@ def test_labels_by_name_and_in_turn():
     turns = exp.in_turn(3, NAMES, {"hair": 1})
     assert turns["glasses"].tolist() == [0, 1, 0] and turns["hair"].tolist() == [1, 1, 1]
     assert exp.one_hot(turns, NAMES).tolist() == [[1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [1, 0, 0, 1, 0]]
+    apart = exp.one_hot(turns, NAMES, 1.5).tolist()  # of two values only
+    assert apart == [[1.25, -0.25, 0, 1, 0], [-0.25, 1.25, 0, 1, 0], [1.25, -0.25, 0, 1, 0]]
     assert exp.in_turn(2, {"glasses": NAMES["glasses"]}, {})["glasses"].tolist() == [0, 1]
     with pytest.raises(DataError, match=r"'green' is not the value of one attribute; there are.*hair=blond"):
         exp.chosen(NAMES, ["green"])
