@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
 
-from lib import bert, cli, diagnose, nn, optim, parallel, plot, random, run, tree, writing
+from lib import bert, cli, diagnose, nn, optim, parallel, plot, random, run, rundir, tree, writing
 from lib.data import entities, images, tokens
 from lib.data.entities import Sentence, Tagged
 from lib.random import Key
@@ -72,6 +72,7 @@ PRESETS: dict[str, run.Args] = {
 
 DIAGNOSED = 4  # rows of a batch
 AT_ONCE = 128  # rows that are predicted
+TAGS = "tags.json"
 
 
 # ---- model and loss: edit here ----
@@ -153,6 +154,7 @@ def train(args: Args) -> None:
     if here.leads and here.step == 0:
         words = (" ".join(sentence.words) for sentence in corpus.train)
         tokens.save(here.path, known or tokens.train_wordpiece(words, args.vocabulary))
+        rundir.write_json(here.path / TAGS, corpus.tags)
     parallel.agree("the tokenizer is there")
     tokenizer = tokens.load(here.path)
     cfg = config(args, tokenizer)
@@ -264,14 +266,12 @@ class Use:
     """Not given: read from the terminal, one a line."""
     run: Path | None = None
     """Run directory; the latest finished one if not given."""
-    data_dir: Path | None = None
-    """Where to look for data files before downloading them."""
 
 
 def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
-    args, tokenizer = run.load_config(path, Args), tokens.load(path)
-    tags, cfg = entities.load(args.data, use.data_dir).tags, config(args, tokenizer)
+    args, tokenizer, tags = run.load_config(path, Args), tokens.load(path), rundir.read_json(path / TAGS)
+    cfg = config(args, tokenizer)
     state = run.load(path, init_state(random.key(0, "meta"), cfg, args, len(tags)))
     cut = pre_tokenizers.WhitespaceSplit()
     if use.text is None:
