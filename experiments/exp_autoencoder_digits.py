@@ -209,7 +209,7 @@ def train(args: Args) -> None:
     base = pca(data.pixels / 255, args.bottleneck)
 
     for n in here.progress():
-        index = next(batches).to(here.device)
+        index = next(batches)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):

@@ -172,13 +172,13 @@ def train(args: Args) -> None:
     update = here.compile(step, cfg=cfg, dtype=here.dtype)
 
     for n in here.progress():
-        state, out = update(state, index.to(here.device), data)
+        state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 show(one, n + 1, predict(s.params, val.ids, cfg, here.dtype).cpu(), val.labels.cpu(), corpus)
         for one, before, after, i in here.diagnosed(n, state, index):
-            rows = tree.index(data, i[:DIAGNOSED].to(here.device))
+            rows = tree.index(data, i[:DIAGNOSED])
             calm = partial(loss, cfg=cfg, dtype=torch.float32)
             order = diagnose.report(one, n + 1, before, after, {"params": calm}, rows)
             surprising = tokenizer.decode_batch(rows.ids[order].tolist())

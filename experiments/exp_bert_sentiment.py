@@ -243,7 +243,7 @@ def train(args: Args) -> None:
         phase: Phase = "pretrain" if n < args.pretrain_steps else "finetune"
         if n == args.pretrain_steps > 0:
             state = fine_tuning(state)
-        state, out = updates[phase](state, index.to(here.device), of_phase[phase])
+        state, out = updates[phase](state, index, of_phase[phase])
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
@@ -254,7 +254,7 @@ def train(args: Args) -> None:
                 else:
                     classify.show(one, n + 1, predict(s.params, val.ids, cfg, here.dtype), corpus)
         for one, before, after, i in here.diagnosed(n, state, index):
-            rows = tree.index(of_phase[phase], i[:DIAGNOSED].to(here.device))
+            rows = tree.index(of_phase[phase], i[:DIAGNOSED])
             calm = lambda p, b: loss(p, b, here.show_key, phase=phase, cfg=cfg, dtype=torch.float32)[0]  # noqa: B023, E731
             order = diagnose.report(one, n + 1, before, after, {"params": calm}, rows)
             surprising = tokenizer.decode_batch(rows.ids[order].tolist())

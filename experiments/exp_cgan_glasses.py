@@ -315,7 +315,7 @@ def train(args: Args) -> None:
     z_val, z_test = (random.normal(key, (n, args.latent)) for key, n in ((k_val, len(val)), (k_test, 5 * len(real))))
 
     for n in here.progress():
-        index = next(batches).to(here.device)
+        index = next(batches)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):

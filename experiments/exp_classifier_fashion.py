@@ -192,7 +192,7 @@ def train(args: Args) -> None:
     batches = here.batches(partial(images.batches, n=len(data.labels), size=args.batch))
 
     for n in here.progress():
-        index = next(batches).to(here.device)
+        index = next(batches)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):

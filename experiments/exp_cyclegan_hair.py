@@ -389,7 +389,7 @@ def train(args: Args) -> None:
     batches = here.batches(partial(unpaired, sizes=(len(data.a), len(data.b)), batch=args.batch))
 
     for n in here.progress():
-        index = tree.to(next(batches), here.device)
+        index = next(batches)
         state, out = update(state, index, data)
         here.record(n, state, out, units=2 * index.a.numel())
         if here.due(n, args.eval_every):

@@ -181,7 +181,7 @@ def train(args: Args) -> None:
     )
 
     for n in here.progress():
-        index = next(batches).to(here.device)
+        index = next(batches)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):

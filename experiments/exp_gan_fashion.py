@@ -311,7 +311,7 @@ def train(args: Args) -> None:
     real = extractor.features(test.pixels / 127.5 - 1)
 
     for n in here.progress():
-        index = next(batches).to(here.device)
+        index = next(batches)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):

@@ -248,14 +248,14 @@ def train(args: Args) -> None:
         if n == 0:  # what fine-tuning begins with
             for one, s in here.each(state):
                 writing.watch(one, 0, as_writer(s.params), corpus, here.show_key)
-        state, out = update(state, window.to(here.device))
+        state, out = update(state, window)
         here.record(n, state, out, units=window[..., 1:].numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 writing.watch(one, n + 1, as_writer(s.params), corpus, here.show_key)
         for one, before, after, w in here.diagnosed(n, state, window):
             plain = partial(loss, cfg=cfg, dtype=torch.float32)
-            diagnose.report(one, n + 1, before, after, {"params": plain}, w[:DIAGNOSED].to(here.device))
+            diagnose.report(one, n + 1, before, after, {"params": plain}, w[:DIAGNOSED])
         window = next(data)
     if here.interrupted(state):
         return

@@ -260,7 +260,7 @@ def train(args: Args) -> None:
     batches = here.batches(partial(images.batches, n=len(data.ids), size=args.batch))
 
     for n in here.progress():
-        index = next(batches).to(here.device)
+        index = next(batches)
         state, out = update(state, index, data, frozen)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):

@@ -189,13 +189,13 @@ def train(args: Args) -> None:
         return writer(s.params, tokenizer, cfg, here.dtype)
 
     for n in here.progress():
-        state, out = update(state, window.to(here.device))
+        state, out = update(state, window)
         here.record(n, state, out, units=window[..., 1:].numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 writing.watch(one, n + 1, as_writer(s), corpus, here.show_key)
         for one, before, after, w in here.diagnosed(n, state, window):
-            rows = w[:DIAGNOSED].to(here.device)
+            rows = w[:DIAGNOSED]
             plain = partial(loss, cfg=cfg, dtype=torch.float32)
             order = diagnose.report(one, n + 1, before, after, {"params": plain}, rows)
             surprising = [texts.decode(tokenizer, rows[i].cpu()) for i in order[:4]]

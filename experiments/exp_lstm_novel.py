@@ -214,13 +214,13 @@ def train(args: Args) -> None:
         return writer(s.params, tokenizer, args, here.dtype)
 
     for n in here.progress():
-        state, out = update(state, tree.to(batch, here.device))
+        state, out = update(state, batch)
         here.record(n, state, out, units=args.rows * args.length // parallel.size())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 writing.watch(one, n + 1, as_writer(s), corpus, here.show_key)
         for one, before, after, b in here.diagnosed(n, state, batch):
-            report(one, n + 1, before, after, b.tokens.to(here.device), tokenizer, args)
+            report(one, n + 1, before, after, b.tokens, tokenizer, args)
         batch = next(data)
     if here.interrupted(state):
         return

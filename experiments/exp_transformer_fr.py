@@ -224,14 +224,14 @@ def train(args: Args) -> None:
 
     for n in here.progress():
         batch = next(data)
-        state, out = update(state, tree.to(batch, here.device))
-        here.record(n, state, out, units=int((batch.target_out != tokens.PAD).sum()))
+        state, out = update(state, batch)
+        here.record(n, state, out, units=(batch.target_out != tokens.PAD).sum())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 t = translator(s)
                 show(one, n + 1, t, texts, held_out_loss(t.params, val, cfg, here.dtype))
         for one, before, after, b in here.diagnosed(n, state, batch):
-            rows = tree.map(lambda x: x[:DIAGNOSED].to(here.device), b)
+            rows = tree.map(lambda x: x[:DIAGNOSED], b)
             plain = partial(loss, cfg=cfg, dtype=torch.float32, smoothing=args.smoothing)
             order = diagnose.report(one, n + 1, before, after, {"params": plain}, rows)
             texts_of = [" / ".join(tokens.decode(vocabularies[1], [rows.target_out[i].tolist()])) for i in order[:4]]
@@ -302,7 +302,8 @@ class Use:
 
 def sample(use: Use) -> None:
     translator = load(use.run or run.latest_run(NAME, finished=True))
-    options = {"key": random.key(use.seed), "temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
+    key = random.key(use.seed, translator.device)
+    options = {"key": key, "temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
     options = options if use.temperature > 0 else {}
 
     def answer(lines: list[str]) -> list[list[tuple[str, float]]]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -103,8 +103,9 @@ def attention(
         mask = causal_mask(q.shape[2], x.device) if isinstance(mask, str) else mask
         y, w = math_attention(q, k, v, mask, key, dropout=dropout)
     else:
-        k, v = (repeat(x, "b g s c -> b (g n) s c", n=q.shape[1] // k.shape[1]) for x in kv)
-        given = {"is_causal": True} if isinstance(mask, str) else {"attn_mask": mask}
+        given: dict = {"is_causal": True} if isinstance(mask, str) else {"attn_mask": mask}
+        if q.shape[1] != k.shape[1]:
+            given["enable_gqa"] = True
         y, w = F.scaled_dot_product_attention(q, k, v, **given), None  # type: ignore[arg-type]
     y = rearrange(y, "b h t c -> b t (h c)") @ p["w_o"].flatten(0, 1)
     return y + p["b_o"] if "b_o" in p else y, w if weights else None

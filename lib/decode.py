@@ -104,7 +104,7 @@ def beam_search(
         logits, cache = step(token, cache)
         v = logits.shape[-1]
         word = torch.log_softmax(logits.float(), dim=-1).reshape(b, k, v)
-        only_end = torch.full((v,), -torch.inf, device=device).index_fill(0, torch.tensor([end], device=device), 0.0)
+        only_end = torch.where(torch.arange(v, device=device) == end, 0.0, -torch.inf)
         word = torch.where(done[:, :, None], only_end, word)
         grown = torch.where(done, lengths, lengths + 1)
         total = logp[:, :, None] + word

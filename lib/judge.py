@@ -77,7 +77,7 @@ def load(faces: Faces, device: torch.device) -> Judge:
     marks = [faces.train.pixels, *faces.train.attributes.values()]
     digest = hashlib.blake2b(repr((cfg, sizes, STEPS, BATCH, LR, REACH, NOISE)).encode(), digest_size=8)
     for x in marks:
-        digest.update(x.numpy().tobytes())
+        digest.update(x.cpu().numpy().tobytes())
     name = f"{faces.name}-{digest.hexdigest()}"
     path = cache_dir() / "judges" / f"{name}.safetensors"
     like = dict(zip(("params", "state"), cnn.init(random.key(0), cfg), strict=True))

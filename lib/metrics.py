@@ -51,10 +51,16 @@ def kid(
 
 
 # Dense peak in FLOP/s without sparsity, (bf16, fp32 as torch computes it by default), from the vendors' data sheets.
+# The first part that is found in the device's name counts: the longer names stand first.
 _PEAKS = {
+    "H200 NVL": (835e12, 60e12),
     "H200": (989e12, 67e12),
+    "H100 NVL": (835e12, 60e12),
+    "H100 PCIe": (756e12, 51e12),
     "H100": (989e12, 67e12),
     "A100": (312e12, 19.5e12),
+    "L40S": (362e12, 91.6e12),
+    "L40": (181e12, 90.5e12),
     "L4": (121e12, 30e12),
     "RTX 4090": (165e12, 83e12),
     "RTX 3090": (71e12, 36e12),
@@ -73,7 +79,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be allocated; None where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free in torch's own pool
+        return torch.cuda.mem_get_info(device)[0] + kept
     with suppress(OSError):
         available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
         group = Path("/sys/fs/cgroup")
@@ -111,12 +118,13 @@ class Throughput:
     def __init__(self, unit: str = "examples", peak: float | None = None) -> None:
         self.unit, self.peak, self.flops_per_unit = unit, peak, 0
         self.first = 0.0  # seconds of the first step
-        self.units, self.seconds, self.since = 0, 0.0, time.perf_counter()
+        self.units: int | Tensor = 0
+        self.seconds, self.since = 0.0, time.perf_counter()
 
     def begin(self) -> None:
         self.since = time.perf_counter()
 
-    def end(self, units: int, wait_for: Tensor | None) -> None:
+    def end(self, units: int | Tensor, wait_for: Tensor | None) -> None:
         """A step is over; `wait_for` is a result of it that is waited for, in the first step and before a pause."""
         if wait_for is not None:
             wait_for.sum().item()
@@ -126,8 +134,10 @@ class Throughput:
 
     def read(self) -> dict[str, float]:
         """Since the last reading: units per second and, where the device's peak is known, the share of it used."""
-        if not self.units:
+        units, seconds = float(self.units), self.seconds
+        self.units, self.seconds = 0, 0.0
+        if not units:
             return {}
-        rate, self.units, self.seconds = self.units / self.seconds, 0, 0.0
+        rate = units / seconds
         mfu = {"perf/mfu": rate * self.flops_per_unit / self.peak} if self.peak and self.flops_per_unit else {}
         return {f"perf/{self.unit}_per_second": rate} | mfu

@@ -108,7 +108,9 @@ def ema(average: Tree, params: Tree, decay: float, step: Int[Tensor, ""]) -> Tre
 
 
 def constant(value: float | Tensor) -> Schedule:
-    return lambda step: torch.as_tensor(value, dtype=torch.float32, device=step.device)
+    if isinstance(value, Tensor):
+        return lambda step: value.to(step.device, torch.float32)
+    return lambda step: torch.full((), value, dtype=torch.float32, device=step.device)  # no copy from the host
 
 
 def cosine(peak: float, steps: int, warmup: int = 0, floor: float = 0.0) -> Schedule:

@@ -10,16 +10,18 @@ randomness, and `split(None)` gives Nones.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, overload
+from importlib.util import find_spec
+from typing import overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lib import threefry
+
 Key = Int[Tensor, "2"]
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 def key(seed: int, device: torch.device | str = "cpu") -> Key:
@@ -47,21 +49,23 @@ def fold_in(key: Key | None, data: int | Tensor) -> Key | None:
     """The key's child number `data` (an int or a 0-d integer tensor): one key per step, layer or replica."""
     if key is None:
         return None
-    counter = torch.as_tensor(data, device=key.device).to(torch.int32)
-    return _blocks(key, counter)
+    if not isinstance(data, Tensor):
+        data = torch.full((), data, dtype=torch.int64, device=key.device)  # no copy from the host
+    return _blocks(key, data.to(key.device, torch.int32))
 
 
 def bits(key: Key, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
     """Uniform 32-bit words, as int32 bit patterns."""
-    counter = _counter(key, shape)
-    if _inside_cpu_graph(key):
-        return _opaque_words(key, counter).reshape(shape)
-    return _words(key, counter).reshape(shape)
+    n = math.prod(shape)
+    if _opaque(key):
+        return threefry.words(key[None], _first(key, n), n).reshape(shape)
+    place = torch.arange(n, dtype=torch.int32, device=key.device)
+    return threefry.word(key, place if _rank is None else place + _rank * n).reshape(shape)
 
 
 def uniform(key: Key, shape: tuple[int, ...] = (), low: float = 0.0, high: float = 1.0) -> Float[Tensor, "..."]:
     """fp32 in [low, high), 23 random bits."""
-    return _unit(bits(key, shape)) * (high - low) + low
+    return threefry.unit(bits(key, shape)) * (high - low) + low
 
 
 def normal(key: Key, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
@@ -73,9 +77,9 @@ def normal(key: Key, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
 
 def bernoulli(key: Key, p: float | Tensor = 0.5, shape: tuple[int, ...] = ()) -> Tensor:
     """True with probability p."""
-    if _inside_cpu_graph(key) and (not isinstance(p, Tensor) or p.ndim == 0):
-        counter = _counter(key, shape)
-        return _opaque_below(key, counter, torch.as_tensor(p, dtype=torch.float32)).reshape(shape)
+    if _opaque(key) and (not isinstance(p, Tensor) or p.ndim == 0):
+        n, p = math.prod(shape), p.float() if isinstance(p, Tensor) else torch.full((), p, device=key.device)
+        return threefry.below(key[None], _first(key, n), n, p[None]).reshape(shape)
     return uniform(key, shape) < p
 
 
@@ -126,115 +130,29 @@ def on_rank(rank: Int[Tensor, ""]) -> Iterator[None]:
         _rank = None
 
 
-def _counter(key: Tensor, shape: tuple[int, ...]) -> Tensor:
-    n = math.prod(shape)
-    counter = torch.arange(n, dtype=torch.int32, device=key.device)
-    return counter if _rank is None else counter + _rank * n
+def _first(key: Tensor, n: int) -> Int[Tensor, ""]:
+    """The counter of a draw's first number, of n on this rank."""
+    zero = torch.zeros((), dtype=torch.int32, device=key.device)
+    return zero if _rank is None else _rank * n
 
 
 def _unsigned(words: Tensor) -> Tensor:
     return words.to(torch.int64) & 0xFFFFFFFF
 
 
-def _rotate(x: Tensor, n: int) -> Tensor:
-    return (x << n) | ((x >> (32 - n)) & ((1 << n) - 1))  # int32 >> copies the sign: mask it off
+def _opaque(key: Tensor) -> bool:
+    """Whether draws are operations of their own: in compiled graphs, and on a GPU always, where Triton is there."""
+    return (torch.compiler.is_compiling() and not key.is_cuda) or (key.is_cuda and _triton())
 
 
-def _words(key: Tensor, counter: Tensor) -> Tensor:
-    x0, x1 = _threefry(key, counter)
-    return x0 ^ x1
-
-
-def _unit(words: Tensor) -> Tensor:
-    """fp32 in [0, 1) from a word's upper 23 bits."""
-    return ((words >> 9) & 0x7FFFFF).float() * 2.0**-23
-
-
-def _units(key: Tensor, counter: Tensor) -> Tensor:
-    return _unit(_words(key, counter))
+@functools.cache
+def _triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _blocks(key: Tensor, counter: Tensor) -> Tensor:
     """Both words of each block, on a new last axis: a key."""
-    if _inside_cpu_graph(key):
-        return _opaque_blocks(key, counter)
-    return _block_words(key, counter)
-
-
-def _block_words(key: Tensor, counter: Tensor) -> Tensor:
-    return torch.stack(_threefry(key, counter), dim=-1)
-
-
-def _threefry(key: Tensor, counter: Tensor) -> tuple[Tensor, Tensor]:
-    """The blocks of the counters (0, `counter`). int32 arithmetic throughout: it wraps as uint32 does."""
-    k0, k1 = key[..., 0], key[..., 1]
-    keys = (k0, k1, k0 ^ k1 ^ 0x1BD11BDA)
-    x0, x1 = torch.zeros_like(counter) + k0, counter + k1
-    for i in range(5):
-        for rotation in _ROTATIONS[i % 2]:
-            x0 = x0 + x1
-            x1 = _rotate(x1, rotation) ^ x0
-        x0 = x0 + keys[(i + 1) % 3]
-        x1 = x1 + keys[(i + 2) % 3] + (i + 1)
-    return x0, x1
-
-
-# In a graph compiled for a CPU a draw is one opaque operation: written out, each costs the C++ compiler ten seconds,
-# and a Transformer with dropout has sixty. All draws share one kernel that is compiled once (20 us for a key where the
-# twenty rounds take 390 us eagerly). Bernoulli draws have an operation of their own, so that a mask waits for the
-# backward pass as bytes and not as words. On a GPU, and where nothing is compiled, none of this is used.
-
-
-def _inside_cpu_graph(key: Tensor) -> bool:
-    return torch.compiler.is_compiling() and key.device.type == "cpu"
-
-
-@functools.cache
-def _kernel(fn: Callable) -> Callable:
-    return torch.compile(fn, dynamic=True)  # made at first use: it loads the compiler
-
-
-def _draw(fn: Callable, key: Tensor, counter: Tensor) -> Tensor:
-    """`fn(key, counter)` by its kernel, which sees one axis of two elements at least and no views: one graph."""
-    flat = counter.flatten()
-    padded = flat.clone() if len(flat) > 1 else torch.cat([flat, flat.new_zeros(2)])
-    words = _kernel(fn)(key.clone(), padded)
-    return words[: len(flat)].reshape(*counter.shape, *words.shape[1:])
-
-
-@torch.library.custom_op("puregen::threefry_words", mutates_args=())
-def _opaque_words(key: Tensor, counter: Tensor) -> Tensor:
-    return _draw(_words, key, counter)
-
-
-@torch.library.custom_op("puregen::threefry_below", mutates_args=())
-def _opaque_below(key: Tensor, counter: Tensor, p: Tensor) -> Tensor:
-    return _draw(_units, key, counter) < p  # compared outside the kernel: the compiler does not vectorise bools
-
-
-@torch.library.custom_op("puregen::threefry_blocks", mutates_args=())
-def _opaque_blocks(key: Tensor, counter: Tensor) -> Tensor:
-    return _draw(_block_words, key, counter)
-
-
-_opaque_words.register_fake(lambda key, counter: torch.empty_like(counter))
-_opaque_below.register_fake(lambda key, counter, p: torch.empty_like(counter, dtype=torch.bool))
-_opaque_blocks.register_fake(lambda key, counter: counter.new_empty(*counter.shape, 2))
-
-
-def _one_by_one(op: Callable) -> Callable:
-    """The vmap rule of an opaque draw: the batch's draws, stacked."""
-
-    def rule(info: Any, dims: tuple, *args: Tensor) -> tuple[Tensor, int]:
-        rows = [
-            [x if dim is None else x.select(dim, i) for x, dim in zip(args, dims, strict=True)]
-            for i in range(info.batch_size)
-        ]
-        return torch.stack([op(*row) for row in rows]), 0
-
-    return rule
-
-
-_opaque_words.register_vmap(_one_by_one(_opaque_words))
-_opaque_below.register_vmap(_one_by_one(_opaque_below))
-_opaque_blocks.register_vmap(_one_by_one(_opaque_blocks))
+    if _opaque(key):
+        keys = key.expand(*counter.shape, 2).reshape(-1, 2)
+        return threefry.blocks(keys, counter.reshape(-1)).reshape(*counter.shape, 2)
+    return torch.stack(threefry.block(key, counter), dim=-1)

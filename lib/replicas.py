@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lib import metrics, parallel, tree
+from lib.cudagraph import WARM
 from lib.data.sources import cache_dir
 from lib.settings import RunError
 from lib.transform import jit
@@ -216,7 +217,7 @@ def _seconds(update: Callable, device: torch.device, state: Tree, *rest: Tree) -
     """Seconds of a step, and the bytes by which the peak memory grows in it."""
     copy, times = tree.map(torch.clone, state), []
     before = metrics.forget_peak(device)
-    for _ in range(4):
+    for _ in range(4 if device.type == "cpu" else WARM + 4):  # a GPU's step becomes one CUDA graph first
         since = time.perf_counter()
         copy, out = update(copy, *rest)
         float(next(iter(out.values())).sum())  # waits for the device

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import checkpoint, metrics, parallel, random, replicas, rundir, tree
+from lib import checkpoint, metrics, parallel, prefetch, random, replicas, rundir, tree
 from lib.log import Log
 from lib.replicas import View
 from lib.rundir import load
@@ -132,12 +132,16 @@ class Run:
         return call
 
     def batches(self, make: Callable[..., Iterator[Tree]]) -> Iterator[Tree]:
-        """`make(key, first=step)`, batches in the order that a key decides, from the run's step on; of several replicas
-        stacked. Of several processes each gets its share of the rows."""
+        """`make(key, first=step)`, batches in the order that a key decides, from the run's step on, on the run's
+        device; of several replicas stacked. Of several processes each gets its share of the rows."""
         each = [make(random.split(random.key(member.seed))[1], first=self.step) for member in self.members]
-        for batches in zip(*each, strict=True):
-            mine = [parallel.shard(batch) for batch in batches]
-            yield mine[0] if len(mine) == 1 else tree.stack(mine)
+
+        def stacked() -> Iterator[Tree]:
+            for batches in zip(*each, strict=True):
+                mine = [parallel.shard(batch) for batch in batches]
+                yield mine[0] if len(mine) == 1 else tree.stack(mine)
+
+        return prefetch.to_device(stacked(), self.device)
 
     def each(self, state: Tree) -> Iterator[tuple[Any, Tree]]:
         """(run, state) of each replica that is finite, in the process that leads. What several replicas log is logged
@@ -165,15 +169,15 @@ class Run:
         self.all_finite()
         return [i for i in range(len(self.views)) if i not in self.health.lost]
 
-    def record(self, n: int, state: Tree, out: dict[str, Tensor], units: int = 0) -> None:
-        """After update number n (from 0): counts the `units` that this process worked on, logs `out` every `log_every`
-        steps and has the state saved every `save_every`, when the step is over: with what was measured after it. Every
-        value of `out` is checked to be finite, not at once, but before anything is logged or saved, so that no step
-        waits for the device."""
+    def record(self, n: int, state: Tree, out: dict[str, Tensor], units: int | Tensor = 0) -> None:
+        """After update number n (from 0): counts the `units` that this process worked on (a 0-d tensor where only the
+        device knows how many), logs `out` every `log_every` steps and has the state saved every `save_every`, when the
+        step is over: with what was measured after it. Every value of `out` is checked to be finite, not at once, but
+        before anything is logged or saved, so that no step waits for the device."""
         self.health.add(n + 1, out)
         pause = any(self.due(n, every) for every in (self.args.log_every, self.args.eval_every, self.args.save_every))
-        units *= parallel.size()
-        self.throughput.end(units, next(iter(out.values())) if pause or not self.throughput.first else None)
+        wait_for = next(iter(out.values())) if pause or not self.throughput.first else None
+        self.throughput.end(units * parallel.size(), wait_for)
         if self.due(n, self.args.log_every):
             for i in self._alive():
                 values = {name: float(x if len(self.views) == 1 else x[i]) for name, x in out.items()}

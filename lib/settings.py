@@ -41,6 +41,8 @@ class Args:
     """auto: the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the forward and backward pass; parameters stay fp32. auto: bf16 where the hardware multiplies it."""
+    deterministic: bool = False
+    """On a GPU, the same bits every time, by slower kernels; a CPU gives the same bits anyway."""
     compile: Literal["auto", "on", "off"] = "auto"
     """auto: on for runs long enough to earn the compile time back."""
     data: str = "default"
@@ -63,12 +65,19 @@ class Args:
 
 # A resumed run may change these: they do not enter the function that is trained (but for the end of the schedule).
 FREE_FIELDS = {
-    "steps", "shard_optimizer", "device", "compile", "data_dir", "run", "resume", "log_every", "eval_every",
-    "save_every", "diagnose",
+    "steps", "shard_optimizer", "device", "deterministic", "compile", "data_dir", "run", "resume", "log_every",
+    "eval_every", "save_every", "diagnose",
 }  # fmt: skip
 
 
 def device(args: Args) -> torch.device:
+    """Where to compute. Says to torch how a GPU is to do it: fp32 as fp32, where cuDNN's convolutions would round to
+    TF32, and the fastest of cuDNN's algorithms, unless args are `deterministic`."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not args.deterministic
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        torch.use_deterministic_algorithms(True)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise RunError("--device cuda: torch finds no CUDA device here")
     if args.device == "cpu" or not torch.cuda.is_available():
@@ -100,14 +109,17 @@ def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.dev
 
 
 def compiles(args: Args) -> bool:
-    """auto: where there is a C++ compiler, which torch.compile needs, for runs of 500 steps and more: a cold
-    compilation costs as much as some 400 steps gain on two cores (LOG.md)."""
+    """auto: where there is a compiler, which torch.compile needs (of C++, or for a GPU of C), for runs of 500 steps and
+    more: a cold compilation costs as much as some 400 steps gain on two cores (LOG.md)."""
     if args.compile != "auto":
         return args.compile == "on"
-    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
-    if not any(shutil.which(name) for name in compilers if name):
-        print("no C++ compiler found, so torch.compile is off: steps take about twice as long", file=sys.stderr)
-        return False
+    compilers = {"C++": [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]}
+    if device(args).type == "cuda":
+        compilers = {"C": [os.environ.get("CC", ""), "gcc", "clang", "cc", "cl"]}
+    for language, names in compilers.items():
+        if not any(shutil.which(name) for name in names if name):
+            print(f"no {language} compiler found, so torch.compile is off: steps take twice as long", file=sys.stderr)
+            return False
     return args.steps >= 500
 
 

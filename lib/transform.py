@@ -10,6 +10,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from lib import tree
+from lib.cudagraph import Graphed
 
 # Pairwise fusion scoring is quadratic in the leaves that share a scalar (the learning rate, the clip factor), and loop
 # reordering tries every pair again: without both a training step compiles a sixth faster and runs as fast.
@@ -74,13 +75,14 @@ def _autograd_grad(fn: Callable, leaves: list[Tensor], has_aux: bool) -> tuple[A
 
 
 def jit(
-    step: Callable, donate: bool = True, enabled: bool = True, backend: str = "inductor"
+    step: Callable, donate: bool = True, enabled: bool = True, backend: str = "inductor", graphed: bool = True
 ) -> Callable[..., tuple[tree.Tree, Any]]:
     """Compile `step(state, *args) -> (state, out)` as one graph, state update included.
 
     With `donate`, the new state is written into the old state's storage at the end of the graph (JAX's
     `donate_argnums`), so two copies never live at once: the state passed in is spent, use the one returned. A new
-    leaf must not be another path's old leaf (no swapping). `enabled=False` returns the step as it is.
+    leaf must not be another path's old leaf (no swapping). On a GPU a donated step is then one CUDA graph
+    (lib/cudagraph.py), unless `graphed` is False. `enabled=False` returns the step as it is.
     """
     if not enabled:
         return step
@@ -94,6 +96,7 @@ def jit(
         return out
 
     compiled = torch.compile(overwrite, fullgraph=True, dynamic=False, backend=backend, options=options)
+    compiled = Graphed(compiled) if graphed else compiled
 
     def call(state: tree.Tree, *args: Any) -> tuple[tree.Tree, Any]:
         return state, compiled(state, *args)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib import cli, gpt, judge, random, smollm
+from lib import cli, gpt, judge, random, smollm, threefry
 from lib.data import drawn, tokens
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # threads that share a core wait for each other
@@ -25,7 +25,7 @@ def plain_draws(request, monkeypatch):
     """Draws inside compiled steps run eagerly, but in test_random: their kernels are graphs of their own, which take
     seconds to compile and which tests that count graphs would count."""
     if not request.module.__name__.endswith("test_random"):
-        monkeypatch.setattr(random, "_kernel", lambda fn: fn)
+        monkeypatch.setattr(threefry, "_kernel", lambda fn: fn)
 
 
 @pytest.fixture

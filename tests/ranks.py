@@ -31,7 +31,7 @@ from experiments import (
     exp_transformer_fr,
     exp_vae_faces,
 )
-from lib import bert, gpt, nn, parallel, random, seq2seq, transformer, tree
+from lib import bert, gpt, nn, parallel, random, seq2seq, threefry, transformer, tree
 from lib.classify import Encoded
 from lib.data import packing, texts, tokens
 from lib.data.images import Images
@@ -365,7 +365,7 @@ def agreement():
 
 def main():
     torch.set_num_threads(1)
-    random._kernel = lambda fn: fn  # as in conftest: draws inside compiled steps run eagerly
+    threefry._kernel = lambda fn: fn  # as in conftest: draws inside compiled steps run eagerly
     parallel.ANSWER = timedelta(seconds=0.5)
     parallel.join(cuda=False)
     found = equals_one_process()

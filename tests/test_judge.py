@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from lib import judge, random
+from lib import judge, random, threefry
 from lib.data.faces import Faces, Part
 
 NAMES = {"framed": ["no frame", "frame"], "colour": ["red", "green", "blue"]}
@@ -50,7 +50,7 @@ def learnt(toy, kept):
         patch.setenv("PUREGEN_CACHE", str(kept))
         patch.setattr(judge, "STEPS", 40)
         patch.setattr(judge, "BATCH", 32)
-        patch.setattr(random, "_kernel", lambda fn: fn)
+        patch.setattr(threefry, "_kernel", lambda fn: fn)
         return judge.load(toy, torch.device("cpu"))
 
 
