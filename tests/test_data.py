@@ -727,6 +727,95 @@ def test_collate_by_hand():
     ]
 
 
+def packed_by_loops(made, order, length):
+    """First-fit written down: what `pack` gave before it was made fast."""
+    rows, waiting = [], []
+    for i in order:
+        s, t = len(made.source[i]), len(made.target[i]) + 1
+        for row in waiting:
+            if row[0] >= s and row[1] >= t:
+                break
+        else:
+            if len(waiting) == packing.OPEN_ROWS:
+                fullest = min(range(len(waiting)), key=lambda j: waiting[j][0] + waiting[j][1])
+                rows.append(waiting.pop(fullest)[2])
+            row = [length, length, []]
+            waiting.append(row)
+        row[0], row[1] = row[0] - s, row[1] - t
+        row[2].append(i)
+    return rows + [row[2] for row in waiting]
+
+
+def collated_by_loops(made, rows, length, start, end):
+    """What `collate` gave before it was made fast."""
+    out = torch.zeros((7, len(rows), length), dtype=torch.int32)
+    for b, row in enumerate(rows):
+        s = t = 0
+        for segment, i in enumerate(row, start=1):
+            source, target = made.source[i], made.target[i]
+            n, m = len(source), len(target) + 1
+            sides = [source, range(n), [segment] * n], [[start, *target], [*target, end], range(m), [segment] * m]
+            out[:3, b, s : s + n] = torch.tensor([list(x) for x in sides[0]], dtype=torch.int32)
+            out[3:, b, t : t + m] = torch.tensor([list(x) for x in sides[1]], dtype=torch.int32)
+            s, t = s + n, t + m
+    return packing.Batch(*out.unbind(0))
+
+
+SHAPES = {  # pairs, shortest, longest + 1, row length
+    "many fit": (600, 1, 6, 40),
+    "few fit": (600, 8, 20, 40),
+    "any length": (900, 1, 24, 24),  # some fill a row
+    "each fills a row": (70, 23, 24, 24),
+    "too long": (300, 1, 30, 24),  # has pairs no row can hold
+    "one": (1, 3, 4, 24),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_and_batches_are_those_of_the_plain_loops(shape, seed):
+    n, low, high, length = SHAPES[shape]
+    made = corpus(n, low, high, seed)
+    if seed == 3:  # a source may be empty for `pack` and `collate`, and a target
+        made.source[0], made.target[-1] = [], []
+    order = random.permutation(random.key(seed + 10), n).tolist()
+    for part in (order, order[: n // 2]):
+        rows = packing.pack(made, part, length)
+        assert rows == packed_by_loops(made, part, length)
+    held = packing.fits(made, length)
+    rows = packing.pack(held, list(range(len(held.source))), length)
+    rows = [rows[0], [], *rows[1:], []]  # a row may be empty
+    for part in (rows, rows[::-1], rows[:1], [[]], []):
+        batch, expected = packing.collate(held, part, length, 1, 2), collated_by_loops(held, part, length, 1, 2)
+        assert all(x.dtype == torch.int32 and x.shape == (len(part), length) for x in batch)
+        assert equal(batch, expected)
+
+
+def test_rows_of_many_pairs_are_those_of_the_plain_loops():
+    """Thousands of rows opened and closed, where source and target differ in length: rows that fill up on one side."""
+    longer = packing.Tokens(corpus(9000, 3, 18, 5).source, corpus(9000, 5, 21, 6).target)
+    for made in (corpus(9000, 3, 21), longer, packing.Tokens(longer.target, longer.source)):
+        order = random.permutation(random.key(7), 9000).tolist()
+        assert packing.pack(made, order, 64) == packed_by_loops(made, order, 64)
+
+
+def test_no_pairs_no_rows():
+    for made in (corpus(n=3), packing.Tokens([], [])):
+        assert packing.pack(made, [], 24) == []
+        assert packing.collate(made, [], 24, 1, 2).source.shape == (0, 24)
+
+
+@pytest.mark.parametrize("made", [([[5] * 4] * 2, [[6]] * 2), ([[5]] * 2, [[6] * 3] * 2)])
+def test_a_row_with_too_many_tokens(made):
+    with pytest.raises(ValueError, match=r"row 1 has 8 tokens on one side and room for 7"):
+        packing.collate(packing.Tokens(*made), [[0], [0, 1]], 7, 1, 2)
+
+
+def test_an_id_that_is_no_int32():
+    with pytest.raises(OverflowError):
+        packing.collate(packing.Tokens([[2**31]], [[5]]), [[0]], 7, 1, 2)
+
+
 COLLATE = partial(packing.collate, length=24, start=tokens.START, end=tokens.END)
 
 
