@@ -18,7 +18,7 @@ run-multi processes experiment *args: _environment
 sample experiment *args: _environment
     @shift; {{ python }} -m experiments "{{ experiment }}" sample "$@"
 
-# run the tests: just test [pytest arguments]
+# run the tests: just test [pytest arguments]; on a GPU those that concern it: just test --device cuda
 test *args: _environment
     @{{ python }} -m pytest "$@"
 

@@ -54,12 +54,12 @@ class Graphed:
 
     def __call__(self, state: Tree, *args: Tree) -> Any:
         held, leaves = tree.leaves(state), tree.leaves(args)
-        if not (self.fit and held and held[0].is_cuda and not dist.is_initialized()):
+        if not (self.fit and _on_gpu(held[:1])) or dist.is_initialized():
             return self.fn(state, *args)
         where = (*(x.data_ptr() for x in held), *((x.shape, x.stride(), x.dtype) for x in leaves))
         entry = self.entries.get(where)
         if entry is None:
-            if not all(x.is_cuda for x in [*held, *leaves]):
+            if not _on_gpu([*held, *leaves]):
                 return self.fn(state, *args)
             entry = self.entries[where] = _Entry(leaves)
         read = entry.arguments(leaves)
@@ -86,3 +86,7 @@ class Graphed:
             return False
         entry.graph = graph
         return True
+
+
+def _on_gpu(leaves: list[Tensor]) -> bool:
+    return all(x.is_cuda for x in leaves)

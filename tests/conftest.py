@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -9,10 +10,47 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib import cli, gpt, judge, random, smollm, threefry
+from lib import cli, gpt, judge, random, run, settings, smollm, threefry
 from lib.data import drawn, tokens
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # threads that share a core wait for each other
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", choices=["cpu", "cuda"], default="cpu",
+        help="cuda: only the tests marked `device`, with every experiment on the GPU whatever its flags say",
+    )  # fmt: skip
+
+
+def pytest_configure(config):
+    if config.getoption("device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: torch finds no CUDA device here")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Elsewhere than on a CPU the tests that say nothing about the device are left out."""
+    if config.getoption("device") != "cpu":
+        left_out = [item for item in items if not item.get_closest_marker("device")]
+        items[:] = [item for item in items if item.get_closest_marker("device")]
+        config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """Where experiments run. Commands that a test starts in processes of their own are to be told."""
+    return torch.device("cuda", 0) if request.config.getoption("device") == "cuda" else torch.device("cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forced(device):
+    """The tests' flags say `--device cpu`, and what uses a run takes the GPU where there is one."""
+    real = settings.device
+    with pytest.MonkeyPatch.context() as patch:
+        if device.type != "cpu":
+            for module in (settings, run):
+                patch.setattr(module, "device", lambda args: real(dataclasses.replace(args, device=device.type)))
+        yield
 
 
 @pytest.fixture

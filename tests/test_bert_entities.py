@@ -39,9 +39,10 @@ def fit(call, tagged, tmp_path):
     return make
 
 
-def test_a_run_its_resumption_and_its_use(fit, call):
+@pytest.mark.device
+def test_a_run_its_resumption_and_its_use(fit, call, device):
     path, out = fit(eval_every=20, steps=40, lr=0.02, save_every=20)
-    assert re.search(r"^\d+ sentences to learn from; cpu, torch.float32$", out, re.MULTILINE)
+    assert re.search(rf"^\d+ sentences to learn from; {device}, torch.float32$", out, re.MULTILINE)
     assert re.search(r"^test entities +n +precision +recall +F1$", out, re.MULTILINE)
     for kind in ("all", "person", "place"):
         assert re.search(rf"^{kind} +\d+ +[\d.]+ +[\d.]+ +[\d.]+$", out, re.MULTILINE), kind
@@ -76,6 +77,7 @@ def test_resumed_is_the_same_run(fit, call, monkeypatch):
 linear = exp.optim.linear
 
 
+@pytest.mark.device
 def test_a_run_from_released_weights_replicas_and_a_diagnosis(fit, monkeypatch):
     tokenizer = tokens.train_wordpiece(["tom hanks sees new york in paris day0 day1"] * 3, 90)
     cfg = bert.Config(tokenizer.get_vocab_size(), 20, 1, bert.block_config(16, 2, 24))

@@ -58,9 +58,11 @@ def fit(call, films, tmp_path):
 # ---- a whole run ----
 
 
-def test_a_run_of_both_phases_and_its_use(fit, call, monkeypatch):
+@pytest.mark.device
+def test_a_run_of_both_phases_and_its_use(fit, call, device, monkeypatch):
     path, out = fit(**SCRATCH, eval_every=3)
-    assert re.search(r"^\d+ texts \(down, up\), 0 of them cut to 12 tokens; cpu, torch.float32$", out, re.MULTILINE)
+    line = rf"^\d+ texts \(down, up\), 0 of them cut to 12 tokens; {device}, torch.float32$"
+    assert re.search(line, out, re.MULTILINE)
     assert re.search(r"^scratch +[\d.]+ %$", out, re.MULTILINE)
     assert re.search(r"^test texts: [\d.]+ % of masked words right, perplexity [\d.]+$", out, re.MULTILINE)
     assert re.search(r"^\[MASK\]: (\S+ [\d.]+ %, ){4}\S+ [\d.]+ %$", out, re.MULTILINE)
@@ -91,6 +93,7 @@ def test_a_run_of_both_phases_and_its_use(fit, call, monkeypatch):
     assert status == 0 and len(out.splitlines()) == 4 and told.count("only the first 12 tokens are read") == 1
 
 
+@pytest.mark.device
 def test_a_run_from_released_weights(fit, call, released):
     path, out = fit(steps=2, lr=0.0)
     state = load_file(path / "checkpoints" / "step-2.safetensors")
@@ -137,6 +140,7 @@ def test_other_texts_to_pretrain_on(fit, tmp_path):
     assert int(more[1].replace(",", "")) > int(alone[1].replace(",", "")) + 3 * 60  # long ones are not cut
 
 
+@pytest.mark.device
 def test_replicas_and_a_diagnosis(fit):
     words = {"start": "scratch", "pretrain_steps": 1, "steps": 2}
     path, out = fit(**words, replicas=2)

@@ -144,6 +144,7 @@ def test_blended_labels_lie_on_the_line():
     assert exp.blend(a, b, 5)[:, 0].tolist() == [1, 0.75, 0.5, 0.25, 0] and (exp.blend(a, b)[:, 2] == 1).all()
 
 
+@pytest.mark.device
 def test_train_resume_and_sample(call, few_faces):
     status, _, err = call(exp, *few_faces, *TINY, "--run", "r", "--steps", 2, "--diagnose", 2)
     assert status == 0, err

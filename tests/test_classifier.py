@@ -51,10 +51,10 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
+def finished(data, device, tmp_path_factory):
     """The directory and the output of a run of twelve steps, made by a command."""
     folder = tmp_path_factory.mktemp("finished")
-    words = flags(data=data, steps=12, run=folder / "run", eval_every=6, lr=0.03, **TINY)
+    words = flags(data=data, steps=12, run=folder / "run", eval_every=6, lr=0.03, **{**TINY, "device": device.type})
     command = [sys.executable, "-m", "experiments", exp.NAME, "small", *words, "--model", "mlp"]
     environment = {**os.environ, "PUREGEN_CACHE": str(folder / "cache")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
@@ -84,10 +84,11 @@ def call(tmp_path, monkeypatch, capsys):
 # ---- a whole run ----
 
 
-def test_what_a_run_prints_and_leaves(finished, data):
+@pytest.mark.device
+def test_what_a_run_prints_and_leaves(finished, data, device):
     path, done = finished
     train, _, test = (len(part.labels) for part in images.load(str(data))[:3])
-    assert f"{train} training pictures of down, left, up; cpu, torch.float32\n" in done.stdout
+    assert f"{train} training pictures of down, left, up; {device}, torch.float32\n" in done.stdout
     accuracy = json.loads((path / "result.json").read_text())["test/accuracy"]
     assert f"test accuracy {100 * accuracy:.2f} % of {test}\n" in done.stdout and accuracy > 0.6  # a third by chance
     assert all(re.search(rf"^  {name} +[\d.]+ %$", done.stdout, flags=re.MULTILINE) for name in NAMES)
@@ -129,6 +130,7 @@ def test_more_in_a_batch_than_there_is(call, data):
 # ---- using a run ----
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
 def test_a_picture_of_ones_own(finished, call, mode):
     """The middle square of a wide photo, bright above."""
@@ -143,6 +145,7 @@ def test_a_picture_of_ones_own(finished, call, mode):
     assert p == sorted(p, reverse=True) and sum(p) == pytest.approx(100, abs=0.02)
 
 
+@pytest.mark.device
 def test_test_pictures(finished, call, data):
     test = images.load(str(data)).test
     status, out, _ = call("sample", "--run", finished[0], "--index", 3, 0)

@@ -410,6 +410,7 @@ def finished(call):
     return Path("whole")
 
 
+@pytest.mark.device
 def test_as_a_user(call, monkeypatch):
     status, out, err = call(exp, *flags(run="whole", **TINY))
     assert status == 0, err
@@ -440,6 +441,7 @@ def test_as_a_user(call, monkeypatch):
     assert whole.keys() == half.keys() and all(torch.equal(whole[name], half[name]) for name in whole)
 
 
+@pytest.mark.device
 def test_a_run_is_used(call, finished):
     size = lambda rows, columns: (2 * (2 + 18 * columns), 2 * (2 + 18 * rows))  # noqa: E731
     for words, expected in (
@@ -464,6 +466,7 @@ def test_a_run_is_used(call, finished):
     assert Image.open("black.png").tobytes() != Image.open("blond.png").tobytes()
 
 
+@pytest.mark.device
 def test_replicas(call):
     values = {**TINY, "steps": 2, "replicas": 2}
     status, out, err = call(exp, *flags(run="two", **values))

@@ -73,6 +73,7 @@ def test_the_penalty_holds_the_slopes_down():
     assert slope(flat) < 0.2 * slope(steep)
 
 
+@pytest.mark.device
 def test_train_resume_and_sample(call, few_faces):
     status, _, err = call(exp, *few_faces, *TINY, "--run", "r", "--steps", 2, "--diagnose", 2)
     assert status == 0, err

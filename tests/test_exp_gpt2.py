@@ -77,9 +77,10 @@ def events(path):
 # ---- as released ----
 
 
-def test_a_run_that_trains_nothing_measures_and_writes(fit, call, weights, monkeypatch):
+@pytest.mark.device
+def test_a_run_that_trains_nothing_measures_and_writes(fit, call, device, weights, monkeypatch):
     path, out, told = fit(weights="weights")  # from here, and found from elsewhere
-    assert "NOISE" not in told and "story: 90 tokens are scored; cpu, torch.float32" in out
+    assert "NOISE" not in told and f"story: 90 tokens are scored; {device}, torch.float32" in out
     assert re.search(r"^GPT-2 of another size: 7,832 parameters; [\d.]+ tokens a second written", out, re.MULTILINE)
     assert "no knowledge: ln 301 = 5.707 nats per token" in out
     found = json.loads((path / "result.json").read_text())
@@ -156,6 +157,7 @@ def test_the_beginning_of_a_text(n):
 # ---- fine-tuned ----
 
 
+@pytest.mark.device
 def test_fine_tuning_its_resumption_and_its_use(fit, call, weights):
     words = {"weights": weights, "dropout": 0.2, "save_every": 2, "eval_every": 2, "lr": 1e-3}
     whole, out, _ = fit("whole", steps=4, **words)
@@ -183,6 +185,7 @@ def test_a_measured_run_goes_on_as_a_fine_tuned_one(fit, call, weights):
     assert checkpoint.latest(path / "checkpoints").name == "step-2.safetensors"
 
 
+@pytest.mark.device
 def test_replicas_and_diagnoses(fit, weights):
     path, out, _ = fit(weights=weights, steps=2, replicas=2, diagnose=2)
     assert "best of 2 by val/bits_per_byte" in out and len(json.loads((path / "result.json").read_text())["all"]) == 2

@@ -65,10 +65,10 @@ def as_user(*words, cache):
 
 
 @pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
+def finished(data, device, tmp_path_factory):
     """The directory and the output of a run of four steps, made by a command."""
     folder = tmp_path_factory.mktemp("finished")
-    words = flags(data=data, steps=4, run=folder / "run", eval_every=2, **TINY)
+    words = flags(data=data, steps=4, run=folder / "run", eval_every=2, **{**TINY, "device": device.type})
     return folder / "run", as_user("small", *words, cache=folder / "cache")
 
 
@@ -96,7 +96,8 @@ def call(tmp_path, monkeypatch, capsys):
 # ---- a whole run ----
 
 
-def test_what_a_run_prints(finished, data):
+@pytest.mark.device
+def test_what_a_run_prints(finished, data, device):
     path, done = finished
     train, val, test = (len(part) for part in pairs.load(str(data)))
     assert (train, val, test) == (50, 3, 3)
@@ -106,7 +107,7 @@ def test_what_a_run_prints(finished, data):
     assert re.search(r"^chrF nrefs:1\|.*\|version:", done.stdout, flags=re.MULTILINE)
     assert f"run: {path}\n" in done.stdout
     assert f'next: just sample {exp.NAME} --text "How are you?"\n      just tb\n' in done.stdout
-    assert "50 training pairs, 3 for validation; cpu, torch.float32" in done.stdout
+    assert f"50 training pairs, 3 for validation; {device}, torch.float32" in done.stdout
     assert "* The " in done.stdout and "  The " in done.stdout  # translations of sentences seen and not seen
     assert "4/4" in done.stderr and "Traceback" not in done.stderr
 
@@ -155,6 +156,7 @@ def test_a_corpus_too_small_for_a_batch(call, tmp_path):
     assert status == 1 and err.splitlines()[-1] == "error: 2 pairs do not fill one batch of 2 rows of 32 tokens"
 
 
+@pytest.mark.device
 def test_a_loss_that_is_not_finite(call, data):
     status, _, err = call("--data", data, "--run", "here", *flags(steps=9, save_every=1, lr=1e30, **TINY))
     found = re.search(r"error: the loss or its gradient is (nan|inf) at step (\d); last good checkpoint: (\S+)$", err)
@@ -185,6 +187,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.device
 def test_a_run_killed_and_resumed_is_the_run_bit_for_bit(straight, tmp_path):
     args = dataclasses.replace(straight, run=tmp_path / "run", resume=True)
     shutil.copytree(straight.run, args.run)
@@ -197,6 +200,7 @@ def test_a_run_killed_and_resumed_is_the_run_bit_for_bit(straight, tmp_path):
     assert (args.run / "result.json").read_text() == (straight.run / "result.json").read_text()
 
 
+@pytest.mark.device
 def test_ctrl_c_saves_and_resume_goes_on(straight, tmp_path, monkeypatch, capsys):
     args = dataclasses.replace(straight, run=tmp_path / "run", save_every=100)
     real = exp.step
@@ -267,6 +271,7 @@ def test_beams_are_shown_with_their_scores(finished, call):
     assert status == 0 and len(scores) == 3 and scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.device
 def test_sampling(finished, call):
     def draw(*words):
         status, out, _ = call(

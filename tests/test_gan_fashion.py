@@ -127,6 +127,7 @@ def test_a_class_that_is_asked_for_reaches_the_picture_and_the_logit():
     assert logits[0] != logits[1]
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(("model", "conditional"), [("dense", False), ("dcgan", True)])
 def test_as_a_user(call, extractor, model, conditional):
     more = {**TINY, "model": model, "extractor": extractor}

@@ -37,6 +37,7 @@ def words(**values):
 # ---- a whole run ----
 
 
+@pytest.mark.device
 @BOTH
 def test_train_and_sample_as_a_user(exp, call):
     more = {"points": 6, "dropout": 0.3} if exp is curve else {"k": 7}

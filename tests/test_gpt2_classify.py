@@ -51,10 +51,11 @@ def fit(call, films, tiny_llama, tmp_path):
 # ---- a whole run ----
 
 
-def test_a_run_its_figures_and_its_use(fit, call, films, monkeypatch):
+@pytest.mark.device
+def test_a_run_its_figures_and_its_use(fit, call, device, films, monkeypatch):
     path, out = fit(steps=60, tune="last", lr=1e-2, eval_every=30, blocks=2)
     corpus = labelled.load(str(films))
-    assert f"films: {len(corpus.train)} training texts of down, up; cpu, torch.float32\n" in out
+    assert f"films: {len(corpus.train)} training texts of down, up; {device}, torch.float32\n" in out
     state, result = (
         load_file(path / "checkpoints" / "step-60.safetensors"),
         json.loads((path / "result.json").read_text()),
@@ -105,12 +106,14 @@ def test_resumed_is_the_same_run(fit, call, tune):
     assert status == 0 and len(out.splitlines()) == 2, told
 
 
+@pytest.mark.device
 def test_replicas_of_a_sweep(fit):
     path, out = fit(tune="lora", replicas=2, sweep="lr=1e-3,1e-2")
     assert "best of 4 by val/loss" in out and len(json.loads((path / "result.json").read_text())["all"]) == 4
     assert load_file(path / "checkpoints" / "step-2.safetensors")["params.head.w"].shape == (4, 24, 2)
 
 
+@pytest.mark.device
 def test_diagnosed(fit):
     path, _ = fit(tune="last", diagnose=2)
     text = (path / "metrics.jsonl").read_text()

@@ -52,9 +52,10 @@ def fit(call, story, tmp_path):
 # ---- a whole run ----
 
 
-def test_a_run_its_resumption_and_its_use(fit, call, monkeypatch):
+@pytest.mark.device
+def test_a_run_its_resumption_and_its_use(fit, call, device, monkeypatch):
     whole, out = fit("whole", steps=4, eval_every=2)
-    assert re.search(r"^story: [\d,]+ tokens of [\d,]+ kinds; cpu, torch.float32$", out, flags=re.MULTILINE)
+    assert re.search(rf"^story: [\d,]+ tokens of [\d,]+ kinds; {device}, torch.float32$", out, flags=re.MULTILINE)
     assert re.search(r"^test text +nats per token +perplexity +bits per byte$", out, flags=re.MULTILINE)
     test = re.search(r"^story +(\S+) +(\S+) +(\S+)$", out, flags=re.MULTILINE)
     assert float(test[2]) == pytest.approx(math.exp(float(test[1])), rel=0.01)
@@ -84,6 +85,7 @@ def test_a_run_its_resumption_and_its_use(fit, call, monkeypatch):
     assert status == 0 and "On day 3" in out and "the boy" in out and "not read" not in out
 
 
+@pytest.mark.device
 def test_resumed_is_the_same_run(fit, call):
     words = {"schedule": "constant", "dropout": 0.2, "save_every": 2, "eval_every": 0}
     for name, steps in (("whole", 4), ("parts", 2)):
@@ -95,6 +97,7 @@ def test_resumed_is_the_same_run(fit, call):
     assert "opt.0.momentum.decoder.blocks.0.attn.w_q" in states[0] and "opt.1.mu.embed.tokens" in states[0]
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("level", ["word", "char"])
 def test_the_books_shape_at_each_level(fit, level):
     path, out = fit(tokens=level, diagnose=2, **BOOK)
@@ -105,6 +108,7 @@ def test_the_books_shape_at_each_level(fit, level):
     assert "diagnose/params/noise_scale" in text and "diagnose/params/hessian/trace" in text
 
 
+@pytest.mark.device
 def test_replicas_of_a_sweep(fit):
     path, out = fit(replicas=2)
     assert "best of 2 by val/bits_per_byte" in out and len(json.loads((path / "result.json").read_text())["all"]) == 2

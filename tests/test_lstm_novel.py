@@ -59,6 +59,7 @@ def test_train_and_measure_at_each_level(level, call, story):
     assert perplexity == pytest.approx(math.exp(loss), rel=1e-4)
 
 
+@pytest.mark.device
 def test_resume_goes_on_with_the_carried_state(call, story):
     assert call(exp, *words(run="run", data=story, dropout=0.2, **TINY))[0] == 0
     newest = Path("run", "checkpoints", "step-4.safetensors")
@@ -70,6 +71,7 @@ def test_resume_goes_on_with_the_carried_state(call, story):
     assert straight["carry.h"].shape == (2, 2, 8) and straight["carry.h"].abs().min() > 0
 
 
+@pytest.mark.device
 def test_sample_as_a_user(call, story, monkeypatch):
     assert call(exp, *words(run="run", data=story, **TINY), "--tokens", "word")[0] == 0
     ask = partial(call, exp, "sample", "--run", "run", "--prompt", "On day", "--n", "9")
@@ -192,6 +194,7 @@ def test_writing_equals_reading_everything_again():
     assert torch.equal(torch.stack(found, 1), written[:, 2:])
 
 
+@pytest.mark.device
 def test_diagnose(call, story):
     status, _, err = call(exp, *words(run="run", data=story, diagnose=4, **TINY))
     assert status == 0 and "params: gradient norm of an example" in err

@@ -64,6 +64,7 @@ def finished(folder, tmp_path_factory):
 # ---- whole runs ----
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("exp", EXPERIMENTS)
 def test_a_run_by_command(exp, call, folder):
     values = {**COMMON, **TINY[exp], "steps": 2, "hidden": 8, "run": "here"} | (
@@ -80,6 +81,7 @@ def test_a_run_by_command(exp, call, folder):
     assert all(re.search(line, out, flags=re.MULTILINE) for line in expected)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("exp", EXPERIMENTS)
 def test_what_a_run_leaves(exp, finished):
     path = finished[exp].run
@@ -213,6 +215,7 @@ def test_points_are_drawn_from_the_true_density(data):
     assert 0.02 < error < 0.08  # no classifier errs less
 
 
+@pytest.mark.device
 def test_points_as_a_user(finished, call):
     words = ["sample", "--run", finished[mixture].run]
     status, out, _ = call(mixture, *words, "--n", 5)
@@ -258,6 +261,7 @@ def test_labels_take_turns():
     assert turned.pixels.flatten().tolist() == [0, 3, 4, 1, 5, 2, 6]
 
 
+@pytest.mark.device
 def test_pictures_as_a_user(finished, folder, call):
     words = ["sample", "--run", finished[autoencoder].run]
     for more, name, columns, rows in (

@@ -446,7 +446,7 @@ def test_a_step_is_saved_with_what_was_measured_after_it(start, tmp_path):
 
 CHANGES = {
     "shard_optimizer": True, "diagnose": 7, "steps": 7, "seed": 1, "replicas": 2, "sweep": ("width=1",), "keep": "best",
-    "device": "cpu", "precision": "bf16", "compile": "on", "data": "x.tsv",
+    "device": "cpu", "deterministic": True, "precision": "bf16", "compile": "on", "data": "x.tsv",
     "data_dir": Path("d"), "run": Path("r"), "resume": True, "log_every": 7, "eval_every": 7, "save_every": 7,
     "width": 16, "betas": (0.9, 0.99),
 }  # fmt: skip

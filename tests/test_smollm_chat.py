@@ -33,6 +33,7 @@ def weights(model, tmp_path, monkeypatch):
 SMALL = ["--scored", 60, "--precision", "fp32", "--device", "cpu"]
 
 
+@pytest.mark.device
 def test_a_run_measures_and_shows(call, weights, story, tmp_path):
     status, out, err = call(exp, *SMALL, *weights, "--data", story, "--run", tmp_path / "r")
     assert status == 0, err
@@ -70,6 +71,7 @@ def speaking(model, monkeypatch, said):
     return prompts
 
 
+@pytest.mark.device
 def test_a_conversation_is_remembered(call, model, weights, monkeypatch, tmp_path, story):
     call(exp, *SMALL, *weights, "--data", story, "--run", tmp_path / "r")
     prompts = speaking(model, monkeypatch, ["Naïve – yes.", "No."])
@@ -83,6 +85,7 @@ def test_a_conversation_is_remembered(call, model, weights, monkeypatch, tmp_pat
     ]
 
 
+@pytest.mark.device
 def test_a_text_goes_on(call, model, weights, monkeypatch, tmp_path, story):
     call(exp, *SMALL, *weights, "--data", story, "--run", tmp_path / "r")
     prompts = speaking(model, monkeypatch, [" Paris"])

@@ -120,6 +120,7 @@ def test_names_of_values():
         exp.faces.value("hat", {})
 
 
+@pytest.mark.device
 def test_as_a_user(call, few_faces):
     status, out, err = call(exp, *WORDS, "--run", "whole")
     assert status == 0, err
