@@ -36,6 +36,10 @@ tb *args: _environment
 bench *args: _environment
     @{{ python }} -m tests.bench "$@"
 
+# ten minutes of a GPU that tell everything: just gpu [--help]; --dry tries it on a CPU
+gpu *args: _environment
+    @{{ python }} -m tests.bench.gpu "$@"
+
 # .venv with the tested versions of requirements.txt, made again when that file changes
 _environment:
     @cmp -s requirements.txt .venv/requirements.txt || ( \
