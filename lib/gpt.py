@@ -103,8 +103,11 @@ def features(
 
 
 def apply(params: Tree, ids: Int[Tensor, "b t"], key: Key | None = None, *, cfg: Config) -> Float[Tensor, "b t v"]:
-    """Logits of each next token."""
-    return F.linear(features(params, ids, key, cfg=cfg)[0], head(params))
+    """Logits of each next token. On a GPU by a table with as many rows of zeros more as make them a multiple of 64, for
+    which it has faster products; their logits are left out."""
+    x, table = features(params, ids, key, cfg=cfg)[0], head(params)
+    spare = -len(table) % 64 if x.is_cuda else 0
+    return F.linear(x, F.pad(table, (0, 0, 0, spare)))[..., : len(table)] if spare else F.linear(x, table)
 
 
 def matmul_weights(params: Tree) -> int:

@@ -58,7 +58,9 @@ class Judge(NamedTuple):
         return {name: float((seen[name].argmax(1) == value).float().mean()) for name, value in wanted.items()}
 
     def accuracy(self, part: Part) -> dict[str, float]:
-        return self.agreement(part.pixels / 127.5 - 1, part.attributes)
+        """Of pictures and their attributes, wherever they are."""
+        device = self.params["head"]["w"].device
+        return self.agreement(part.pixels.to(device) / 127.5 - 1, tree.to(part.attributes, device))
 
 
 def config(sizes: dict[str, int]) -> cnn.Config:

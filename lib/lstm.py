@@ -60,9 +60,10 @@ def lstm(
     """What the last layer shows at each position, and the state after the last one.
 
     With a key, each layer's input but the first's goes through dropout. A layer is one fused call, but where a second
-    or forward-mode derivative is under way, which that lacks.
+    or forward-mode derivative is under way, which that lacks, or on a GPU any of torch.func.
     """
-    layer, ends = unrolled if second_order() else fused, []
+    layer = unrolled if second_order() or (x.is_cuda and func_transformed()) else fused
+    ends = []
     for i, (q, k) in enumerate(zip(p, random.split(key, len(p)), strict=True)):
         x = nn.dropout(x, dropout, k) if i else x
         x, h, c = layer(q, x, state.h[:, i], state.c[:, i])

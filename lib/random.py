@@ -8,7 +8,6 @@ A key is used once or split: never draw twice from the same key. Where a functio
 randomness, and `split(None)` gives Nones.
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor
 from lib import threefry
 
 Key = Int[Tensor, "2"]
+TRITON = find_spec("triton") is not None
 
 
 def key(seed: int, device: torch.device | str = "cpu") -> Key:
@@ -142,12 +142,7 @@ def _unsigned(words: Tensor) -> Tensor:
 
 def _opaque(key: Tensor) -> bool:
     """Whether draws are operations of their own: in compiled graphs, and on a GPU always, where Triton is there."""
-    return (torch.compiler.is_compiling() and not key.is_cuda) or (key.is_cuda and _triton())
-
-
-@functools.cache
-def _triton() -> bool:
-    return find_spec("triton") is not None
+    return TRITON if key.is_cuda else torch.compiler.is_compiling()
 
 
 def _blocks(key: Tensor, counter: Tensor) -> Tensor:

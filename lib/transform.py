@@ -45,6 +45,11 @@ def _transformed() -> bool:
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None or _inside.get()
 
 
+def func_transformed() -> bool:
+    """Whether torch.func differentiates or batches this call eagerly: tensors then have no storage of their own."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def second_order() -> bool:
     """Whether a forward-mode derivative or a derivative of a derivative is under way, which fused kernels lack.
 

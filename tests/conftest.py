@@ -44,12 +44,17 @@ def device(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def forced(device):
-    """The tests' flags say `--device cpu`, and what uses a run takes the GPU where there is one."""
+    """The tests' flags say `--device cpu`, and what uses a run takes the GPU where there is one. On a GPU `--deterministic`
+    is added: a resumed run is to be the same bit for bit."""
     real = settings.device
     with pytest.MonkeyPatch.context() as patch:
         if device.type != "cpu":
             for module in (settings, run):
-                patch.setattr(module, "device", lambda args: real(dataclasses.replace(args, device=device.type)))
+                patch.setattr(
+                    module,
+                    "device",
+                    lambda args: real(dataclasses.replace(args, device=device.type, deterministic=True)),
+                )
         yield
 
 

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from tests.bench import measure
 STARTED = float(os.environ.setdefault("GPU_STARTED", str(time.time())))
 PEAK = 989e12  # dense bf16 of an H100 or H200 SXM, FLOP/s
 ROUNDS = 5
+STAGE = "--stage"  # before one stage and its arguments, for a process of its own
 GPT2 = {"vocabulary": 50_257, "layers": 12, "width": 768, "heads": 12, "ff": 3072, "length": 1024, "rows": 32}
 TINY = {"vocabulary": 300, "layers": 1, "width": 32, "heads": 2, "ff": 48, "length": 16, "rows": 4}
 STEPS = ["exp_gan_fashion", "exp_gan_curve", "exp_dcgan_faces", "exp_cgan_glasses, critic", "exp_lstm_novel"]
@@ -61,8 +62,6 @@ class Gpu:
     """Where gpu.jsonl, logs and the runs go."""
     dry: bool = False
     """Tiny sizes on a CPU, one stage after another, nothing compiled."""
-    stage: tuple[str, ...] = field(default=(), metadata={"internal": True})
-    """One stage and its arguments, in this process: what the others are started with."""
 
     def __post_init__(self) -> None:
         if unknown := set(self.only) - set(STAGES):
@@ -119,10 +118,11 @@ class Turn:
 
 
 @contextmanager
-def usual(turn: Turn, mode: str | None = None) -> Iterator[None]:
-    """Inside, torch.compile of an nn.Module waits for its turn, or has a `mode` of torch's."""
+def usual(how: Turn | str) -> Iterator[None]:
+    """Inside, torch.compile of an nn.Module waits for its turn, or has a mode of torch's."""
     real = torch.compile
-    torch.compile = lambda model, **_: real(model, mode=mode) if mode else real(model, backend=turn.backend())  # type: ignore
+    words = {"mode": how} if isinstance(how, str) else {"backend": how.backend()}
+    torch.compile = lambda fn, **given: real(fn, **(words if isinstance(fn, torch.nn.Module) else given))  # type: ignore
     try:
         yield
     finally:
@@ -366,9 +366,12 @@ def gpt2(args: Gpu, peer: str, vocabulary: str) -> None:
             "nn.Module, compiled", lambda i: trainer.step(windows[i % 4]), first_s=round(time.perf_counter() - since, 1)
         )
         return
-    update = ours(
-        args, turn, partial(novel.step, cfg=cfg, args=model, dtype=args.dtype), {} if "plain" in peer else None
-    )
+    options = {
+        "ours": None,
+        "ours, plain": {},
+        "ours, tuned": {**transform.INDUCTOR, "coordinate_descent_tuning": True},
+    }
+    update = ours(args, turn, partial(novel.step, cfg=cfg, args=model, dtype=args.dtype), options[peer])
 
     def step(update: Callable, i: int) -> torch.Tensor:
         nonlocal state
@@ -465,20 +468,19 @@ def bench(args: Gpu, name: str) -> None:
     from tests.bench import faces, gans, language
 
     make, _ = {**gans.STEPS, **faces.STEPS, **language.STEPS}[name]
-    turn, works, inner = Turn(args), {}, 1 if args.dry else 10
-    reduced = "nn.Module, reduce-overhead"
-    compiled = [] if args.dry or name == "exp_lstm_novel" else ["nn.Module, compiled", reduced, "ours, compiled"]
+    works, inner, reduced = {}, 1 if args.dry else 10, "nn.Module, reduce-overhead"
+    compiled = [] if args.dry else ["nn.Module, compiled", reduced, "ours, compiled"]
+    compiled = compiled[2:] if name == "exp_lstm_novel" else compiled  # torch.compile leaves nn.LSTM as it is
     for peer in ["nn.Module, eager", "ours, eager", *compiled]:
         try:
-            turn.take() if peer == reduced else None
-            with usual(turn, "reduce-overhead" if peer == reduced else None):
+            with usual("reduce-overhead" if peer == reduced else "default"):
                 train = make("nn.Module, compiled" if peer == reduced else peer, args.device, args.dtype)
-                for n in range(1 if args.dry else 6):
+                for n in range(1 if args.dry else 6):  # beside what others time: these are few and small
                     train(n)
                 works[peer] = train
         except Exception as error:
             emit(args, "bench", step=name, peer=peer, error=f"{type(error).__name__}: {str(error)[:300]}")
-    turn.take()
+    Turn(args).take()
     measure.PAUSE = 0.0
     many = {peer: partial(measure.several, train, inner) for peer, train in works.items()}
     seconds = measure.take_turns(many, 1 if args.dry else ROUNDS, args.device)
@@ -546,7 +548,7 @@ STAGES: dict[str, Callable] = {
 def plan(args: Gpu) -> list[tuple[list[str], int]]:
     """The stages with their arguments, the most valuable first, and how far each gives way to the others."""
     found: list[tuple[list[str], int]] = [(["draws"], 0), (["steps"], 0)]
-    found += [(["gpt2", peer, v], nice) for peer, v, nice in [("ours", "50257", 0), ("nn.Module", "50257", 0), ("ours", "50304", 5), ("ours, plain inductor", "50257", 7)]]  # fmt: skip
+    found += [(["gpt2", peer, v], nice) for peer, v, nice in [("ours", "50257", 0), ("nn.Module", "50257", 0), ("ours", "50304", 5), ("ours, tuned", "50257", 9)]]  # fmt: skip
     found += [(["translation", peer, preset], nice) for peer, preset, nice in [("ours", "best", 0), ("nn.Module", "best", 1), ("ours", "small", 2), ("nn.Module", "small", 4), ("ours, draws written out", "best", 9)]]  # fmt: skip
     found += [(["tests", str(0.3 * args.budget)], 3), (["attention"], 4), (["replicas"], 6)]
     found += [(["bench", name], 8) for name in STEPS]
@@ -582,7 +584,7 @@ class Child:
         self.args, self.title, self.trains = args, " ".join(words), words[0] == "train"
         command = [sys.executable, "-m", "tests.bench.gpu", "--budget", str(args.budget), "--out", str(args.out)]
         command += (["--dry"] if args.dry else []) + (["--data-dir", str(args.data_dir)] if args.data_dir else [])
-        command += ["--stage", *words]
+        command += [STAGE, json.dumps(words)]
         cache = args.out / "inductor" / re.sub(r"\W+", "-", self.title)[:60]  # its own: caches lock one another out
         env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_COMPILE_THREADS": "4"}
         env |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "PYTHONUNBUFFERED": "1"}
@@ -651,12 +653,14 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    flags = tyro.cli(Gpu)
-    if flags.stage:
+    here, _, stage = " ".join(sys.argv[1:]).partition(STAGE)  # a stage's words may look like flags
+    flags = tyro.cli(Gpu, description=__doc__, args=here.split())
+    if stage:
+        name, *words = json.loads(stage)
         try:
-            STAGES[flags.stage[0]](flags, *flags.stage[1:])
+            STAGES[name](flags, *words)
         except Exception as error:
-            emit(flags, "failed", child=" ".join(flags.stage), error=f"{type(error).__name__}: {str(error)[:500]}")
+            emit(flags, "failed", child=" ".join([name, *words]), error=f"{type(error).__name__}: {str(error)[:500]}")
             raise
     else:
         main(flags)
