@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import checkpoint, cnn, nn, optim, random
+from lib import checkpoint, cnn, nn, optim, random, tree
 from lib.data import images
 from lib.data.faces import Faces, Part
 from lib.data.sources import DataError, cache_dir

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib import nn, random
 from lib.random import Key
-from lib.transform import second_order
+from lib.transform import func_transformed, second_order
 from lib.tree import Tree
 
 ONEDNN = torch.backends.mkldnn.is_available()
