@@ -42,12 +42,12 @@ _inside: ContextVar[bool] = ContextVar("an eager value_and_grad is under way", d
 
 def _transformed() -> bool:
     """Whether someone else differentiates, batches or traces this call: then autograd must not cut the graph here."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None or _inside.get()
+    return func_transformed() or _inside.get()
 
 
 def func_transformed() -> bool:
-    """Whether torch.func differentiates or batches this call eagerly: tensors then have no storage of their own."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether torch.compile traces this call or torch.func differentiates or batches it: tensors then have no storage."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def second_order() -> bool:

@@ -7,10 +7,11 @@ with fused AdamW; attention alone; the bench's other steps; replicas at once bes
 time that is left, exp_transformer_fr `best` on tatoeba and exp_gpt_hemingway `best` as a user runs them.
 
 What is timed has the GPU to itself: it holds an exclusive lock from its first kernel on. Tests share the lock;
-compilation, on the CPU, needs none. Trainings begin when timing is over. `--dry` does all of it at tiny sizes on a CPU.
+compilation, on the CPU, needs none. Trainings stand still while something is timed. `--dry` does all of it at tiny sizes on a CPU.
 Nothing is downloaded where `--data-dir` holds tatoeba's fra-eng.zip and Hemingway's novels.
 """
 
+import atexit
 import fcntl
 import json
 import os
@@ -22,11 +23,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -51,9 +52,10 @@ class Gpu:
     budget: float = 560.0
     """Seconds in all."""
     only: tuple[str, ...] = ()
-    """Stages: ceilings, draws, steps, tests, gpt2, translation, attention, bench, replicas, train. All if none."""
-    timing: float = 0.55
-    """The share of the budget after which timing is over and training begins."""
+    """Stages, or how they begin: ceilings, draws, steps, tests, "gpt2 ours 50257", translation, attention, bench,
+    replicas, train. All if none."""
+    translator: Literal["best", "small"] = "best"
+    """The preset of exp_transformer_fr."""
     translator_steps: int = 12_000
     novel_steps: int = 2500
     data_dir: Path | None = None
@@ -64,7 +66,7 @@ class Gpu:
     """Tiny sizes on a CPU, one stage after another, nothing compiled."""
 
     def __post_init__(self) -> None:
-        if unknown := set(self.only) - set(STAGES):
+        if unknown := {name.split()[0] for name in self.only} - set(STAGES):
             raise ValueError(f"--only {' '.join(sorted(unknown))}: no such stage; there are {', '.join(STAGES)}")
 
     @property
@@ -88,17 +90,30 @@ def emit(args: Gpu, stage: str, **row: Any) -> None:
     print(line[:400], flush=True)
 
 
+def signal_all(out: Path, number: signal.Signals) -> int:
+    """Stops the trainings, or lets them go on. How many there are."""
+    trainings = [int(path.suffix[1:]) for path in out.glob("training.*")]
+    for pid in trainings:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    return len(trainings)
+
+
 class Turn:
     """The lock on the GPU. `take` it when what is compiled is about to run; it is held as long as the process lives."""
 
     def __init__(self, args: Gpu, exclusive: bool = True) -> None:
         self.file, self.held = open(args.out / "lock", "a"), False  # noqa: SIM115
-        self.kind, self.dry = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, args.dry
+        self.kind, self.out, self.dry = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, args.out, args.dry
 
     def take(self) -> None:
-        if not self.held:
-            fcntl.flock(self.file, self.kind)
-            self.held = True
+        if self.held:
+            return
+        fcntl.flock(self.file, self.kind)
+        self.held = True
+        if self.kind == fcntl.LOCK_EX and signal_all(self.out, signal.SIGSTOP):
+            atexit.register(signal_all, self.out, signal.SIGCONT)
+            time.sleep(0.5)  # what they have asked of the GPU is done by then
 
     def backend(self, options: dict | None = None) -> Callable:
         """inductor, whose compiled function waits for its turn before it runs; in a dry run nothing is compiled."""
@@ -279,15 +294,12 @@ def steps(args: Gpu) -> None:
         host = after(step, init, batch, torch.device("cpu"))
         ways = {"eager": step}
         if not args.dry:
-            ways |= {"compiled": transform.jit(step, graphed=False), "one CUDA graph": transform.jit(step)}
-        compiled = None
+            ways |= {"one CUDA graph": transform.jit(step), "the same, deterministic": transform.jit(step)}
         for way, update in ways.items():
+            run.device(run.Args(device="cpu", deterministic="deterministic" in way))
             try:
                 first, again = (after(update, init, batch, args.device) for _ in range(2))
                 apart = {"from_cpu": float((first - host).norm() / host.norm()), "twice": float((first - again).norm() / host.norm())}  # fmt: skip
-                if compiled is not None:
-                    apart["from_compiled"] = float((first - compiled).norm() / host.norm())
-                compiled = first if way == "compiled" else compiled
                 emit(args, "steps", case=name, way=way, relative_distance=apart)
             except Exception as error:
                 emit(args, "steps", case=name, way=way, error=f"{type(error).__name__}: {str(error)[:400]}")
@@ -517,14 +529,14 @@ def vmapped(args: Gpu) -> None:
 
 
 def train(args: Gpu, name: str, *words: str) -> None:
-    """`just run NAME WORDS`, which waits behind its first step until timing is over."""
-    real, gate, path = run.Run.progress, args.out / "timing is over", args.out / name
+    """`just run NAME WORDS`; stands still while something is timed."""
+    real, path, mark = run.Run.progress, args.out / name, args.out / f"training.{os.getpid()}"
 
     def progress(self: run.Run) -> Iterator[int]:
         for i, n in enumerate(real(self)):
             yield n
-            while i == 0 and not gate.exists():
-                time.sleep(0.1)
+            if i == 0:  # compiled: from now on it stands still while something is timed
+                mark.touch()
 
     run.Run.progress = progress  # type: ignore[method-assign]
     sys.argv = ["experiments", name, *words, "--run", str(path), "--device", args.device.type]
@@ -532,6 +544,7 @@ def train(args: Gpu, name: str, *words: str) -> None:
     try:
         runpy.run_module("experiments", run_name="__main__", alter_sys=False)
     finally:
+        mark.unlink(missing_ok=True)
         lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         speed = [line["perf/tokens_per_second"] for line in lines if "perf/tokens_per_second" in line]
         seen = [(x["step"], x["seconds"], *(v for k, v in x.items() if k.startswith("val/"))) for x in lines if any(k.startswith("val/") for k in x)]  # fmt: skip
@@ -571,22 +584,22 @@ def plan(args: Gpu) -> list[tuple[list[str], int]]:
         translator = ["--steps", "2", "--encoder-layers", "1", "--decoder-layers", "1", "--test-sentences", "2", *shape]
         novel = ["--steps", "2", "--layers", "1", "--length", "16", *shape]
     else:
-        translator = ["best", "--data", "tatoeba", "--compile", "on", *translator]
+        translator = [args.translator, "--test-sentences", "5000", "--data", "tatoeba", "--compile", "on", *translator]
         novel = ["best", "--data", "hemingway", "--compile", "on", *novel]
     found += [(["train", "exp_transformer_fr", *translator], 3), (["train", "exp_gpt_hemingway", *novel], 8)]
-    return [(words, nice) for words, nice in found if not args.only or words[0] in args.only]
+    return [(words, nice) for words, nice in found if not args.only or " ".join(words).startswith(args.only)]
 
 
 class Child:
     """A stage in a process of its own, and its children's."""
 
     def __init__(self, args: Gpu, words: list[str], nice: int) -> None:
-        self.args, self.title, self.trains = args, " ".join(words), words[0] == "train"
+        self.args, self.title = args, " ".join(words)
         command = [sys.executable, "-m", "tests.bench.gpu", "--budget", str(args.budget), "--out", str(args.out)]
         command += (["--dry"] if args.dry else []) + (["--data-dir", str(args.data_dir)] if args.data_dir else [])
         command += [STAGE, json.dumps(words)]
         cache = args.out / "inductor" / re.sub(r"\W+", "-", self.title)[:60]  # its own: caches lock one another out
-        env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_COMPILE_THREADS": "4"}
+        env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_COMPILE_THREADS": "6"}
         env |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "PYTHONUNBUFFERED": "1"}
         self.log = open(args.out / f"{re.sub(r'[^a-z0-9]+', '-', self.title.lower())[:40]}.log", "w")  # noqa: SIM115
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=env, start_new_session=True, preexec_fn=lambda: os.nice(nice) and None)  # noqa: PLW1509 # fmt: skip
@@ -594,6 +607,7 @@ class Child:
     def over(self) -> bool:
         if self.process.poll() is None:
             return False
+        signal_all(self.args.out, signal.SIGCONT) if self.process.returncode < 0 else None
         if self.process.returncode:
             tail = Path(self.log.name).read_text().strip().splitlines()[-6:]
             emit(self.args, "failed", child=self.title, rc=self.process.returncode, last=[line[:300] for line in tail])
@@ -605,7 +619,7 @@ class Child:
         self.process.wait()
 
 
-def wait(children: list[Child], until: float) -> None:
+def wait(args: Gpu, children: list[Child], until: float) -> None:
     """Until all are over; at the time `until` those that are not are ended."""
     left = list(children)
     while left and now() < until:
@@ -613,27 +627,22 @@ def wait(children: list[Child], until: float) -> None:
         time.sleep(0.1)
     for child in left:
         child.kill()
+    signal_all(args.out, signal.SIGCONT)  # whom a stage that was ended has stopped
 
 
 def main(args: Gpu) -> None:
     if not (args.dry or torch.cuda.is_available()):
         sys.exit("error: no GPU here; --dry does everything at tiny sizes on a CPU")
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in ("gpu.jsonl", "timing is over"):
-        (args.out / name).unlink(missing_ok=True)
+    for path in [args.out / "gpu.jsonl", *args.out.glob("training.*")]:
+        path.unlink(missing_ok=True)
     if not args.only or "ceilings" in args.only:
-        wait([Child(args, ["ceilings"], 0)], 60 if not args.dry else 600)
+        wait(args, [Child(args, ["ceilings"], 0)], 60 if not args.dry else 600)
     if args.dry:
-        (args.out / "timing is over").touch()
         for words, nice in plan(args):
-            wait([Child(args, words, nice)], now() + 600)
+            wait(args, [Child(args, words, nice)], now() + 600)
     else:
-        children = [Child(args, words, nice) for words, nice in plan(args)]
-        trained = [child for child in children if child.trains]
-        timing = args.timing * args.budget if trained else args.budget - 5
-        wait([child for child in children if not child.trains], timing)
-        (args.out / "timing is over").touch()
-        wait(trained, args.budget - 5)
+        wait(args, [Child(args, words, nice) for words, nice in plan(args)], args.budget - 5)
     lines = [json.loads(line) for line in (args.out / "gpu.jsonl").read_text().splitlines()]
     print(table(lines))
     sys.exit(1 if any(line["stage"] in ("failed", "out of time") or "error" in line for line in lines) else 0)
@@ -653,10 +662,11 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    here, _, stage = " ".join(sys.argv[1:]).partition(STAGE)  # a stage's words may look like flags
-    flags = tyro.cli(Gpu, description=__doc__, args=here.split())
-    if stage:
-        name, *words = json.loads(stage)
+    words = sys.argv[1:]
+    at = words.index(STAGE) if STAGE in words else len(words)  # a stage's words may look like flags
+    flags = tyro.cli(Gpu, description=__doc__, args=words[:at])
+    if words[at:]:
+        name, *words = json.loads(words[at + 1])
         try:
             STAGES[name](flags, *words)
         except Exception as error:
