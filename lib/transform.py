@@ -46,7 +46,7 @@ def _transformed() -> bool:
 
 
 def func_transformed() -> bool:
-    """Whether torch.compile traces this call or torch.func differentiates or batches it: tensors then have no storage."""
+    """Whether torch.compile traces this call or torch.func transforms it: its tensors then have no storage."""
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
 
 

@@ -44,8 +44,8 @@ def device(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def forced(device):
-    """The tests' flags say `--device cpu`, and what uses a run takes the GPU where there is one. On a GPU `--deterministic`
-    is added: a resumed run is to be the same bit for bit."""
+    """The tests' flags say `--device cpu`, and what uses a run takes the GPU where there is one. On a GPU all runs are
+    deterministic: a resumed one is to be the same bit for bit."""
     real = settings.device
     with pytest.MonkeyPatch.context() as patch:
         if device.type != "cpu":

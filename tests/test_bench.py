@@ -1,6 +1,9 @@
 """tests/bench: nn.Module and JAX have our models and our steps, the book's way trains and translates, the table."""
 
+import fcntl
+import json
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +22,7 @@ from experiments import exp_transformer_fr as exp
 from lib import dcgan, gpt, random, seq2seq, smollm, transformer, tree
 from lib.data import packing, texts, tokens
 from tests.bench import __main__ as bench
-from tests.bench import book, faces, gans, generation, language, measure, modules
+from tests.bench import book, faces, gans, generation, gpu, language, measure, modules
 
 ARGS = replace(
     exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
@@ -220,7 +223,7 @@ def test_the_table_replaces_what_stands_between_its_markers(tmp_path):
     path.write_text("# Results\n")
     for text in ("old", "new"):
         measure.put(text, path)
-    whole = f"# Results\n\n## just bench, one table\n\n{measure.BEGIN}\nnew\n{measure.END}\n"
+    whole = "# Results\n\n## just bench, one table\n\n<!-- bench -->\nnew\n<!-- /bench -->\n"
     assert path.read_text() == whole
     path.write_text(whole + "\nmore\n")
     measure.put("newer", path)
@@ -538,3 +541,60 @@ def test_bench_generation_prints_both_ways(tiny_llama, monkeypatch, capsys):
     ]
     assert all(line[8] == "100 %" for line in table[2:]) and [line[4] for line in table[2::2]] == ["1", "1"]
     assert all(float(line[i]) > 0 for line in table[2:] for i in (5, 6, 7))
+
+
+# ---- just gpu ----
+
+
+def test_a_dry_run_of_just_gpu(tmp_path):
+    """Every stage but those that the other tests are: a line for each, no failure, and the table in its place."""
+    only = ("ceilings", "draws", "steps", "gpt2", "translation", "attention", "replicas", "bench exp_gan_curve")
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(gpu.Gpu(dry=True, only=only, out=tmp_path / "out", results=tmp_path / "RESULTS.md"))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "gpu.jsonl").read_text().splitlines()]
+    assert ended.value.code == 0 and not [line for line in lines if line["stage"] == "failed"]
+    stages = Counter(line["stage"] for line in lines)
+    assert stages == {
+        "environment": 1, "ceilings": 4, "draws": 9, "steps": 2, "gpt2": 6, "gpt2.kernels": 6, "translation": 8,
+        "translation.kernels": 8, "attention": 3, "replicas": 4, "bench": 2,
+    }  # fmt: skip
+    assert all(line["from_cpu"] == line["twice"] == 0 for line in lines if line["stage"] == "steps")
+    peers = {line["peer"]: line["first_loss"] for line in lines if "first_loss" in line}
+    assert peers["ours, compiled"] == pytest.approx(peers["nn.Module, compiled"], rel=1e-5)
+    assert (tmp_path / "RESULTS.md").read_text().count("| gpt2 300 |") == 6
+
+
+def test_a_stage_that_fails_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(gpu.STAGES, "attention", lambda args: 1 / 0)
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(gpu.Gpu(dry=True, only=("attention", "bench exp_gan_curve"), out=tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert ended.value.code == 1 and [line["stage"] for line in lines] == ["failed", "bench", "bench"]
+    assert "ZeroDivisionError" in lines[0]["error"]
+
+
+def test_a_stage_in_a_process_of_its_own(tmp_path):
+    """Its words may look like flags; what it prints is in a log, and a bad one is a line with the log's end."""
+    args = gpu.Gpu(dry=True, out=tmp_path)
+    gpu.wait([gpu.Child(args, ["draws", "--no-such-flag"], 0)], gpu.now() + 100)
+    line = json.loads((tmp_path / "gpu.jsonl").read_text().splitlines()[-1])
+    assert line["stage"] == "failed" and line["rc"] and "TypeError" in " ".join(line["last"])
+
+
+def test_without_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no GPU here; --dry"):
+        gpu.main(gpu.Gpu(out=tmp_path))
+    with pytest.raises(ValueError, match="no such stage; there are ceilings"):
+        gpu.Gpu(only=("nothing",))
+
+
+def test_a_turn_lasts_as_long_as_the_process(tmp_path):
+    gpu.Turn(gpu.Gpu(out=tmp_path), exclusive=False).take()
+    try:
+        with open(tmp_path / "lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        gpu.HELD.pop().close()

@@ -44,7 +44,6 @@ EXTRA = ["jax", "equinox", "optax"]
 HEAD = ["step", "peer", "ms a step, median (min-max)", "time / compiled nn.Module", "time / JAX", "peak MiB"]
 HEAD += ["first step, s", "first step warm, s"]
 PAUSE = 0.05  # seconds
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 Train = Callable[[int], object]  # trains on batch n; whoever measures waits for the arrays it returns
 
@@ -202,11 +201,12 @@ def environment(device: torch.device) -> str:
     return f"commit {commit}; torch {torch.__version__}{extra}; {name}; {torch.get_num_threads()} CPU threads"
 
 
-def put(text: str, path: Path) -> None:
-    """The text between the markers of a Markdown file, which are appended where they are missing."""
+def put(text: str, path: Path, name: str = "bench") -> None:
+    """The text between the markers of a Markdown file, which are appended where they are missing, for `just NAME`."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     old = path.read_text(encoding="utf-8") if path.exists() else ""
-    if BEGIN not in old:
-        old = f"{old.rstrip()}\n\n## just bench, one table\n\n{BEGIN}\n{END}\n".lstrip()
-    before, rest = old.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    if begin not in old:
+        old = f"{old.rstrip()}\n\n## just {name}, one table\n\n{begin}\n{end}\n".lstrip()
+    before, rest = old.split(begin, 1)
+    after = rest.split(end, 1)[1]
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
