@@ -91,8 +91,8 @@ PRESETS: dict[str, run.Args] = {
         weight_decay=0.0, eval_every=300, save_every=600,
     ),
     "best": Args(
-        steps=3000, layers=6, width=512, heads=8, ff=1376, dropout=0.3, rows=64, length=256, lr=1e-3, warmup=200,
-        eval_every=300, save_every=600,
+        steps=700, layers=6, width=512, heads=8, ff=1376, dropout=0.3, rows=64, length=256, lr=1e-3, warmup=100,
+        eval_every=100, save_every=350,
     ),
 }  # fmt: skip
 
