@@ -134,14 +134,16 @@ def scored_once(ids: Int[Tensor, "n"], length: int) -> Iterator[tuple[Int[Tensor
 @torch.no_grad()
 def nats(params: Tree, ids: Int[Tensor, "n"], *, cfg: Config) -> float:
     """The summed negative log-likelihood of all tokens but the first."""
-    windows, total = list(scored_once(ids, cfg.context)), 0.0
+    windows = list(scored_once(ids, cfg.context))
+    total = torch.zeros((), dtype=torch.float64, device=params["embed"]["tokens"].device)
     rows = min(ROWS, max(1, LOGITS // (cfg.context * cfg.vocabulary)))
     for i in range(0, len(windows), rows):
-        batch = torch.stack([tokens for tokens, _ in windows[i : i + rows]]).to(params["embed"]["tokens"].device)
+        batch = torch.stack([tokens for tokens, _ in windows[i : i + rows]]).to(total.device)
         logits = apply(params, batch[:, :-1], cfg=cfg).float()
         each = F.cross_entropy(rearrange(logits, "b t v -> b v t"), batch[:, 1:], reduction="none")
-        total += sum(float(row[skip:].sum()) for row, (_, skip) in zip(each, windows[i : i + rows], strict=True))
-    return total
+        for row, (_, skip) in zip(each, windows[i : i + rows], strict=True):
+            total += row[skip:].sum()
+    return float(total)
 
 
 # ---- generation ----

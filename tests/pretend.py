@@ -369,6 +369,7 @@ def cuda() -> Iterator[Gpu]:
         stack.enter_context(
             mock.patch.object(torch.cuda, "synchronize", lambda device=None: _note("wait", "synchronize"))
         )
+        stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda x, device=None: x))  # by any thread
         for module in [m for name, m in sys.modules.items() if name == "lib" or name.startswith("lib.")]:
             if getattr(module, "load_file", None) is safetensors.torch.load_file:
                 stack.enter_context(mock.patch.object(module, "load_file", _load_file))
