@@ -74,10 +74,10 @@ def device(args: Args) -> torch.device:
     """Where to compute. Says to torch how a GPU is to do it: fp32 as fp32, where cuDNN's convolutions would round to
     TF32, and the fastest of cuDNN's algorithms, unless args are `deterministic`."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = not args.deterministic
-    if args.deterministic:
+    if args.deterministic:  # for good: what else a run loads, by Args of its own, does not undo it
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
         torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     if args.device == "cuda" and not torch.cuda.is_available():
         raise RunError("--device cuda: torch finds no CUDA device here")
     if args.device == "cpu" or not torch.cuda.is_available():

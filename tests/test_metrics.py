@@ -7,6 +7,7 @@ import sacrebleu
 import torch
 
 from lib import metrics, random
+from tests import pretend
 
 FOUND = ["le chat est sur le tapis .", "il fait très beau aujourd'hui", "bonjour tout le monde"]
 REFERENCES = [
@@ -156,9 +157,20 @@ def test_peaks(monkeypatch):
     assert metrics.peak_flops(torch.device("cpu"), torch.float32) is None
     for name, peaks in {
         "NVIDIA H200": (989e12, 67e12),
+        "NVIDIA H200 NVL": (835e12, 60e12),
+        "NVIDIA H100 80GB HBM3": (989e12, 67e12),
+        "NVIDIA H100 NVL": (835e12, 60e12),
+        "NVIDIA H100 PCIe": (756e12, 51e12),
+        "NVIDIA L40S": (362e12, 91.6e12),
         "NVIDIA L4": (121e12, 30e12),
         "Tesla K80": (None, None),
     }.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
         found = [metrics.peak_flops(torch.device("cuda"), d) for d in (torch.bfloat16, torch.float32)]
         assert tuple(found) == peaks
+
+
+def test_free_memory_of_a_gpu_counts_what_torch_has_kept():
+    with pretend.cuda(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "memory_reserved", lambda device=None: 5 << 30)  # of which 1 GiB is in use
+        assert metrics.free_memory(torch.device("cuda", 0)) == (70 + 4) << 30

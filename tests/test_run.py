@@ -21,6 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lib import checkpoint, random, run, settings
 from lib.run import RunError
+from tests import pretend
 
 
 @dataclass(frozen=True)
@@ -522,3 +523,28 @@ def test_compile_auto_is_for_long_runs_where_there_is_a_compiler(monkeypatch, ca
     assert settings.compiles(Args(compile="on")) and not settings.compiles(Args(compile="off"))
     assert capsys.readouterr().err == ""
     assert not settings.compiles(Args(steps=100_000)) and "compiler" in capsys.readouterr().err
+
+
+def test_a_gpu_needs_a_compiler_of_c_only(monkeypatch, capsys):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
+    with pretend.cuda():
+        assert settings.compiles(Args(steps=100_000))
+    assert capsys.readouterr().err == ""
+    assert not settings.compiles(Args(steps=100_000, device="cpu")) and "no C++ compiler" in capsys.readouterr().err
+
+
+def test_how_a_gpu_is_to_compute(monkeypatch):
+    """fp32 is fp32, and the same bits every time where that is asked for."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        settings.device(Args(deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not (cudnn.benchmark or cudnn.allow_tf32 or matmul.allow_tf32)
+        settings.device(Args())  # of something that is loaded on the way
+        assert torch.are_deterministic_algorithms_enabled() and not cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+    settings.device(Args())
+    assert cudnn.benchmark

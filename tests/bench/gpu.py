@@ -311,6 +311,8 @@ def steps(args: Gpu) -> None:
     """Six steps of the translator and of the GPT: how far the GPU's are from the CPU's, and whether they are the same
     bits twice: eager, in one CUDA graph, and that with deterministic kernels."""
     Turn(args, exclusive=False).take()
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs to be deterministic
+    torch.backends.cudnn.allow_tf32 = False
     size = {"width": 64, "heads": 4, "ff": 128, "rows": 8, "dropout": 0.1, "steps": 100}
     one = exp_transformer_fr.Args(encoder_layers=2, decoder_layers=2, vocabulary=500, **size)  # type: ignore[arg-type]
     two = exp_gpt_hemingway.Args(layers=2, length=64, **size)  # type: ignore[arg-type]
@@ -332,10 +334,11 @@ def steps(args: Gpu) -> None:
         if not args.dry:
             ways |= {way: transform.jit(step) for way in ("one CUDA graph", "one CUDA graph, deterministic")}
         for way, update in ways.items():
-            run.device(run.Args(device="cpu", deterministic="deterministic" in way))  # says it to torch
+            torch.use_deterministic_algorithms("deterministic" in way)
             first, again = (after(update, args.device) for _ in range(2))
             apart = [float((first - other).norm() / host.norm()) for other in (host, again)]
             emit(args, "steps", case=name, way=way, from_cpu=apart[0], twice=apart[1])
+    torch.use_deterministic_algorithms(False)
 
 
 def experiments(args: Gpu, limit: str) -> None:
