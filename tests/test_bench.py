@@ -22,7 +22,7 @@ from experiments import exp_transformer_fr as exp
 from lib import dcgan, gpt, random, seq2seq, smollm, transformer, tree
 from lib.data import packing, texts, tokens
 from tests.bench import __main__ as bench
-from tests.bench import book, faces, gans, generation, gpu, language, measure, modules
+from tests.bench import book, faces, gans, generation, gpu, language, measure, modules, turns
 
 ARGS = replace(
     exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
@@ -576,7 +576,7 @@ def test_a_stage_that_fails_is_told(tmp_path, monkeypatch):
 def test_a_stage_in_a_process_of_its_own(tmp_path):
     """Its words may look like flags; what it prints is in a log, and a bad one is a line with the log's end."""
     args = gpu.Gpu(dry=True, out=tmp_path)
-    gpu.wait([gpu.Child(args, ["draws", "--no-such-flag"], 0)], gpu.now() + 100)
+    turns.wait([turns.Child(args, ["draws", "--no-such-flag"], 0)], turns.now() + 100)
     line = json.loads((tmp_path / "gpu.jsonl").read_text().splitlines()[-1])
     assert line["stage"] == "failed" and line["rc"] and "TypeError" in " ".join(line["last"])
 
@@ -590,11 +590,11 @@ def test_without_a_gpu(monkeypatch, tmp_path):
 
 
 def test_a_turn_lasts_as_long_as_the_process(tmp_path):
-    gpu.Turn(gpu.Gpu(out=tmp_path), exclusive=False).take()
+    turns.Turn(gpu.Gpu(out=tmp_path), exclusive=False).take()
     try:
         with open(tmp_path / "lock", "a") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             with pytest.raises(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
-        gpu.HELD.pop().close()
+        turns.HELD.pop().close()

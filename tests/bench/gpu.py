@@ -12,11 +12,8 @@ CPU, in one process (the steps of the faces have no tiny size and are left out).
 `--data-dir` holds tatoeba's fra-eng.zip and Hemingway's novels.
 """
 
-import atexit
-import fcntl
 import json
 import os
-import re
 import runpy
 import signal
 import statistics
@@ -24,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,16 +33,13 @@ import tyro
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments import exp_gan_curve, exp_gpt_hemingway, exp_transformer_fr
-from lib import gpt, random, replicas, run, seq2seq, transform, transformer, tree
+from lib import gpt, metrics, random, replicas, run, seq2seq, transform, transformer, tree
 from lib.cudagraph import WARM, Graphed
 from lib.data import packing, tokens
-from tests.bench import faces, gans, language, measure, modules
+from tests.bench import faces, gans, language, measure, modules, turns
+from tests.bench.turns import STAGE, Child, Turn, emit, failed, wait
 
-STARTED = float(os.environ.setdefault("GPU_STARTED", str(time.time())))
-PEAK = 989e12  # dense bf16 of an H100 or H200 SXM, FLOP/s
 ROUNDS = 5
-HELD: list[Any] = []  # files whose locks this process keeps: a file that is forgotten is closed, and its lock lost
-STAGE = "--stage"  # before one stage and its arguments, for a process of its own
 BEST = {"vocabulary": 50_257, "layers": 12, "width": 768, "heads": 12, "ff": 3072, "length": 1024, "rows": 32}  # GPT-2
 TINY = {"vocabulary": 300, "layers": 1, "width": 32, "heads": 2, "ff": 48, "length": 16, "rows": 4}
 GPT2_PEERS = {"ours": None, "ours, tuned": {**transform.INDUCTOR, "coordinate_descent_tuning": True}}
@@ -60,11 +54,9 @@ SDPA = {
 
 
 @dataclass(frozen=True)
-class Gpu:
+class Gpu(turns.Flags):
     """Measure everything worth knowing on one GPU."""
 
-    budget: float = 560.0
-    """Seconds in all."""
     only: tuple[str, ...] = ()
     """Stages, or how they begin: ceilings, draws, steps, tests, "gpt2 ours 50257", translation, attention, bench,
     replicas, train. All if none."""
@@ -72,14 +64,8 @@ class Gpu:
     """The preset of exp_transformer_fr that is trained."""
     translator_steps: int = 12_000
     novel_steps: int = 700
-    data_dir: Path | None = None
-    """Where to look for data files before downloading them."""
-    out: Path = Path("runs/gpu")
-    """Where gpu.jsonl, logs and the runs go."""
     results: Path | None = None
     """A Markdown file into which the table goes, between its markers."""
-    dry: bool = False
-    """Tiny sizes on a CPU, one stage after another, nothing compiled."""
 
     def __post_init__(self) -> None:
         if unknown := {name.split()[0] for name in self.only} - set(STAGES):
@@ -97,66 +83,6 @@ class Gpu:
     def warm(self) -> int:
         """Steps before those that are timed: they compile, and make CUDA graphs."""
         return 1 if self.dry else WARM + 3
-
-
-def now() -> float:
-    """Seconds since all of it began."""
-    return time.time() - STARTED
-
-
-def emit(args: Gpu, stage: str, **row: Any) -> None:
-    """A result, at once: a line of gpu.jsonl and of the terminal."""
-    line = json.dumps({"stage": stage, "t": round(now(), 1), **row}, default=str)
-    with open(args.out / "gpu.jsonl", "a") as file:
-        file.write(line + "\n")
-    print(line[:400], flush=True)
-
-
-def failed(args: Gpu, words: list[str], error: BaseException) -> None:
-    emit(args, "failed", child=" ".join(words), error=f"{type(error).__name__}: {str(error)[:500]}")
-
-
-def signal_all(out: Path, number: signal.Signals) -> int:
-    """Stops the trainings, or lets them go on. How many there are."""
-    trainings = [int(path.suffix[1:]) for path in out.glob("training.*")]
-    for pid in trainings:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-    return len(trainings)
-
-
-class Turn:
-    """The lock on the GPU. `take` it when what is compiled is about to run; it is held as long as the process lives."""
-
-    def __init__(self, args: Gpu, exclusive: bool = True) -> None:
-        self.file, self.held = open(args.out / "lock", "a"), args.dry  # noqa: SIM115
-        self.kind, self.out, self.dry = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, args.out, args.dry
-
-    def take(self) -> None:
-        if self.held:
-            return
-        fcntl.flock(self.file, self.kind)
-        HELD.append(self.file)
-        self.held = True
-        if self.kind == fcntl.LOCK_EX and signal_all(self.out, signal.SIGSTOP):
-            atexit.register(signal_all, self.out, signal.SIGCONT)
-            time.sleep(0.5)  # what they have asked of the GPU is done by then
-
-    def backend(self, options: dict | None = None) -> Callable:
-        """inductor, whose compiled function waits for its turn before it runs."""
-
-        def compiled(graph: Any, inputs: list, **_: Any) -> Callable:
-            from torch._inductor.compile_fx import compile_fx  # loads the compiler
-
-            fn = compile_fx(graph, inputs, config_patches=options or {})
-
-            def call(*args: Any) -> Any:
-                self.take()
-                return fn(*args)
-
-            return call
-
-        return compiled
 
 
 @contextmanager
@@ -237,8 +163,8 @@ def report(args: Gpu, stage: str, step: Callable[[int], Any], tokens: int, n: in
     memory(args)
     ms = timed(args, lambda: step(next(numbers)), n)
     rate = tokens / ms[0] * 1e3
-    if flops:
-        more["mfu"] = round(rate * flops / PEAK, 4)
+    if flops and (peak := metrics.peak_flops(args.device, args.dtype)):
+        more["mfu"] = round(rate * flops / peak, 4)
     gib = None if "graph" in more["peer"] else memory(args)
     emit(args, stage, ms=ms, tokens_per_second=round(rate), gib=gib, **more)
     emit(args, f"{stage}.kernels", **more, **kernels(args, lambda: step(next(numbers))))
@@ -580,49 +506,6 @@ def plan(args: Gpu) -> list[tuple[list[str], int]]:
     found += [(["train", "exp_transformer_fr", *translator.split()], 0)]
     found += [(["train", "exp_gpt_hemingway", *novel.split()], 5)]
     return [(words, nice) for words, nice in found if not args.only or " ".join(words).startswith(args.only)]
-
-
-class Child:
-    """A stage in a process of its own, and its children's."""
-
-    def __init__(self, args: Gpu, words: list[str], nice: int) -> None:
-        self.args, self.words = args, words
-        name = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower())[:60]
-        given = ["--budget", str(args.budget), "--out", str(args.out)]
-        given += ["--data-dir", str(args.data_dir)] if args.data_dir else []
-        command = ["nice", "-n", str(nice), sys.executable, "-m", "tests.bench.gpu", *given, STAGE, json.dumps(words)]
-        env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "PYTHONUNBUFFERED": "1"}
-        # A compile cache of its own: processes that share one wait for one another.
-        env |= {"TORCHINDUCTOR_CACHE_DIR": str(args.out / "inductor" / name), "TORCHINDUCTOR_COMPILE_THREADS": "6"}
-        self.log = args.out / f"{name}.log"
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
-            )
-
-    def over(self) -> bool:
-        if self.process.poll() is None:
-            return False
-        if self.process.returncode:
-            signal_all(self.args.out, signal.SIGCONT)  # what it stopped, if it could not let it go on
-            last = [line[:300] for line in self.log.read_text().strip().splitlines()[-6:]]
-            emit(self.args, "failed", child=" ".join(self.words), rc=self.process.returncode, last=last)
-        return True
-
-    def kill(self) -> None:
-        emit(self.args, "out of time", child=" ".join(self.words))
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def wait(children: list[Child], until: float) -> None:
-    """Until all are over; at the time `until` those that are not are ended."""
-    left = list(children)
-    while left and now() < until:
-        left = [child for child in left if not child.over()]
-        time.sleep(0.1)
-    for child in left:
-        child.kill()
 
 
 def main(args: Gpu) -> None:
