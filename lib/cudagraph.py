@@ -17,6 +17,7 @@ from lib import tree
 from lib.tree import Tree
 
 WARM = 3  # calls before a capture: they compile, and libraries choose their kernels
+MOST = 128  # graphs of one function: a text that is generated has a state of its own, and its graph is of no use later
 
 
 class _Entry:
@@ -57,11 +58,14 @@ class Graphed:
         if not (self.fit and _on_gpu(held[:1])) or dist.is_initialized():
             return self.fn(state, *args)
         where = (*(x.data_ptr() for x in held), *((x.shape, x.stride(), x.dtype) for x in leaves))
-        entry = self.entries.get(where)
+        entry = self.entries.pop(where, None)
         if entry is None:
             if not _on_gpu([*held, *leaves]):
                 return self.fn(state, *args)
-            entry = self.entries[where] = _Entry(leaves)
+            entry = _Entry(leaves)
+            if len(self.entries) == MOST:
+                del self.entries[next(iter(self.entries))]  # the one that was used longest ago
+        self.entries[where] = entry
         read = entry.arguments(leaves)
         entry.calls += 1
         if entry.graph is None:

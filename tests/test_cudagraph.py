@@ -84,6 +84,15 @@ def test_each_state_and_each_shape_has_a_graph(played):
     assert len(played) == 4
 
 
+def test_graphs_of_states_that_are_no_more_are_forgotten(played, monkeypatch):
+    monkeypatch.setattr(cudagraph, "MOST", 2)
+    data, graphed, batch = torch.randn(10, 3), Graphed(overwrite), torch.tensor([1, 2])
+    states = [begin() for _ in range(4)]
+    for state in [*states, states[2], states[0]]:
+        graphed(state, batch, data)
+    assert [where[0] for where in graphed.entries] == [states[2]["w"].data_ptr(), states[0]["w"].data_ptr()]
+
+
 def test_on_a_cpu_nothing_is_captured():
     graphed, state = Graphed(overwrite), begin()
     for _ in range(WARM + 2):
