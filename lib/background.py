@@ -1,0 +1,135 @@
+"""A step that begins at once: it runs eagerly while a child process compiles it, then changes over.
+
+The child is a fork, so that nothing need be pickled for it. It leaves torch's ahead-of-time artefact behind: this
+process loads it in a second, where tracing the step once more would take ten.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib import tree
+from lib.transform import INDUCTOR, donating, jit
+from lib.tree import Tree
+
+
+def possible(device: torch.device) -> bool:
+    """Whether a step can be compiled beside a run: a fork shares neither CUDA nor macOS's Accelerate, one core is not
+    two, and torch's artefacts came with 2.12."""
+    able = hasattr(torch.compiler, "load_compiled_function")
+    return device.type == "cpu" and sys.platform == "linux" and torch.get_num_threads() > 1 and able
+
+
+class Compiling:
+    """`update(state, *args)` of `jit(step)`, eager until a child process has compiled it. `tell` is given a line at the
+    start and one at the change. Results of eager and compiled steps differ by rounding."""
+
+    def __init__(self, step: Callable, tell: Callable[[str], None], changed: Callable[[], None]) -> None:
+        """`changed` is called when the compiled step is loaded and not yet run."""
+        self._step, self._tell, self._changed = step, tell, changed
+        self._update: Callable = step
+        self._child: BaseProcess | None = None
+        self._calls = 0
+
+    def __call__(self, state: Tree, *args: Any) -> tuple[Tree, Any]:
+        if not self._calls:
+            self._start(state, *args)
+        elif self._child and not self._child.is_alive():
+            state = self._change(state, *args)
+        self._calls += 1
+        return self._update(state, *args)
+
+    def _start(self, state: Tree, *args: Any) -> None:
+        import torch._inductor.compile_fx  # takes two seconds, which parent and child then share
+
+        self._threads, self._since = torch.get_num_threads(), time.monotonic()
+        self._folder = tempfile.TemporaryDirectory(prefix="puregen-")
+        self._path = Path(self._folder.name) / "step"
+        fork = multiprocessing.get_context("fork")
+        self._child = fork.Process(
+            target=_compile, args=(self._step, self._path, self._threads, os.getpid(), state, *args), daemon=True
+        )
+        with warnings.catch_warnings():  # Python warns of threads: of ours none holds a lock that the child takes
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._child.start()
+        self._stop = weakref.finalize(self, _kill, self._child)  # at exit too
+        torch.set_num_threads(self._threads - self._threads // 2)  # threads of two would wait for each other
+        self._tell("compiling in the background; until that is done, steps take two to four times as long")
+
+    def stop(self) -> None:
+        """Compile no longer: ends the child, if there is one. What runs eagerly goes on eagerly."""
+        if self._child:
+            self._stop()
+            self._child.join()
+            self._child = None
+            self._folder.cleanup()
+            torch.set_num_threads(self._threads)
+
+    def _change(self, state: Tree, *args: Any) -> Tree:
+        """The compiled step from here on, or what can be had instead."""
+        assert self._child
+        status, seconds = self._child.exitcode, time.monotonic() - self._since
+        try:
+            if status == 0:
+                self._update = _load(self._path, self._step, self._tell)
+                self._tell(f"compiled in {seconds:.0f} s; {self._calls} steps were done meanwhile")
+            elif status and status < 0:
+                self._tell(f"the compiling process was killed by {signal.Signals(-status).name}: going on uncompiled")
+            else:
+                lines = self._path.with_suffix(".log").read_text().splitlines() or ["no reason given"]
+                self._tell(f"compiling in the background failed ({lines[-1]}): the next step compiles")
+                self._update = jit(self._step)
+        finally:
+            self.stop()
+        self._changed()
+        return tree.map(torch.clone, state)  # from here on donated, and an eager step's `out` may share its leaves
+
+
+def _compile(step: Callable, path: Path, threads: int, parent: int, *args: Any) -> None:
+    """What the child does. A group of its own keeps Ctrl-C from it and ends its compilers with it."""
+    os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whatever kills the parent ends the child
+    if os.getppid() != parent:
+        os._exit(1)
+    log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.set_num_threads(1)  # OpenMP's other threads did not come along: it would wait for them forever
+    options = INDUCTOR | {"cpp.threads": threads, "compile_threads": threads // 2}
+    compiled: Any = torch.compile(donating(step), fullgraph=True, dynamic=False, options=options)
+    compiled.aot_compile((args, {})).save_compiled_function(str(path))
+
+
+def _load(path: Path, step: Callable, tell: Callable[[str], None]) -> Callable:
+    """The update that the child compiled; for arguments of other shapes it is compiled anew."""
+    with path.open("rb") as file:
+        compiled: Any = torch.compiler.load_compiled_function(file)
+    compiled.disable_guard_check()  # done here, to have a way out
+    otherwise = jit(step)
+
+    def update(state: Tree, *args: Any) -> tuple[Tree, Any]:
+        if not compiled.guard_check(state, *args):
+            return otherwise(state, *args)
+        return state, compiled(state, *args)
+
+    return update
+
+
+def _kill(child: BaseProcess) -> None:
+    if child.is_alive():
+        with suppress(ProcessLookupError):  # its group is not there yet
+            os.killpg(child.pid or 0, signal.SIGKILL)
+        child.kill()
