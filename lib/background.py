@@ -15,6 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,11 @@ class Compiling:
     """`update(state, *args)` of `jit(step)`, eager until a child process has compiled it. `tell` is given a line at the
     start and one at the change. Results of eager and compiled steps differ by rounding."""
 
-    def __init__(self, step: Callable, tell: Callable[[str], None], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, step: Callable, tell: Callable[[str], None], changed: Callable[[], None], backend: str = "inductor"
+    ) -> None:
         """`changed` is called when the compiled step is loaded and not yet run."""
-        self._step, self._tell, self._changed = step, tell, changed
+        self._step, self._tell, self._changed, self._backend = step, tell, changed, backend
         self._update: Callable = step
         self._child: BaseProcess | None = None
         self._calls = 0
@@ -48,7 +51,7 @@ class Compiling:
         if not self._calls:
             self._start(state, *args)
         elif self._child and not self._child.is_alive():
-            state = self._change(state, *args)
+            state = self._change(state)
         self._calls += 1
         return self._update(state, *args)
 
@@ -59,9 +62,8 @@ class Compiling:
         self._folder = tempfile.TemporaryDirectory(prefix="puregen-")
         self._path = Path(self._folder.name) / "step"
         fork = multiprocessing.get_context("fork")
-        self._child = fork.Process(
-            target=_compile, args=(self._step, self._path, self._threads, os.getpid(), state, *args), daemon=True
-        )
+        work = partial(_compile, self._step, self._backend, self._path, self._threads, os.getpid())
+        self._child = fork.Process(target=work, args=(state, *args), daemon=True)
         with warnings.catch_warnings():  # Python warns of threads: of ours none holds a lock that the child takes
             warnings.simplefilter("ignore", DeprecationWarning)
             self._child.start()
@@ -78,27 +80,34 @@ class Compiling:
             self._folder.cleanup()
             torch.set_num_threads(self._threads)
 
-    def _change(self, state: Tree, *args: Any) -> Tree:
+    def _change(self, state: Tree) -> Tree:
         """The compiled step from here on, or what can be had instead."""
         assert self._child
-        status, seconds = self._child.exitcode, time.monotonic() - self._since
-        try:
-            if status == 0:
-                self._update = _load(self._path, self._step, self._tell)
-                self._tell(f"compiled in {seconds:.0f} s; {self._calls} steps were done meanwhile")
-            elif status and status < 0:
-                self._tell(f"the compiling process was killed by {signal.Signals(-status).name}: going on uncompiled")
-            else:
-                lines = self._path.with_suffix(".log").read_text().splitlines() or ["no reason given"]
-                self._tell(f"compiling in the background failed ({lines[-1]}): the next step compiles")
-                self._update = jit(self._step)
-        finally:
+        status, fault = self._child.exitcode, ""
+        if status and status < 0:
+            self._tell(f"the compiling process was killed by {signal.Signals(-status).name}: going on uncompiled")
             self.stop()
+            return state
+        compiled = jit(self._step, backend=self._backend)
+        try:
+            if status:
+                fault = self._path.with_suffix(".log").read_text().strip() or "no reason given"
+            else:
+                compiled = _load(self._path, compiled)
+        except Exception as error:  # artefacts are new in torch: whatever is wrong with one, the step can be compiled
+            fault = str(error)
+        self.stop()
+        if fault:
+            self._tell(f"compiling in the background failed ({fault.splitlines()[-1]}): the next step compiles")
+        else:
+            seconds = time.monotonic() - self._since
+            self._tell(f"compiled in {seconds:.0f} s; {self._calls} steps were done meanwhile")
+        self._update = compiled
         self._changed()
         return tree.map(torch.clone, state)  # from here on donated, and an eager step's `out` may share its leaves
 
 
-def _compile(step: Callable, path: Path, threads: int, parent: int, *args: Any) -> None:
+def _compile(step: Callable, backend: str, path: Path, threads: int, parent: int, *args: Any) -> None:
     """What the child does. A group of its own keeps Ctrl-C from it and ends its compilers with it."""
     os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whatever kills the parent ends the child
@@ -108,17 +117,20 @@ def _compile(step: Callable, path: Path, threads: int, parent: int, *args: Any) 
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)  # OpenMP's other threads did not come along: it would wait for them forever
-    options = INDUCTOR | {"cpp.threads": threads, "compile_threads": threads // 2}
-    compiled: Any = torch.compile(donating(step), fullgraph=True, dynamic=False, options=options)
+    options: dict = {"cpp.threads": threads, "compile_threads": threads // 2} if backend == "inductor" else {}
+    options |= INDUCTOR if backend == "inductor" else {}
+    # What else guards look at (that the threads are as many as here, for one) is the same in every step of a run.
+    kinds = ("TENSOR_MATCH", "CONSTANT_MATCH", "EQUALS_MATCH")
+    options["guard_filter_fn"] = lambda guards: [g.guard_type in kinds and not g.is_global for g in guards]
+    compiled: Any = torch.compile(donating(step), fullgraph=True, dynamic=False, backend=backend, options=options)
     compiled.aot_compile((args, {})).save_compiled_function(str(path))
 
 
-def _load(path: Path, step: Callable, tell: Callable[[str], None]) -> Callable:
-    """The update that the child compiled; for arguments of other shapes it is compiled anew."""
+def _load(path: Path, otherwise: Callable) -> Callable:
+    """The update that the child compiled, and another one for arguments of other shapes."""
     with path.open("rb") as file:
         compiled: Any = torch.compiler.load_compiled_function(file)
     compiled.disable_guard_check()  # done here, to have a way out
-    otherwise = jit(step)
 
     def update(state: Tree, *args: Any) -> tuple[Tree, Any]:
         if not compiled.guard_check(state, *args):
