@@ -28,9 +28,8 @@ from lib.tree import Tree
 
 
 def possible(device: torch.device) -> bool:
-    """Whether a step can be compiled beside a run: a fork shares neither CUDA nor macOS's Accelerate, one core is not
-    two, and torch's artefacts came with 2.12."""
-    able = hasattr(torch.compiler, "load_compiled_function")
+    """Whether a step can be compiled beside a run: CUDA and macOS do not stand a fork, and it takes two cores."""
+    able = hasattr(torch.compiler, "load_compiled_function")  # not in every torch that we work with
     return device.type == "cpu" and sys.platform == "linux" and torch.get_num_threads() > 1 and able
 
 
@@ -69,7 +68,7 @@ class Compiling:
             self._child.start()
         self._stop = weakref.finalize(self, _kill, self._child)  # at exit too
         torch.set_num_threads(self._threads - self._threads // 2)  # threads of two would wait for each other
-        self._tell("compiling in the background; until that is done, steps take two to four times as long")
+        self._tell("compiling in the background; steps are slower until it is done")
 
     def stop(self) -> None:
         """Compile no longer: ends the child, if there is one. What runs eagerly goes on eagerly."""
@@ -88,21 +87,20 @@ class Compiling:
             self._tell(f"the compiling process was killed by {signal.Signals(-status).name}: going on uncompiled")
             self.stop()
             return state
-        compiled = jit(self._step, backend=self._backend)
+        self._update = jit(self._step, backend=self._backend)
         try:
             if status:
                 fault = self._path.with_suffix(".log").read_text().strip() or "no reason given"
             else:
-                compiled = _load(self._path, compiled)
+                self._update = _load(self._path, self._update)
         except Exception as error:  # artefacts are new in torch: whatever is wrong with one, the step can be compiled
-            fault = str(error)
+            fault = repr(error)
         self.stop()
         if fault:
             self._tell(f"compiling in the background failed ({fault.splitlines()[-1]}): the next step compiles")
         else:
             seconds = time.monotonic() - self._since
-            self._tell(f"compiled in {seconds:.0f} s; {self._calls} steps were done meanwhile")
-        self._update = compiled
+            self._tell(f"compiled in {seconds:.0f} s, in which {self._calls} steps were done")
         self._changed()
         return tree.map(torch.clone, state)  # from here on donated, and an eager step's `out` may share its leaves
 
@@ -117,9 +115,10 @@ def _compile(step: Callable, backend: str, path: Path, threads: int, parent: int
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)  # OpenMP's other threads did not come along: it would wait for them forever
-    options: dict = {"cpp.threads": threads, "compile_threads": threads // 2} if backend == "inductor" else {}
-    options |= INDUCTOR if backend == "inductor" else {}
-    # What else guards look at (that the threads are as many as here, for one) is the same in every step of a run.
+    options: dict[str, Any] = {}
+    if backend == "inductor":
+        options = INDUCTOR | {"cpp.threads": threads, "compile_threads": threads // 2}
+    # What else guards look at is the same in every step of a run, but for the number of threads, which is not as here.
     kinds = ("TENSOR_MATCH", "CONSTANT_MATCH", "EQUALS_MATCH")
     options["guard_filter_fn"] = lambda guards: [g.guard_type in kinds and not g.is_global for g in guards]
     compiled: Any = torch.compile(donating(step), fullgraph=True, dynamic=False, backend=backend, options=options)

@@ -42,7 +42,7 @@ class Args:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the forward and backward pass; parameters stay fp32. auto: bf16 where the hardware multiplies it."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """auto: on for runs long enough to earn the compile time back."""
+    """on: before the first step. auto: for runs long enough to earn the time back, on CPUs beside the first steps."""
     data: str = "default"
     """Name of a data set, or a path."""
     data_dir: Path | None = None

@@ -93,7 +93,7 @@ def test_steps_are_eager_then_compiled_and_give_the_same(begin):
     assert changes == [3] and not counters["stats"]  # this process traced nothing
     torch.testing.assert_close(state, expected)
     torch.testing.assert_close(outs, expected_outs)  # what eager steps gave of their states is not written to later
-    assert lines[0].startswith("compiling in the background") and lines[1].endswith("3 steps were done meanwhile")
+    assert lines[0].startswith("compiling in the background") and lines[1].endswith("in which 3 steps were done")
     assert len(lines) == 2
 
 
