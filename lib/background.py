@@ -90,14 +90,14 @@ class Compiling:
         self._update = jit(self._step, backend=self._backend)
         try:
             if status:
-                fault = self._path.with_suffix(".log").read_text().strip() or "no reason given"
+                fault = self._path.read_text()
             else:
                 self._update = _load(self._path, self._update)
         except Exception as error:  # artefacts are new in torch: whatever is wrong with one, the step can be compiled
             fault = repr(error)
         self.stop()
         if fault:
-            self._tell(f"compiling in the background failed ({fault.splitlines()[-1]}): the next step compiles")
+            self._tell(f"compiling in the background failed ({fault.splitlines()[0]}): the next step compiles")
         else:
             seconds = time.monotonic() - self._since
             self._tell(f"compiled in {seconds:.0f} s, in which {self._calls} steps were done")
@@ -106,14 +106,15 @@ class Compiling:
 
 
 def _compile(step: Callable, backend: str, path: Path, threads: int, parent: int, *args: Any) -> None:
-    """What the child does. A group of its own keeps Ctrl-C from it and ends its compilers with it."""
+    """What the child does: leaves the compiled step at `path`, or what went wrong. A group of its own keeps Ctrl-C from
+    it and ends its compilers with it."""
     os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whatever kills the parent ends the child
     if os.getppid() != parent:
         os._exit(1)
-    log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     torch.set_num_threads(1)  # OpenMP's other threads did not come along: it would wait for them forever
     options: dict[str, Any] = {}
     if backend == "inductor":
@@ -121,8 +122,12 @@ def _compile(step: Callable, backend: str, path: Path, threads: int, parent: int
     # What else guards look at is the same in every step of a run, but for the number of threads, which is not as here.
     kinds = ("TENSOR_MATCH", "CONSTANT_MATCH", "EQUALS_MATCH")
     options["guard_filter_fn"] = lambda guards: [g.guard_type in kinds and not g.is_global for g in guards]
-    compiled: Any = torch.compile(donating(step), fullgraph=True, dynamic=False, backend=backend, options=options)
-    compiled.aot_compile((args, {})).save_compiled_function(str(path))
+    try:
+        compiled: Any = torch.compile(donating(step), fullgraph=True, dynamic=False, backend=backend, options=options)
+        compiled.aot_compile((args, {})).save_compiled_function(str(path))
+    except Exception as error:
+        path.write_text(f"{type(error).__name__}: {error}")
+        raise
 
 
 def _load(path: Path, otherwise: Callable) -> Callable:

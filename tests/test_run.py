@@ -128,7 +128,7 @@ def test_finish_puts_everything_into_one_tensorboard_run(start, tmp_path, capsys
     here.writer.add_image("attention/cross", np.zeros((3, 4, 4)))
     here.finish([({"toy/bleu": 31.5}, ["bonjour", "salut"])], '--text "How are you?"')
     told = capsys.readouterr().out
-    assert told.startswith(f"bonjour\nsalut\n\nrun: {here.path}\nfirst step ") and "; all: " in told
+    assert told.startswith(f"bonjour\nsalut\n\nrun: {here.path}\nfirst step: 1.0 s; all: ")
     assert told.endswith('next: just sample exp_toy --text "How are you?"\n      just tb\n')
 
     assert json.loads((here.path / "result.json").read_text()) == {"toy/bleu": 31.5}
