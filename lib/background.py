@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Compiling:
         self._update: Callable = step
         self._child: BaseProcess | None = None
         self._calls = 0
+        self._threads = torch.get_num_threads()
 
     def __call__(self, state: Tree, *args: Any) -> tuple[Tree, Any]:
         if not self._calls:
@@ -57,7 +59,7 @@ class Compiling:
     def _start(self, state: Tree, *args: Any) -> None:
         import torch._inductor.compile_fx  # takes two seconds, which parent and child then share
 
-        self._threads, self._since = torch.get_num_threads(), time.monotonic()
+        self._since = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="puregen-")
         self._path = Path(self._folder.name) / "step"
         fork = multiprocessing.get_context("fork")
@@ -116,12 +118,16 @@ def _compile(step: Callable, backend: str, path: Path, threads: int, parent: int
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     torch.set_num_threads(1)  # OpenMP's other threads did not come along: it would wait for them forever
+    from torch._dynamo import bytecode_transformation
+
     options: dict[str, Any] = {}
     if backend == "inductor":
         options = INDUCTOR | {"cpp.threads": threads, "compile_threads": threads // 2}
     # What else guards look at is the same in every step of a run, but for the number of threads, which is not as here.
     kinds = ("TENSOR_MATCH", "CONSTANT_MATCH", "EQUALS_MATCH")
     options["guard_filter_fn"] = lambda guards: [g.guard_type in kinds and not g.is_global for g in guards]
+    # Dynamo gives a graph a random name, which enters the key of torch's cache: no second run would ever find it there.
+    bytecode_transformation.uuid = SimpleNamespace(uuid4=lambda: "name")  # type: ignore[assignment]
     try:
         compiled: Any = torch.compile(donating(step), fullgraph=True, dynamic=False, backend=backend, options=options)
         compiled.aot_compile((args, {})).save_compiled_function(str(path))

@@ -116,6 +116,18 @@ def test_the_run_may_have_used_the_autograd_engine_and_threads(begin):
     assert lines[1].startswith("compiled in ")
 
 
+def test_the_next_run_finds_what_this_one_compiled(begin, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    kept = []
+    for _ in range(2):
+        update, _ = begin(step)
+        update(first(), X)
+        finished(update)
+        update.stop()
+        kept.append(sorted(path.name for path in (tmp_path / "aotautograd").iterdir()))
+    assert len(kept[0]) == 1 and kept[1] == kept[0]
+
+
 def test_a_step_that_cannot_be_compiled_says_why(begin):
     def bad(state, x):
         new, out = step(state, x)
