@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import checkpoint, metrics, parallel, prefetch, random, replicas, rundir, tree
+from lib import background, checkpoint, metrics, parallel, prefetch, random, replicas, rundir, tree
 from lib.log import Log
 from lib.replicas import View
 from lib.rundir import load
@@ -57,6 +57,7 @@ class Run:
         self.health = replicas.Health({int(i): why for i, why in meta.get("lost", {}).items()})
         self._to_save: Tree = None
         self._whole: Tree = None  # with --shard-optimizer: shapes of what is saved
+        self._compiling: list[background.Compiling] = []
         self.views: list[Any] = []
         if self.leads:
             self._open(source)
@@ -108,11 +109,19 @@ class Run:
 
     def compile(self, step: Callable, **fixed: Any) -> Callable[..., tuple[Tree, dict[str, Tensor]]]:
         """`update(state, batch, *shared) -> (state, out)` of `step(state, batch, *shared, args=..., **fixed)`, compiled
-        with donated state where --compile says so. With several replicas state and batch are stacked, and the faster
-        of one vmapped step and one step after another is chosen. With several processes it is one step of all."""
+        with donated state where --compile says so, with `auto` on a CPU beside the first, eager steps. With several
+        replicas state and batch are stacked, and the faster of one vmapped step and one step after another is chosen.
+        With several processes it is one step of all."""
         args, step, enabled = self.args, partial(step, **fixed), compiles(self.args)
-        name = f"{self.experiment} {self.device} {self.dtype} {enabled} {torch.__version__}"
-        update = replicas.updates(self.members, step, args, enabled, self.device, name, self.write)
+        alone = len(self.members) * parallel.size() == 1
+        update: Callable[..., tuple[Tree, dict[str, Tensor]]]
+        if alone and enabled and args.compile == "auto" and background.possible(self.device):
+            step = partial(step, args=replicas.with_values(args, self.members[0].values))
+            update = background.Compiling(step, self.write, self.throughput.begin)
+            self._compiling.append(update)
+        else:
+            name = f"{self.experiment} {self.device} {self.dtype} {enabled} {torch.__version__}"
+            update = replicas.updates(self.members, step, args, enabled, self.device, name, self.write)
 
         def call(state: Tree, *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
             if self.due(self.step, args.diagnose):
@@ -267,6 +276,8 @@ class Run:
                     break
         finally:
             bar.close()
+            for update in self._compiling:
+                update.stop()
             signal.signal(signal.SIGINT, before)
 
     def interrupted(self, state: Tree) -> bool:
@@ -300,7 +311,7 @@ class Run:
         elif several:
             facts |= {"best": best, "all": [found[i][0] if i in found else None for i in range(len(self.members))]}
         rundir.write_json(self.path / "result.json", facts)
-        first = f"first step (with compilation): {self.throughput.first:.1f} s; " if self.throughput.first else ""
+        first = f"first step: {self.throughput.first:.1f} s; " if self.throughput.first else ""
         print(*lines, f"\nrun: {self.path}", f"{first}all: {self.seconds():.0f} s", sep="\n")
         print(f"next: just sample {self.experiment} {sample}".rstrip(), "      just tb", sep="\n")
 

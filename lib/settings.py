@@ -44,7 +44,7 @@ class Args:
     deterministic: bool = False
     """On a GPU, the same bits every time, by slower kernels; a CPU gives the same bits anyway."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """auto: on for runs long enough to earn the compile time back."""
+    """on: before the first step. auto: for runs long enough to earn the time back, on CPUs beside the first steps."""
     data: str = "default"
     """Name of a data set, or a path."""
     data_dir: Path | None = None

@@ -95,15 +95,21 @@ def jit(
     if not donate:
         return torch.compile(step, fullgraph=True, dynamic=False, backend=backend, options=options)
 
-    def overwrite(state: tree.Tree, *args: Any) -> Any:
-        new, out = step(state, *args)
-        tree.map(lambda old, x: old.copy_(x), state, new)
-        return out
-
-    compiled = torch.compile(overwrite, fullgraph=True, dynamic=False, backend=backend, options=options)
+    compiled = torch.compile(donating(step), fullgraph=True, dynamic=False, backend=backend, options=options)
     compiled = Graphed(compiled) if graphed else compiled
 
     def call(state: tree.Tree, *args: Any) -> tuple[tree.Tree, Any]:
         return state, compiled(state, *args)
 
     return call
+
+
+def donating(step: Callable) -> Callable[..., Any]:
+    """The step as `jit` compiles it: writes the new state into the old one's storage and returns `out`."""
+
+    def overwrite(state: tree.Tree, *args: Any) -> Any:
+        new, out = step(state, *args)
+        tree.map(lambda old, x: old.copy_(x), state, new)
+        return out
+
+    return overwrite

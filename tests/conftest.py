@@ -1,5 +1,8 @@
 """Fixtures shared by all tests."""
 
+import lib  # noqa: F401 (before torch: it says how OpenMP waits)
+
+# isort: split
 import dataclasses
 import itertools
 import json

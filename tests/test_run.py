@@ -19,7 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lib import checkpoint, random, run, settings
+from lib import background, checkpoint, random, run, settings
 from lib.run import RunError
 from tests import pretend
 
@@ -129,7 +129,7 @@ def test_finish_puts_everything_into_one_tensorboard_run(start, tmp_path, capsys
     here.writer.add_image("attention/cross", np.zeros((3, 4, 4)))
     here.finish([({"toy/bleu": 31.5}, ["bonjour", "salut"])], '--text "How are you?"')
     told = capsys.readouterr().out
-    assert told.startswith(f"bonjour\nsalut\n\nrun: {here.path}\nfirst step ") and "; all: " in told
+    assert told.startswith(f"bonjour\nsalut\n\nrun: {here.path}\nfirst step: 1.0 s; all: ")
     assert told.endswith('next: just sample exp_toy --text "How are you?"\n      just tb\n')
 
     assert json.loads((here.path / "result.json").read_text()) == {"toy/bleu": 31.5}
@@ -261,6 +261,41 @@ def test_compile(start, tmp_path, mode):
         after, out = update(state, torch.tensor(2.0))
     assert after["w"].tolist() == [3, 3] and out["train/loss"] == 2
     assert (after is state) == (mode == "on")  # donated
+
+
+def test_auto_compiles_beside_the_first_steps_and_not_after_the_last(start, tmp_path, monkeypatch):
+    made = []
+
+    class Compiling:
+        def __init__(self, step, tell, changed):
+            self.step, self.tell, self.changed, self.stopped = step, tell, changed, 0
+            made.append(self)
+
+        def __call__(self, state, x):
+            return self.step(state, x)
+
+        def stop(self):
+            self.stopped += 1
+
+    def step(state, x, *, scale, args):
+        return {"w": state["w"] + scale * x * args.width}, {"train/loss": state["w"].sum()}
+
+    monkeypatch.setattr(background, "Compiling", Compiling)
+    monkeypatch.setattr(background, "possible", lambda device: device.type == "cpu")
+    monkeypatch.setattr(settings, "compiles", lambda args: args.compile != "off")
+    monkeypatch.setattr(run, "compiles", settings.compiles)
+    for mode, flags in (("on", {}), ("off", {}), ("auto", {"replicas": 2})):
+        start(run=tmp_path / f"{mode}{len(flags)}{flags.get('replicas')}", compile=mode, **flags).compile(step, scale=2)
+    assert not made
+    here, state = start(run=tmp_path / "here", compile="auto", steps=3), {"w": torch.ones(2)}
+    update = here.compile(step, scale=2)
+    for n in here.progress():
+        assert not made[0].stopped
+        state, out = update(state, torch.tensor(1.0))
+        here.record(n, state, out)
+        here.stopped = n == 1
+    assert state["w"].tolist() == [33, 33]
+    assert [(one.stopped, one.tell, one.changed) for one in made] == [(1, here.write, here.throughput.begin)]
 
 
 # ---- losses that are not finite, disks that are full ----
