@@ -191,7 +191,7 @@ def chosen(use: Use) -> Args:
 def sample(use: Use) -> None:
     args = chosen(use)
     model = released(args.weights, Args(data_dir=use.data_dir, precision=args.precision))
-    key = random.key(use.seed, run.device(args)) if use.temperature > 0 else None
+    key = random.key(use.seed, model.params["embed"]["tokens"].device) if use.temperature > 0 else None
     sampling = {"temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
     turns: list[Turn] = [("system", use.system)] if use.system else []
     if use.prompt is None:

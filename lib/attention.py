@@ -105,7 +105,7 @@ def attention(
     else:
         given: dict = {"is_causal": True} if isinstance(mask, str) else {"attn_mask": mask}
         if q.shape[1] != k.shape[1]:
-            given["enable_gqa"] = True
+            given["enable_gqa"] = True  # which reads shared heads without copies
         y, w = F.scaled_dot_product_attention(q, k, v, **given), None  # type: ignore[arg-type]
     y = rearrange(y, "b h t c -> b t (h c)") @ p["w_o"].flatten(0, 1)
     return y + p["b_o"] if "b_o" in p else y, w if weights else None

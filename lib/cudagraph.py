@@ -21,22 +21,29 @@ MOST = 128  # graphs of one function: a text that is generated has a state of it
 
 
 class _Entry:
-    """What is known of one state: how often it was stepped, where the arguments lay, and the graph."""
+    """What is known of one state: how often it was stepped, where the arguments lie, and the graph."""
 
     def __init__(self, leaves: list[Tensor]) -> None:
-        self.calls, self.graph, self.out = 0, None, None  # type: tuple[int, torch.cuda.CUDAGraph | None, Tree]
+        self.calls, self.out = 0, None  # type: int, Tree
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.stale = False  # the graph reads an argument where it is no more; kept, for its memory is the next one's
         self.places = [x.data_ptr() for x in leaves]
+        self.moved = [False] * len(leaves)
         self.buffers: dict[int, Tensor] = {}
 
     def arguments(self, leaves: list[Tensor]) -> list[Tensor]:
-        """The arguments that a graph reads: those that lie where they have always lain as they are, copies of others.
-        One that lies elsewhere for the first time gets a buffer, and a graph that does not read it is given up."""
+        """The arguments that a graph reads: as they are those that stay where they lie, copies of the others. What has
+        moved once may stay from then on, as data that was loaded anew; what moves again gets a buffer, as a batch."""
         for i, x in enumerate(leaves):
             if i in self.buffers:
                 self.buffers[i].copy_(x)
-            elif x.data_ptr() != self.places[i]:
+                continue
+            if x.data_ptr() == self.places[i]:
+                continue
+            if self.moved[i]:
                 self.buffers[i] = x.clone()
-                self.graph, self.calls = None, min(self.calls, WARM - 1)
+            self.places[i], self.moved[i] = x.data_ptr(), True
+            self.stale, self.calls = True, min(self.calls, WARM - 1)
         return [self.buffers.get(i, x) for i, x in enumerate(leaves)]
 
 
@@ -44,9 +51,10 @@ class Graphed:
     """`fn(state, *args) -> out`, which writes to the state, as a CUDA graph from the fourth call with a state on.
 
     There is a graph for each place of a state (replicas that are stepped one after another) and each shape of the
-    arguments; all share one pool of memory. What a call returns is a copy, for the next replay overwrites it. Where a
-    leaf is not on a GPU, or several processes work together, `fn` is called as it is, and so it is for good, with a
-    warning, where it cannot be captured: a step must not wait for the device.
+    arguments; all share one pool of memory. What a call returns is a copy, for the next replay overwrites it. A replay
+    looks at addresses and shapes only: what else `fn` reads stays as it was at the capture. Where a leaf is not on a
+    GPU, or several processes work together, `fn` is called as it is, and so it is for good, with a warning, where it
+    cannot be captured: a step must not wait for the device.
     """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
@@ -57,7 +65,8 @@ class Graphed:
         held, leaves = tree.leaves(state), tree.leaves(args)
         if not (self.fit and _on_gpu(held[:1])) or dist.is_initialized():
             return self.fn(state, *args)
-        where = (*(x.data_ptr() for x in held), *((x.shape, x.stride(), x.dtype) for x in leaves))
+        kinds = [(x.shape, x.stride(), x.dtype) for x in (*held, *leaves)]
+        where = (*(x.data_ptr() for x in held), *kinds)
         entry = self.entries.pop(where, None)
         if entry is None:
             if not _on_gpu([*held, *leaves]):
@@ -68,7 +77,7 @@ class Graphed:
         self.entries[where] = entry
         read = entry.arguments(leaves)
         entry.calls += 1
-        if entry.graph is None:
+        if entry.graph is None or entry.stale:
             args = tree.unflatten(args, read)
             if entry.calls <= WARM or not self._capture(entry, state, args):
                 return self.fn(state, *args)
@@ -88,7 +97,7 @@ class Graphed:
             self.fit = False
             self.entries.clear()
             return False
-        entry.graph = graph
+        entry.graph, entry.stale = graph, False
         return True
 
 

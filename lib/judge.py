@@ -58,7 +58,7 @@ class Judge(NamedTuple):
         return {name: float((seen[name].argmax(1) == value).float().mean()) for name, value in wanted.items()}
 
     def accuracy(self, part: Part) -> dict[str, float]:
-        """Of pictures and their attributes, wherever they are."""
+        """The share of pictures that the judge reads rightly, for each attribute; they may be on any device."""
         device = self.params["head"]["w"].device
         return self.agreement(part.pixels.to(device) / 127.5 - 1, tree.to(part.attributes, device))
 

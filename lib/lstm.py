@@ -60,8 +60,8 @@ def lstm(
     """What the last layer shows at each position, and the state after the last one.
 
     With a key, each layer's input but the first's goes through dropout. A layer is one fused call, but where a second
-    or forward-mode derivative is under way, which that lacks, or on a GPU where
-    it is traced, which cuDNN's call cannot be.
+    or forward-mode derivative is under way, which that lacks, or on a GPU where it is traced, which cuDNN's call cannot
+    be.
     """
     layer = unrolled if second_order() or (x.is_cuda and func_transformed()) else fused
     ends = []

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lib import tree
@@ -17,9 +18,12 @@ AHEAD = 32  # batches: enough for the second in which an epoch of sentences is p
 def to_device(batches: Iterator[Tree], device: torch.device) -> Iterator[Tree]:
     """The batches, on `device`. A GPU's are made by a thread, up to AHEAD of them in advance and in pinned memory, so
     that a step waits neither for its batch to be made nor for the copy. On a CPU a batch is made when it is asked for:
-    a thread would take the cores from the step."""
+    a thread would take the cores from the step. So it is with several processes: inside a step of theirs every draw is
+    of the step's rank (`random.on_rank`), in whatever thread."""
     if device.type != "cuda":
         return batches
+    if dist.is_initialized():
+        return (tree.to(batch, device) for batch in batches)
     return _made_ahead(batches, device)
 
 
@@ -44,7 +48,8 @@ def _made_ahead(batches: Iterator[Tree], device: torch.device) -> Iterator[Tree]
         except BaseException as error:
             put(error)
 
-    threading.Thread(target=make, daemon=True, name="batches").start()
+    thread = threading.Thread(target=make, daemon=True, name="batches")
+    thread.start()
     try:
         while (batch := made.get()) is not None:
             if isinstance(batch, BaseException):
@@ -52,3 +57,4 @@ def _made_ahead(batches: Iterator[Tree], device: torch.device) -> Iterator[Tree]
             yield tree.map(lambda x: x.to(device, non_blocking=True), batch)
     finally:
         over.set()
+        thread.join(5)  # a thread that is still at work when Python ends can abort it

@@ -141,8 +141,9 @@ def _unsigned(words: Tensor) -> Tensor:
 
 
 def _opaque(key: Tensor) -> bool:
-    """Whether draws are operations of their own: in compiled graphs, and on a GPU always, where Triton is there."""
-    return TRITON if key.is_cuda else torch.compiler.is_compiling()
+    """Whether draws are operations of their own: in compiled graphs, and on a GPU always, where Triton is there. What
+    another thread draws while this one compiles is not: `is_compiling` would be true of it."""
+    return TRITON if key.is_cuda else torch.compiler.is_dynamo_compiling()
 
 
 def _blocks(key: Tensor, counter: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Args:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the forward and backward pass; parameters stay fp32. auto: bf16 where the hardware multiplies it."""
     deterministic: bool = False
-    """On a GPU, the same bits every time, by slower kernels; a CPU gives the same bits anyway."""
+    """On a GPU only kernels that give the same bits every time, which are slower."""
     compile: Literal["auto", "on", "off"] = "auto"
     """on: before the first step. auto: for runs long enough to earn the time back, on CPUs beside the first steps."""
     data: str = "default"
@@ -118,7 +118,10 @@ def compiles(args: Args) -> bool:
         compilers = {"C": [os.environ.get("CC", ""), "gcc", "clang", "cc", "cl"]}
     for language, names in compilers.items():
         if not any(shutil.which(name) for name in names if name):
-            print(f"no {language} compiler found, so torch.compile is off: steps take twice as long", file=sys.stderr)
+            print(
+                f"no {language} compiler found, so torch.compile is off: steps take twice as long or more",
+                file=sys.stderr,
+            )
             return False
     return args.steps >= 500
 

@@ -20,7 +20,7 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 def block(key: Int[Tensor, "... 2"], counter: Int[Tensor, "..."]) -> tuple[Tensor, Tensor]:
-    """The two words of the blocks at the counters (0, `counter`)."""
+    """Returns the two words of the blocks at the counters (0, `counter`)."""
     k0, k1 = key[..., 0], key[..., 1]
     keys = (k0, k1, k0 ^ k1 ^ 0x1BD11BDA)
     x0, x1 = torch.zeros_like(counter) + k0, counter + k1
@@ -34,13 +34,13 @@ def block(key: Int[Tensor, "... 2"], counter: Int[Tensor, "..."]) -> tuple[Tenso
 
 
 def word(key: Int[Tensor, "... 2"], counter: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """The word that JAX's partitionable stream takes of a block."""
+    """Returns the word that JAX's partitionable stream takes of a block."""
     x0, x1 = block(key, counter)
     return x0 ^ x1
 
 
 def unit(words: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """fp32 in [0, 1) from a word's upper 23 bits."""
+    """Returns fp32 in [0, 1) from a word's upper 23 bits."""
     return ((words >> 9) & 0x7FFFFF).float() * 2.0**-23
 
 
@@ -53,13 +53,13 @@ def _rotate(x: Tensor, n: int) -> Tensor:
 
 @torch.library.custom_op("puregen::threefry_words", mutates_args=())
 def words(keys: Tensor, first: Tensor, n: int) -> Tensor:
-    """(k, n) words of the keys (k, 2) at the counters `first` (0-d int32) and on."""
+    """Returns (k, n) words of the keys (k, 2) at the counters `first` (0-d int32) and on."""
     return _run(_words, keys, first, n, torch.int32)
 
 
 @torch.library.custom_op("puregen::threefry_below", mutates_args=())
 def below(keys: Tensor, first: Tensor, n: int, p: Tensor) -> Tensor:
-    """(k, n) bools: whether each word's number in [0, 1) is below p (k)."""
+    """Returns (k, n) bools: whether each word's number in [0, 1) is below p (k)."""
     if keys.is_cuda:
         return _launch(keys, first, n, torch.bool, p)
     return _run(_units, keys, first, n, torch.float32) < p[:, None]  # outside: compilers do not vectorise bools
@@ -67,7 +67,7 @@ def below(keys: Tensor, first: Tensor, n: int, p: Tensor) -> Tensor:
 
 @torch.library.custom_op("puregen::threefry_blocks", mutates_args=())
 def blocks(keys: Tensor, counters: Tensor) -> Tensor:
-    """(n, 2): both words of the block of key i (n, 2) at the counter i (n): new keys."""
+    """Returns (n, 2), new keys: both words of the block of key i (n, 2) at the counter i (n)."""
     if keys.is_cuda:
         return _gpu().blocks(keys, counters)
     return _on_cpu(_blocks, keys, counters)

@@ -9,7 +9,7 @@ SIZE = 1024  # numbers of a program
 
 
 def draw(keys: Tensor, first: Tensor, n: int, dtype: torch.dtype, p: Tensor | None = None) -> Tensor:
-    """(k, n) words of the keys (k, 2) at the counters from `first` (0-d) on; with p (k) whether they are below it."""
+    """Returns (k, n) words of the keys (k, 2) at the counters from `first` (0-d) on; with p (k) whether they are below."""
     out = torch.empty(len(keys), n, dtype=dtype, device=keys.device)
     if out.numel():
         keys, grid = keys.contiguous(), (triton.cdiv(n, SIZE), len(keys))
@@ -19,7 +19,7 @@ def draw(keys: Tensor, first: Tensor, n: int, dtype: torch.dtype, p: Tensor | No
 
 
 def blocks(keys: Tensor, counters: Tensor) -> Tensor:
-    """(n, 2): both words of key i (n, 2) at the counter i (n)."""
+    """Returns (n, 2): both words of key i (n, 2) at the counter i (n)."""
     out, n = torch.empty(len(counters), 2, dtype=torch.int32, device=keys.device), len(counters)
     if n:
         size = min(SIZE, triton.next_power_of_2(n))

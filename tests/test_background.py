@@ -32,7 +32,8 @@ X = torch.linspace(0, 1, 15).view(5, 3)
 @pytest.fixture
 def begin():
     """`(update, lines)` of a step that is compiled in the background. What is left of it is stopped in the end."""
-    made, threads = [], torch.get_num_threads()
+    made, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
 
     def make(step, changed=lambda: None):
         lines = []
@@ -42,7 +43,8 @@ def begin():
     yield make
     for update in made:
         update.stop()
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 def finished(update):
@@ -70,7 +72,6 @@ def until(condition):
 
 
 def test_steps_are_eager_then_compiled_and_give_the_same(begin):
-    torch.set_num_threads(2)
     counters.clear()
     changes = []
 

@@ -558,6 +558,8 @@ def test_a_dry_run_of_just_gpu(tmp_path):
         "environment": 1, "ceilings": 4, "draws": 9, "steps": 2, "gpt2": 6, "gpt2.kernels": 6, "translation": 8,
         "translation.kernels": 8, "attention": 3, "replicas": 4, "bench": 2,
     }  # fmt: skip
+    of_draws = [line for line in lines if line["stage"] == "draws"]
+    assert all(line["eager"] == line["vmap"] == "equal" for line in of_draws)
     assert all(line["from_cpu"] == line["twice"] == 0 for line in lines if line["stage"] == "steps")
     peers = {line["peer"]: line["first_loss"] for line in lines if "first_loss" in line}
     assert peers["ours, compiled"] == pytest.approx(peers["nn.Module, compiled"], rel=1e-5)
@@ -598,3 +600,12 @@ def test_a_turn_lasts_as_long_as_the_process(tmp_path):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         turns.HELD.pop().close()
+
+
+def test_what_just_gpu_counts_as_wrong():
+    fine = [
+        {"stage": "tests", "rc": 0},
+        {"stage": "draws", "name": "normal", "eager": "9 of 10 differ, by 1e-07 at most"},
+    ]
+    bad = [{"stage": "tests", "rc": None}, {"stage": "draws", "eager": "TypeError: no"}, {"stage": "out of time"}]
+    assert not any(map(gpu.wrong, fine)) and all(map(gpu.wrong, bad))

@@ -28,6 +28,7 @@ def played(monkeypatch):
 
     def capture(self, entry, state, args):
         entry.out = tree.map(torch.clone, before := self.fn(tree.map(torch.clone, state), *args))
+        entry.stale = False
         entry.graph = Played(lambda: tree.map(lambda old, new: old.copy_(new), entry.out, self.fn(state, *args)))
         captures.append(before)
         return True
@@ -70,6 +71,14 @@ def test_what_moves_late_is_copied_from_then_on(played):
         overwrite(theirs, batch, data)
         assert torch.equal(mine["w"], theirs["w"])
     assert len(played) == 2
+
+
+def test_another_state_at_the_same_place_is_another_state(played):
+    """Memory that was freed and given out again, as to caches of two lengths."""
+    storage, graphed = torch.ones(6), Graphed(overwrite)
+    for shape in ((6,), (2, 3)) * (WARM + 2):
+        graphed({"w": storage.view(shape), "n": torch.zeros(())}, torch.tensor([0]), torch.ones(1, *shape))
+    assert len({where[2] for where in graphed.entries}) == 2  # after two addresses, the first leaf's kind
 
 
 def test_each_state_and_each_shape_has_a_graph(played):
@@ -122,6 +131,21 @@ def test_a_captured_step_is_the_compiled_step(kept):
             alive += [batch] if kept else []
             state, out = update(state, batch, data)
             losses.append(out["loss"])
+        results.append([state["w"], state["n"], *losses])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@GPU
+@pytest.mark.device
+def test_data_that_moves_is_captured_again():
+    results, loads = [], [torch.randn(10, 3).cuda() for _ in range(3)]
+    for graphed in (False, True):
+        update, state, losses = transform.jit(noisy, graphed=graphed), begin("cuda"), []
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="steps run without a CUDA graph")
+            for data in [loads[0]] * 6 + [loads[1]] * 6 + [loads[2]] * 6:
+                state, out = update(state, torch.tensor([1, 2]).cuda(), data)
+                losses.append(out["loss"])
         results.append([state["w"], state["n"], *losses])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 

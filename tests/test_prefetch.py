@@ -60,3 +60,11 @@ def test_what_making_a_batch_raises_is_raised_where_it_is_asked_for():
 def test_batches_that_end():
     with pretend.cuda():
         assert [int(x) for x in prefetch.to_device(iter([torch.tensor(1), torch.tensor(2)]), CUDA)] == [1, 2]
+
+
+def test_no_thread_draws_beside_several_processes(monkeypatch):
+    """It would see the rank of the step that is under way."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pretend.cuda():
+        batches = prefetch.to_device(numbers(made := []), CUDA)
+        assert next(batches)["i"].is_cuda and made == [0] and not others()

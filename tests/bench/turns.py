@@ -98,6 +98,12 @@ class Turn:
         return compiled
 
 
+def pass_by(args: Flags) -> None:
+    """Waits until nobody has the GPU to himself."""
+    with open(args.out / "lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
 class Child:
     """A stage in a process of its own, and its children's."""
 
