@@ -6,8 +6,8 @@ python := ".venv/bin/python"
 _default:
     @just --list --unsorted
 
-# train: just run exp_transformer_fr [small|book|best] [--flags; --help lists them]
-run experiment *args: _environment
+# train: just run exp_transformer_fr [small|book|best] [--flags; --help lists them]; just run alone lists experiments
+run *args: _environment
     @{{ python }} -m experiments "$@"
 
 # train on several processes: just run-multi 2 exp_transformer_fr ...
@@ -15,8 +15,8 @@ run-multi processes experiment *args: _environment
     @{{ python }} -m lib.launch "$@"
 
 # use a finished run: just sample exp_transformer_fr --text "How are you?"
-sample experiment *args: _environment
-    @shift; {{ python }} -m experiments "{{ experiment }}" sample "$@"
+sample experiment="" *args: _environment
+    @shift; {{ python }} -m experiments {{ experiment }} sample "$@"
 
 # run the tests: just test [pytest arguments]; on a GPU those that concern it: just test --device cuda
 test *args: _environment
@@ -45,4 +45,5 @@ _environment:
     @cmp -s requirements.txt .venv/requirements.txt || ( \
         uv venv --quiet --allow-existing --python '>=3.11' .venv && \
         uv pip install --quiet --python .venv -r requirements.txt && \
+        {{ python }} -c "import os, pathlib, site; pathlib.Path(site.getsitepackages()[0], 'puregen.pth').write_text(os.getcwd())" && \
         cp requirements.txt .venv/requirements.txt )

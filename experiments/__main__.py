@@ -1,13 +1,18 @@
-"""`python -m experiments NAME ...` runs an experiment by name, and suggests the nearest one for a name it lacks."""
+"""`python -m experiments NAME ...` runs an experiment by name, and suggests the nearest one for a name it lacks.
+
+Without a name it lists them.
+"""
 
 import runpy
 import sys
 from pathlib import Path
 
-from lib.cli import fail, nearest
+from lib.cli import nearest, overview
 
-if len(sys.argv) < 2:
-    fail("which experiment? just run exp_transformer_fr")
-name = nearest(sys.argv[1], Path(__file__).parent)
+here = Path(__file__).parent
+if sys.argv[1:] in ([], ["sample"]) or sys.argv[1] in ("-h", "--help"):
+    print(overview(here))
+    sys.exit()
+name = nearest(sys.argv[1], here)
 del sys.argv[1]
 runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)

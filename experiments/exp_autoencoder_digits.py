@@ -26,7 +26,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_autoencoder_digits"
+NAME = Path(__file__).stem
 SIDE = 28  # pixels
 
 

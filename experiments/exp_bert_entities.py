@@ -27,7 +27,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_bert_entities"
+NAME = Path(__file__).stem
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_bert_sentiment"
+NAME = Path(__file__).stem
 Phase = Literal["pretrain", "finetune"]
 
 

@@ -27,7 +27,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_cgan_glasses"
+NAME = Path(__file__).stem
 Names = dict[str, list[str]]  # of each attribute's values
 
 

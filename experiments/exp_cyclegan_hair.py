@@ -27,7 +27,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_cyclegan_hair"
+NAME = Path(__file__).stem
 COLOURS = ("black", "blond")
 VAL, TEST, SHOWN = 200, 500, 8  # held-out faces of each domain: at most so many in an evaluation, and in the pictures
 

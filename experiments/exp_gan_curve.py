@@ -24,7 +24,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_gan_curve"
+NAME = Path(__file__).stem
 LOW, HIGH = 0.0, 50.0  # x is uniform between them
 
 

@@ -28,7 +28,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_gan_fashion"
+NAME = Path(__file__).stem
 
 
 @dataclass(frozen=True)

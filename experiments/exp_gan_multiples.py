@@ -23,7 +23,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_gan_multiples"
+NAME = Path(__file__).stem
 LENGTH, VALUES = 10, 100  # a sequence's numbers, and how many there are to choose from: 0 to 99
 
 

@@ -35,7 +35,7 @@ from lib.transform import value_and_grad
 from lib.tree import Tree
 from lib.writing import Use
 
-NAME = "exp_gpt2"
+NAME = Path(__file__).stem
 PROMPTS = ("I went to the kitchen and", "Lexington is the second largest city in the state of Kentucky")  # the book's
 SAMPLE = f'--prompt "{PROMPTS[0]}"'
 TIMED = 64  # tokens that are written to see how long one takes

@@ -32,7 +32,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_gpt2_classify"
+NAME = Path(__file__).stem
 RATES = {"full": 2e-5, "last": 1e-4, "lora": 3e-4, "head": 1e-3}
 ADAPTED = r"decoder\.blocks\.\d+\.(attn\.w_\w|ff\.\w+\.w)$"  # what has low-rank adapters
 SCALE = 2.0  # of adapters: alpha / rank (Hu et al. 2021, section 4.1)

@@ -30,7 +30,7 @@ from lib.transform import value_and_grad
 from lib.tree import Tree
 from lib.writing import Use
 
-NAME = "exp_gpt_hemingway"
+NAME = Path(__file__).stem
 MATRICES = r"blocks\.\d+\.(attn|ff)\..*w"  # what Muon trains
 
 

@@ -27,7 +27,7 @@ from lib.transform import value_and_grad
 from lib.tree import Tree
 from lib.writing import Use
 
-NAME = "exp_lstm_novel"
+NAME = Path(__file__).stem
 READ = 1000  # tokens at once where only the state goes on
 
 

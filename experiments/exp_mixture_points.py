@@ -25,7 +25,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_mixture_points"
+NAME = Path(__file__).stem
 COLOURS = torch.tensor([[0.12, 0.47, 0.71], [0.84, 0.35, 0.10], [0.17, 0.60, 0.33]])  # of the classes
 EDGE = 4.5  # pictures show [-EDGE, EDGE] both ways
 SIDE = torch.linspace(-EDGE, EDGE, 200)

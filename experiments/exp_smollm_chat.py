@@ -23,7 +23,7 @@ from lib.data import texts
 from lib.random import Key
 from lib.smollm import Released
 
-NAME = "exp_smollm_chat"
+NAME = Path(__file__).stem
 Turn = tuple[str, str]  # who speaks ("user" or "assistant"; first perhaps "system"), and what
 
 

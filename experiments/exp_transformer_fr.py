@@ -25,7 +25,7 @@ from lib.seq2seq import Config, Sequences, Translator, apply, init, matmul_weigh
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_transformer_fr"
+NAME = Path(__file__).stem
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
-NAME = "exp_vae_faces"
+NAME = Path(__file__).stem
 BIN = 1 / 255  # width of a pixel's value, of [0, 1]
 ENOUGH = 20  # training faces with a value of an attribute, for a mean of their codes
 KINDS = ("before", "once", "twice", "by_threes")

@@ -1,10 +1,13 @@
 """The command line of an experiment: `[preset] [flags]` trains, `sample [flags]` uses a finished run."""
 
 import argparse
+import ast
 import dataclasses
 import difflib
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +79,17 @@ def _cli(experiment: str, base: run.Args, presets: dict[str, run.Args], words: l
 def fail(message: str) -> Any:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def overview(folder: Path) -> str:
+    """The experiments of a folder, each with the first sentence that its file says of itself; none is imported."""
+    lines = ["experiments (just run NAME [preset] [flags]; just run NAME --help; just sample NAME --help):", ""]
+    for path in sorted(folder.glob("exp_*.py")):
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        plain = re.sub(r" \(.*?\)", "", " ".join(about.split()))  # without references
+        sentence = re.split(r"[.:?](?: |$)", plain, maxsplit=1)[0]
+        lines.append(f"  {path.stem:<24}{textwrap.shorten(sentence, 92, placeholder=' ...')}")
+    return "\n".join(lines)
 
 
 def nearest(name: str, folder: Path) -> str:

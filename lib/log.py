@@ -5,7 +5,7 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -70,3 +70,17 @@ def lines_up_to(log: Path, step: int) -> list[str]:
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     found = [(line.rstrip(), json.loads(line)) for line in lines if line.endswith("\n")]
     return [line for line, values in found if values["step"] <= step and not any("final/" in tag for tag in values)]
+
+
+class Lines:
+    """Where the progress bar is not on a terminal: each time it is a line of its own, instead of one over the other."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            self.file.write(line + "\n")
+
+    def flush(self) -> None:
+        self.file.flush()

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib import background, checkpoint, metrics, parallel, prefetch, random, replicas, rundir, tree
-from lib.log import Log
+from lib.log import Lines, Log
 from lib.replicas import View
 from lib.rundir import load
 from lib.settings import RUNS, Args, RunError, compiles, config, device, dtype, latest_run, load_config
@@ -257,7 +257,7 @@ class Run:
         often = 0.1 if sys.stderr.isatty() else 10.0  # seconds; a log file needs fewer lines
         bar = tqdm(
             total=self.args.steps, initial=self.step, unit="step", dynamic_ncols=True, mininterval=often,
-            disable=not self.leads,
+            disable=not self.leads, file=sys.stderr if sys.stderr.isatty() else Lines(sys.stderr),
         )  # fmt: skip
         self.bar = bar
         try:

@@ -9,7 +9,7 @@ SIZE = 1024  # numbers of a program
 
 
 def draw(keys: Tensor, first: Tensor, n: int, dtype: torch.dtype, p: Tensor | None = None) -> Tensor:
-    """Returns (k, n) words of the keys (k, 2) at the counters from `first` (0-d) on; with p (k) whether they are below."""
+    """Returns (k, n) words of the keys (k, 2) from the counter `first` (0-d) on; with p (k) whether they are below."""
     out = torch.empty(len(keys), n, dtype=dtype, device=keys.device)
     if out.numel():
         keys, grid = keys.contiguous(), (triton.cdiv(n, SIZE), len(keys))

@@ -237,10 +237,27 @@ def test_unknown_experiment(monkeypatch, capsys, word):
     assert stop.value.code == 2 and repr(word) in text and "did you mean exp_transformer_fr?" in text
 
 
-def test_no_experiment(monkeypatch, capsys):
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["sample"]])
+def test_without_a_name_there_is_a_list(monkeypatch, capsys, words):
     with pytest.raises(SystemExit) as stop:
-        module(monkeypatch)
-    assert stop.value.code == 2 and "which experiment" in capsys.readouterr().err
+        module(monkeypatch, *words)
+    lines = capsys.readouterr().out.splitlines()
+    assert not stop.value.code and len(lines) == 2 + len(list((ROOT / "experiments").glob("exp_*.py")))
+    assert "  exp_transformer_fr      English to French with the 2017 Transformer" in lines
+    assert all(len(line) < 120 and line.split()[1:] for line in lines[2:])
+
+
+def test_a_copied_file_is_an_experiment_of_its_own(tmp_path):
+    mine = tmp_path / "exp_mine.py"
+    mine.write_text((ROOT / "experiments" / "exp_gan_curve.py").read_text())
+    words = [sys.executable, str(mine), "--steps", "1", "--device", "cpu", "--compile", "off"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["exp_mine"]
+    assert "next: just sample exp_mine" in done.stdout
+    bars = [line for line in done.stderr.splitlines() if "step" in line]
+    assert bars and all(line.count("%|") <= 1 for line in bars)  # in a log each time has a line of its own
 
 
 def test_every_experiment_is_known_by_its_name():
