@@ -115,6 +115,7 @@ class Run:
         args, step, enabled = self.args, partial(step, **fixed), compiles(self.args)
         alone = len(self.members) * parallel.size() == 1
         update: Callable[..., tuple[Tree, dict[str, Tensor]]]
+        unsaid = []  # before the first step
         if alone and enabled and args.compile == "auto" and background.possible(self.device):
             step = partial(step, args=replicas.with_values(args, self.members[0].values))
             update = background.Compiling(step, self.write, self.throughput.begin)
@@ -122,8 +123,11 @@ class Run:
         else:
             name = f"{self.experiment} {self.device} {self.dtype} {enabled} {torch.__version__}"
             update = replicas.updates(self.members, step, args, enabled, self.device, name, self.write)
+            unsaid += ["compiling the step: a minute or more, once; the next run finds it done"] if enabled else []
 
         def call(state: Tree, *rest: Tree) -> tuple[Tree, dict[str, Tensor]]:
+            if unsaid:
+                self.write(unsaid.pop())
             if self.due(self.step, args.diagnose):
                 self._before = tree.map(torch.clone, state)
             try:
@@ -204,7 +208,7 @@ class Run:
     def write(self, line: str) -> None:
         """A line to the terminal, above the progress bar."""
         if self.leads:
-            self.bar.write(line, file=sys.stderr)
+            tqdm.write(line, file=sys.stderr)
 
     def due(self, step: int, every: int) -> bool:
         """Whether something done every so many steps is to be done after this one; at the last step always."""
@@ -259,7 +263,6 @@ class Run:
             total=self.args.steps, initial=self.step, unit="step", dynamic_ncols=True, mininterval=often,
             disable=not self.leads, file=sys.stderr if sys.stderr.isatty() else Lines(sys.stderr),
         )  # fmt: skip
-        self.bar = bar
         try:
             for step in range(self.step, self.args.steps):
                 self.throughput.begin()

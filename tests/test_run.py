@@ -250,7 +250,7 @@ def test_lines_are_written_above_the_bar(start, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("mode", ["on", "off"])
-def test_compile(start, tmp_path, mode):
+def test_compile(start, tmp_path, mode, capsys):
     here, state = start(run=tmp_path / mode, compile=mode), {"w": torch.ones(2)}
 
     def step(state, x, args):
@@ -261,6 +261,9 @@ def test_compile(start, tmp_path, mode):
         after, out = update(state, torch.tensor(2.0))
     assert after["w"].tolist() == [3, 3] and out["train/loss"] == 2
     assert (after is state) == (mode == "on")  # donated
+    with torch.compiler.set_stance("force_eager"):
+        update(after, torch.tensor(2.0))
+    assert capsys.readouterr().err.count("compiling the step") == (mode == "on")  # what the wait is for, once
 
 
 def test_auto_compiles_beside_the_first_steps_and_not_after_the_last(start, tmp_path, monkeypatch):
