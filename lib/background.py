@@ -27,6 +27,11 @@ from lib import tree
 from lib.transform import INDUCTOR, donating, jit
 from lib.tree import Tree
 
+# At its first use autograd settles whether devices have threads of its own, which no fork may follow. Whoever traces a
+# graph on a machine without a GPU makes torch believe that there is one: the first use is to come before.
+if not torch.cuda.device_count():
+    torch.autograd.backward(torch.ones((), requires_grad=True) * 1)
+
 
 def possible(device: torch.device) -> bool:
     """Whether a step can be compiled beside a run: CUDA and macOS do not stand a fork, and it takes two cores."""

@@ -106,15 +106,24 @@ def test_other_shapes_are_compiled_when_they_come(begin):
     torch.testing.assert_close(update(tree.map(torch.clone, state), X[:2]), step(state, X[:2]))
 
 
-def test_the_run_may_have_used_the_autograd_engine_and_threads(begin):
-    torch.set_num_threads(2)
+def after_tracing_and_threads():
+    """In a process of its own, where nothing was differentiated before: what the second line says."""
+    torch.compile(torch.sin, backend="aot_eager")(torch.ones(2))
     w = torch.ones(500, 500, requires_grad=True)
     (w @ w).relu().sum().backward()
-    update, lines = begin(step)
+    lines = []
+    update = background.Compiling(step, lines.append, lambda: None, backend="aot_eager")
     state, _ = update(first(), X)
     finished(update)
     update(state, X)
-    assert lines[1].startswith("compiled in ")
+    print(lines[1])
+
+
+def test_the_run_may_have_traced_and_used_autograd_and_threads():
+    code = "import lib, torch; torch.set_num_threads(2); from tests import test_background as this; {}"
+    code = code.format("this.after_tracing_and_threads()")
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.stdout.startswith("compiled in "), done.stdout + done.stderr
 
 
 def test_the_next_run_finds_what_this_one_compiled(begin, tmp_path, monkeypatch):
