@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+LEAST = 3  # numbers that a kernel on a CPU sees at least: one, or as many as a key has words, would be a graph apart
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
@@ -61,7 +62,7 @@ def words(keys: Tensor, first: Tensor, n: int) -> Tensor:
 def below(keys: Tensor, first: Tensor, n: int, p: Tensor) -> Tensor:
     """Returns (k, n) bools: whether each word's number in [0, 1) is below p (k)."""
     if keys.is_cuda:
-        return _launch(keys, first, n, torch.bool, p)
+        return _gpu().draw(keys, first, n, torch.bool, p)
     return _run(_units, keys, first, n, torch.float32) < p[:, None]  # outside: compilers do not vectorise bools
 
 
@@ -124,16 +125,16 @@ def _units(key: Tensor, first: Tensor, place: Tensor) -> Tensor:
 
 def _run(fn: Callable, keys: Tensor, first: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     if keys.is_cuda:
-        return _launch(keys, first, n, dtype)
-    place = torch.arange(max(3, n), dtype=torch.int32)
+        return _gpu().draw(keys, first, n, dtype)
+    place = torch.arange(max(LEAST, n), dtype=torch.int32)
     rows = [_kernel(fn)(key.clone(), first.clone(), place)[:n] for key in keys]
-    return rows[0].view(1, n) if len(rows) == 1 and n > 2 else torch.stack(rows)
+    return rows[0].view(1, n) if len(rows) == 1 and n >= LEAST else torch.stack(rows)
 
 
 def _on_cpu(fn: Callable, keys: Tensor, counters: Tensor) -> Tensor:
-    """By the kernel, which sees two elements at least and no views: one graph."""
+    """What `_kernel(fn)` gives for keys (n, 2) and counters (n), which it sees padded and not as views."""
     n = len(counters)
-    more = max(0, 3 - n)
+    more = max(0, LEAST - n)
     padded = torch.cat([keys, keys.new_zeros(more, 2)]), torch.cat([counters, counters.new_zeros(more)])
     return _kernel(fn)(*padded)[:n].clone()
 
@@ -141,10 +142,6 @@ def _on_cpu(fn: Callable, keys: Tensor, counters: Tensor) -> Tensor:
 @functools.cache
 def _kernel(fn: Callable) -> Callable:
     return torch.compile(fn, dynamic=True)  # made at first use: it loads the compiler
-
-
-def _launch(keys: Tensor, first: Tensor, n: int, dtype: torch.dtype, p: Tensor | None = None) -> Tensor:
-    return _gpu().draw(keys, first, n, dtype, p)
 
 
 def _gpu() -> Any:
