@@ -15,8 +15,8 @@ run-multi processes experiment *args: _environment
     @{{ python }} -m lib.launch "$@"
 
 # use a finished run: just sample exp_transformer_fr --text "How are you?"
-sample experiment="" *args: _environment
-    @shift; {{ python }} -m experiments {{ experiment }} sample "$@"
+sample *args: _environment
+    @name="${1:-}"; [ $# -eq 0 ] || shift; {{ python }} -m experiments $name sample "$@"
 
 # run the tests: just test [pytest arguments]; on a GPU those that concern it: just test --device cuda
 test *args: _environment
