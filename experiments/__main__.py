@@ -7,7 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from lib.cli import nearest, overview
+from lib.run.cli import nearest, overview
 
 here = Path(__file__).parent
 if sys.argv[1:] in ([], ["sample"]) or sys.argv[1] in ("-h", "--help"):

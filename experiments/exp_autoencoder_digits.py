@@ -6,6 +6,7 @@ numbers and 65 % off two, off PCA's 88 % and 43 %. The run takes 47 s of CPU tim
 `just run exp_autoencoder_digits`, then `just sample exp_autoencoder_digits --interpolate 3 7`.
 """
 
+from lib.data import batches
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +20,12 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, diagnose, nn, optim, parallel, plot, random, run, tree
+from lib import diagnose, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import Images
+from lib.faults import RunError
 from lib.random import Key
+from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -205,7 +208,7 @@ def train(args: Args) -> None:
     state = here.start(init_state)
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(images.batches, n=len(data.labels), size=args.batch))
+    batches = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
     base = pca(data.pixels / 255, args.bottleneck)
 
     for n in here.progress():
@@ -222,7 +225,7 @@ def train(args: Args) -> None:
             plain = partial(loss, key=None, args=args, dtype=torch.float32)
             worst = diagnose.report(one, n + 1, before, after, {"params": plain}, data.pixels[i])[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(data.pixels[i][worst] / 255, 8), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     here.finish([score(s.params, base, data, test) for _, s in here.each(state)], "--interpolate 3 7")
 
@@ -285,14 +288,14 @@ class Use:
 @torch.no_grad()
 def sample(use: Use) -> None:
     if sum(bool(x) for x in (use.reconstruct, use.interpolate, use.code, use.image)) > 1:
-        raise run.RunError("one of --reconstruct, --interpolate, --code and --image at a time")
+        raise RunError("one of --reconstruct, --interpolate, --code and --image at a time")
     path = use.run or run.latest_run(NAME, finished=True)
     args = run.load_config(path, Args)
     params = run.load(path, init_state(random.key(0), args)).params
     columns, name = 1, "code.png"
     if use.code:
         if len(use.code) != args.bottleneck:
-            raise run.RunError(f"--code has {len(use.code)} numbers: this run's codes have {args.bottleneck}")
+            raise RunError(f"--code has {len(use.code)} numbers: this run's codes have {args.bottleneck}")
         sheet = decode(params, torch.tensor([use.code]))
     else:
         x = images.read(use.image, SIDE)[None] / 255 if use.image else chosen(use, args)
@@ -311,7 +314,7 @@ def chosen(use: Use, args: Args) -> Float[Tensor, "b 1 h w"]:
     test = in_turn(images.load(args.data, use.data_dir).test).pixels
     numbers = use.interpolate or use.reconstruct or tuple(range(10))
     if outside := [i for i in numbers if not 0 <= i < len(test)]:
-        raise run.RunError(f"{outside[0]}: the test pictures are 0 to {len(test) - 1}")
+        raise RunError(f"{outside[0]}: the test pictures are 0 to {len(test) - 1}")
     return test[list(numbers)] / 255
 
 

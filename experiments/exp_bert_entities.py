@@ -6,6 +6,7 @@ words and its type are exactly right (F1, as CoNLL). Both read lower case only, 
 `just run exp_bert_entities`, also with `--start scratch`; then `just sample exp_bert_entities --text "..."`.
 """
 
+from lib.data import batches
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -20,10 +21,14 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
 
-from lib import bert, cli, diagnose, nn, optim, parallel, plot, random, run, rundir, tree, writing
+from lib import diagnose, nn, optim, parallel, plot, random, run, tree
 from lib.data import entities, images, tokens
 from lib.data.entities import Sentence, Tagged
+from lib.faults import RunError
+from lib.models import bert
 from lib.random import Key
+from lib.run import cli, directory
+from lib.tasks import writing
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -154,19 +159,19 @@ def train(args: Args) -> None:
     if here.leads and here.step == 0:
         words = (" ".join(sentence.words) for sentence in corpus.train)
         tokens.save(here.path, known or tokens.train_wordpiece(words, args.vocabulary))
-        rundir.write_json(here.path / TAGS, corpus.tags)
+        directory.write_json(here.path / TAGS, corpus.names)
     parallel.agree("the tokenizer is there")
     tokenizer = tokens.load(here.path)
     cfg = config(args, tokenizer)
     parts = (corpus.train, corpus.val, corpus.test)
     data, val, test = (
-        tree.to(Rows(*entities.rows(tokenizer, part, corpus.tags, args.length)), here.device) for part in parts
+        tree.to(Rows(*entities.rows(tokenizer, part, corpus.names, args.length)), here.device) for part in parts
     )
     print(f"{len(corpus.train):,} sentences to learn from; {here.device}, {here.dtype}")
-    numbers = here.batches(partial(images.batches, n=len(data.ids), size=args.rows))
+    numbers = here.batches(partial(batches.numbers, n=len(data.ids), size=args.rows))
     index = next(numbers)  # too few sentences are told before anything is computed
 
-    state = here.start(init_state, cfg=cfg, classes=len(corpus.tags), released=released)
+    state = here.start(init_state, cfg=cfg, classes=len(corpus.names), released=released)
     print(tree.table(state.params, depth=1))
     here.throughput.flops_per_unit = 6 * args.length * bert.matmul_weights(state.params["bert"]) // len(here.members)
     update = here.compile(step, cfg=cfg, dtype=here.dtype)
@@ -184,12 +189,12 @@ def train(args: Args) -> None:
             surprising = tokenizer.decode_batch(rows.ids[order].tolist())
             one.writer.add_text("diagnose/surprising", "\n\n".join(surprising), n + 1)
         index = next(numbers)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     results = []
     for _, s in here.each(state):
         guess = predict(s.params, test.ids, cfg, here.dtype).argmax(-1).cpu()
-        found = entities.tags_of(guess, test.labels.cpu(), corpus.test, corpus.tags)
+        found = entities.tags_of(guess, test.labels.cpu(), corpus.test, corpus.names)
         results.append(report(found, corpus))
     here.finish(results, '--text "Watching Toy Story in Chicago with Tom Hanks"')
 
@@ -229,12 +234,12 @@ def show(
     here: run.Run | run.View, n: int, logp: Float[Tensor, "n t k"], labels: Int[Tensor, "n t"], corpus: Tagged
 ) -> None:
     """Held-out loss and F1, which type is taken for which, and tagged sentences."""
-    guess = entities.tags_of(logp.argmax(-1), labels, corpus.val, corpus.tags)
+    guess = entities.tags_of(logp.argmax(-1), labels, corpus.val, corpus.names)
     found = entities.score([sentence.tags for sentence in corpus.val], guess)[""]
     nats = F.nll_loss(rearrange(logp, "n t k -> (n t) k"), rearrange(labels, "n t -> (n t)"))  # leaves NOTHING out
     here.log(n, {"val/loss": float(nats), "val/f1": found.f1})
-    names = ["O", *sorted({tag[2:] for tag in corpus.tags} - {""})]
-    number = {tag: names.index(tag[2:] or "O") for tag in corpus.tags}
+    names = ["O", *sorted({tag[2:] for tag in corpus.names} - {""})]
+    number = {tag: names.index(tag[2:] or "O") for tag in corpus.names}
     table = torch.zeros(len(names), len(names))
     for sentence, tags in zip(corpus.val, guess, strict=True):
         for a, b in zip(sentence.tags, tags, strict=True):
@@ -270,7 +275,7 @@ class Use:
 
 def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
-    args, tokenizer, tags = run.load_config(path, Args), tokens.load(path), rundir.read_json(path / TAGS)
+    args, tokenizer, tags = run.load_config(path, Args), tokens.load(path), directory.read_json(path / TAGS)
     cfg = config(args, tokenizer)
     state = run.load(path, init_state(random.key(0, "meta"), cfg, args, len(tags)))
     cut = pre_tokenizers.WhitespaceSplit()
@@ -278,7 +283,7 @@ def sample(use: Use) -> None:
         print("One text a line; an empty line ends.", file=sys.stderr)
     for text in writing.typed() if use.text is None else [use.text]:
         if not text.strip():
-            raise run.RunError("nothing to mark: --text is empty")
+            raise RunError("nothing to mark: --text is empty")
         words = tuple(word for word, _ in cut.pre_tokenize_str(text))
         ids, labels = entities.rows(tokenizer, [Sentence(words, ("O",) * len(words))], tags, args.length)
         guess = predict(state.params, ids, cfg, torch.float32).argmax(-1)

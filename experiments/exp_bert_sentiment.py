@@ -6,6 +6,7 @@ small released BERT, fine-tuned for a few minutes, and by a BERT that has seen n
 `--pretrain-steps 0` on top leaves that out. Then `just sample exp_bert_sentiment --text "a [MASK] film"`.
 """
 
+from lib.data import batches
 import itertools
 import sys
 from collections.abc import Iterator
@@ -20,9 +21,12 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import bert, classify, cli, diagnose, nn, optim, parallel, random, run, rundir, tree
+from lib import diagnose, nn, optim, parallel, random, run, tree
 from lib.data import images, labelled, tokens
+from lib.models import bert
 from lib.random import Key
+from lib.run import cli, directory
+from lib.tasks import classify
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -206,8 +210,8 @@ def batches(key: Key, first: int = 0, *, args: Args, sizes: dict[Phase, int]) ->
     """Numbers of rows, of the phases one after the other."""
     k_pretrain, k_finetune = random.split(key)
     if left := max(0, args.pretrain_steps - first):
-        yield from itertools.islice(images.batches(k_pretrain, sizes["pretrain"], args.rows, first), left)
-    yield from images.batches(k_finetune, sizes["finetune"], args.rows, max(0, first - args.pretrain_steps))
+        yield from itertools.islice(batches.numbers(k_pretrain, sizes["pretrain"], args.rows, first), left)
+    yield from batches.numbers(k_finetune, sizes["finetune"], args.rows, max(0, first - args.pretrain_steps))
 
 
 def train(args: Args) -> None:
@@ -218,7 +222,7 @@ def train(args: Args) -> None:
     here = run.Run(args, NAME, Path(__file__), unit="texts")
     if here.leads and here.step == 0:
         tokens.save(here.path, tokenizer or tokens.train_wordpiece(texts, args.vocabulary))
-        rundir.write_json(here.path / LABELS, corpus.names)
+        directory.write_json(here.path / LABELS, corpus.names)
     parallel.agree("the tokenizer is there")
     tokenizer = tokens.load(here.path)
     cfg = config(args, tokenizer)
@@ -260,7 +264,7 @@ def train(args: Args) -> None:
             surprising = tokenizer.decode_batch(rows.ids[order].tolist())
             one.writer.add_text("diagnose/surprising", "\n\n".join(surprising), n + 1)
         index = next(numbers)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     results, others = [], classify.baselines(corpus)
     for _, s in here.each(state):
@@ -309,7 +313,7 @@ def filled(params: Tree, tokenizer: Tokenizer, text: str, cfg: bert.Config) -> l
 
 def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
-    args, tokenizer, names = run.load_config(path, Args), tokens.load(path), rundir.read_json(path / LABELS)
+    args, tokenizer, names = run.load_config(path, Args), tokens.load(path), directory.read_json(path / LABELS)
     cfg = config(args, tokenizer)
     state = run.load(path, init_state(random.key(0, "meta"), cfg, args, len(names)))
 

@@ -2,12 +2,13 @@
 2017; Mirza & Osindero 2014).
 
 What it shows: drawn faces with glasses or without as asked for in 99.3 %, and hair of the colour that was asked for,
-of fourteen, in 99.98 %, as a classifier of faces sees them (lib/judge.py; it is right about 99.1 and 100 % of held-out
+of fourteen, in 99.98 %, as a classifier of faces sees them (lib/tasks/judge.py; it is right about 99.1 and 100 % of held-out
 faces); labels and latents blended, six by six. `small` differs from the paper in a critic that reads labels, and
 normalises groups, and in a generator that is told the label in every normalisation.
 `just run exp_cgan_glasses`, then `just sample exp_cgan_glasses --label glasses blond`.
 """
 
+from lib.data import batches
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,13 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lib import cli, dcgan, diagnose, gan, judge, metrics, nn, optim, parallel, plot, random, run, rundir, tree
+from lib import diagnose, gan, metrics, nn, optim, parallel, plot, random, run, tree
 from lib.data import faces, images
+from lib.faults import RunError
+from lib.models import dcgan
 from lib.random import Key
+from lib.run import cli, directory
+from lib.tasks import judge
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -93,7 +98,7 @@ PRESETS: dict[str, run.Args] = {
 
 
 # ---- model and loss: edit here ----
-# Axes: b batch, k values of all labels side by side, z latent, s side of a picture. The networks are lib/dcgan.py's.
+# Axes: b batch, k values of all labels side by side, z latent, s side of a picture. The networks are lib/models/dcgan.py's.
 
 
 class Labelled(NamedTuple):
@@ -258,7 +263,7 @@ def chosen(names: Names, asked: Sequence[str]) -> dict[str, int]:
     """{label: number of its value} of values by name. Raises DataError, or RunError for two of one label."""
     found = [faces.value(word, names) for word in asked]
     if len(dict(found)) < len(found):
-        raise run.RunError(f"two values of one label: {', '.join(asked)}")
+        raise RunError(f"two values of one label: {', '.join(asked)}")
     return dict(found)
 
 
@@ -303,7 +308,7 @@ def train(args: Args) -> None:
     print(f"{len(data.label):,} training faces of {splits.name}; {here.device}, {here.dtype}")
     state = here.start(init_state, k=k)
     if here.leads and here.step == 0:
-        rundir.write_json(here.path / "labels.json", names)
+        directory.write_json(here.path / "labels.json", names)
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
     # Rows are examples and columns critic steps, so that ranks share each critic step's batch.
@@ -329,7 +334,7 @@ def train(args: Args) -> None:
             examples = data.pixels[i] / 127.5 - 1, data.label[i], random.normal(k_show, (len(i), args.latent))
             worst = diagnose.report(one, n + 1, before, after, objectives(after, args), examples)[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(data.pixels[i][worst] / 255, 8), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     accuracy = {f"agreement/{name}": value for name, value in extractor.accuracy(splits.test).items() if name in names}
     floor = metrics.kid(real, extractor.features(data.pixels[: 5 * len(real)] / 127.5 - 1))[0]
@@ -347,7 +352,7 @@ def train(args: Args) -> None:
 
 
 def rows(key: Key, n: int, size: int, c: int, first: int = 0) -> Iterator[Int[Tensor, "size c"]]:
-    for index in images.batches(key, n, size * c, first):
+    for index in batches.numbers(key, n, size * c, first):
         yield rearrange(index, "(b c) -> b c", c=c)
 
 
@@ -416,7 +421,7 @@ class Use:
 def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
     args = run.load_config(path, Args)
-    names: Names = rundir.read_json(path / "labels.json")
+    names: Names = directory.read_json(path / "labels.json")
     ema = run.load(path, init_state(random.key(0), args, sum(map(len, names.values()))).ema, "ema")
 
     def latents(numbers: Sequence[int]) -> Tensor:

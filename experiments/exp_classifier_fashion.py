@@ -5,6 +5,7 @@ half on two CPU cores (RESULTS.md), the confusion matrix and the mistakes it is 
 `just run exp_classifier_fashion`, then `just sample exp_classifier_fashion --image photo.png`.
 """
 
+from lib.data import batches
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,13 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lib import cli, cnn, diagnose, nn, optim, parallel, plot, random, run, tree
+from lib import diagnose, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import Images
+from lib.faults import RunError
+from lib.models import cnn
 from lib.random import Key
+from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -158,7 +162,7 @@ def chosen(data: Images, names: list[str], labels: tuple[str, ...]) -> Images:
     if not labels:
         return data
     if unknown := [name for name in labels if name not in names]:
-        raise run.RunError(f"no label {unknown[0]!r} in this data: {', '.join(names)}")
+        raise RunError(f"no label {unknown[0]!r} in this data: {', '.join(names)}")
     new = torch.full((len(names),), -1)
     new[[names.index(name) for name in labels]] = torch.arange(len(labels))
     keep = new[data.labels] >= 0
@@ -184,12 +188,12 @@ def train(args: Args) -> None:
     splits = images.load(args.data, args.data_dir)
     names = list(args.labels) or splits.names
     here = run.Run(args, NAME, Path(__file__), unit="images")
-    data, val, test = (tree.to(chosen(part, splits.names, args.labels), here.device) for part in splits[:3])
+    data, val, test = (tree.to(chosen(part, splits.names, args.labels), here.device) for part in splits[1:4])
     print(f"{len(data.labels):,} training pictures of {', '.join(names)}; {here.device}, {here.dtype}")
     state = here.start(init_state, classes=len(names))
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(images.batches, n=len(data.labels), size=args.batch))
+    batches = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
 
     for n in here.progress():
         index = next(batches)
@@ -203,7 +207,7 @@ def train(args: Args) -> None:
             fixed = partial(fixed_loss, state=after.model, args=args)
             worst = diagnose.report(one, n + 1, before, after, {"params": fixed}, examples)[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(examples.pixels[worst] / 255, 8), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     here.finish(
         [score(predict(s, test, args, here.dtype), test, names) for _, s in here.each(state)], "--image PICTURE"
@@ -268,7 +272,7 @@ def sample(use: Use) -> None:
     test = chosen(splits.test, splits.names, args.labels)
     numbers = use.index or tuple(range(min(10, len(test.labels))))
     if outside := [i for i in numbers if not 0 <= i < len(test.labels)]:
-        raise run.RunError(f"--index {outside[0]}: the test pictures are 0 to {len(test.labels) - 1}")
+        raise RunError(f"--index {outside[0]}: the test pictures are 0 to {len(test.labels) - 1}")
     index = torch.tensor(numbers)
     p = predict(state, Images(test.pixels[index], test.labels[index]), args, torch.float32).exp()
     for i, row in zip(numbers, p, strict=True):

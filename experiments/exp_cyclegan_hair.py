@@ -6,6 +6,7 @@ to .09, while all else is off by .03 (RESULTS.md).
 `just run exp_cyclegan_hair`, then `just sample exp_cyclegan_hair --image me.png --to blond`.
 """
 
+from lib.data import batches
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,13 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from lib import cli, conv, diagnose, gan, optim, parallel, plot, random, run, rundir, tree
-from lib import judge as judges
+from lib import conv, diagnose, gan, optim, parallel, plot, random, run, tree
 from lib.data import albums, faces, images
 from lib.data.faces import Faces
-from lib.data.sources import DataError
-from lib.judge import Judge
+from lib.faults import DataError, RunError
 from lib.random import Key
+from lib.run import cli, directory
+from lib.tasks import judge as judges
+from lib.tasks.judge import Judge
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -365,7 +367,7 @@ def sheet(g: Tree, x: Pair, to: int | None = None) -> UInt8[Tensor, "3 h w"]:
 def unpaired(key: Key, first: int, *, sizes: tuple[int, int], batch: int) -> Iterator[Pair]:
     """Numbers of faces of each domain from batch number `first` on, in orders that have nothing to do with each
     other."""
-    orders = (images.batches(k, n, batch, first) for k, n in zip(random.split(key), sizes, strict=True))
+    orders = (batches.numbers(k, n, batch, first) for k, n in zip(random.split(key), sizes, strict=True))
     return map(Pair, *orders)
 
 
@@ -379,7 +381,7 @@ def train(args: Args) -> None:
     data = Pair(*(found.train.pixels[found.train.attributes[what] == i].to(here.device) for i in range(2)))
     print(f"{len(data.a):,} {names[0]} and {len(data.b):,} {names[1]} training pictures; {here.device}, {here.dtype}")
     if here.leads:
-        rundir.write_json(here.path / "domains.json", names)
+        directory.write_json(here.path / "domains.json", names)
         val = tree.to(held_out("val", VAL, args, found, what), here.device)
         test = tree.to(held_out("test", TEST, args, found, what), here.device)
         shown = Pair(*(x[:SHOWN] / 127.5 - 1 for x in test.pixels))
@@ -403,7 +405,7 @@ def train(args: Args) -> None:
             faces_ = Pair(*(x[j] / 127.5 - 1 for x, j in zip(data, i, strict=True)))
             worst = diagnose.report(one, n + 1, before, after, objectives(after, args), faces_)[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(faces_.a[worst] / 2 + 0.5, 8), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     results = []
     for one, s in here.each(state):
@@ -440,11 +442,11 @@ class Use:
 def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
     args = run.load_config(path, Args)
-    names = rundir.read_json(path / "domains.json")
+    names = directory.read_json(path / "domains.json")
     if use.to is not None and use.to not in names:
-        raise run.RunError(f"--to {use.to}: this run translates into {names[0]} or {names[1]}")
+        raise RunError(f"--to {use.to}: this run translates into {names[0]} or {names[1]}")
     if use.image and use.to is None:
-        raise run.RunError(f"--image needs --to {names[0]} or --to {names[1]}")
+        raise RunError(f"--image needs --to {names[0]} or --to {names[1]}")
     g = run.load(path, init_state(random.key(0), args).ema, "ema")
     to = None if use.to is None else names.index(use.to)
     if use.image:

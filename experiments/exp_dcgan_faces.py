@@ -6,6 +6,7 @@ holds the discriminator back by group normalisation and R1; `book` is the paper'
 `just run exp_dcgan_faces`, then `just sample exp_dcgan_faces --interpolate 0 5`.
 """
 
+from lib.data import batches
 import itertools
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,12 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lib import cli, dcgan, diagnose, gan, judge, metrics, optim, parallel, plot, random, run, tree
+from lib import diagnose, gan, metrics, optim, parallel, plot, random, run, tree
 from lib.data import faces, images
+from lib.models import dcgan
 from lib.random import Key
+from lib.run import cli
+from lib.tasks import judge
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -71,7 +75,7 @@ PRESETS: dict[str, run.Args] = {
 
 
 # ---- model and loss: edit here ----
-# Axes: b batch, z latent, s side of a picture. The networks are lib/dcgan.py's.
+# Axes: b batch, z latent, s side of a picture. The networks are lib/models/dcgan.py's.
 
 
 class TrainState(NamedTuple):
@@ -172,7 +176,7 @@ def train(args: Args) -> None:
     state = here.start(init_state)
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(images.batches, n=len(data), size=args.batch))
+    batches = here.batches(partial(batches.numbers, n=len(data), size=args.batch))
 
     real, val = (extractor.features(part.pixels.to(here.device) / 127.5 - 1) for part in (splits.test, splits.val))
     k_show, k_val, k_test = random.split(here.show_key, 3)
@@ -194,7 +198,7 @@ def train(args: Args) -> None:
             examples = data[i] / 127.5 - 1, random.normal(here.show_key, (len(i), args.latent))
             worst = diagnose.report(one, n + 1, before, after, objectives(after, args), examples)[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(data[i][worst] / 255, 8), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     floor = metrics.kid(real, extractor.features(data[: 5 * len(real)] / 127.5 - 1))[0]
     results = []

@@ -18,9 +18,11 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, diagnose, gan, nn, optim, parallel, plot, random, run, tree
+from lib import diagnose, gan, nn, optim, parallel, plot, random, run, tree
 from lib.data import formula as formulas
+from lib.faults import RunError
 from lib.random import Key
+from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -95,7 +97,7 @@ def curve(formula: str) -> Curve:
     y = f(x)
     if len(bad := (~y.isfinite()).nonzero()):
         at, value = float(x[bad[0]]), float(y[bad[0]])
-        raise run.RunError(f"--formula {formula!r} is {value} at x = {at:g}: it must be finite on [0, 50]")
+        raise RunError(f"--formula {formula!r} is {value} at x = {at:g}: it must be finite on [0, 50]")
     (mean_x, std_x), (mean_y, std_y) = ((float(v.double().mean()), float(v.double().std())) for v in (x, y))
     return Curve(f, (mean_x, mean_y), (std_x, std_y if std_y > 1e-6 else 1.0))
 
@@ -266,7 +268,7 @@ def train(args: Args) -> None:
             worst = real[diagnose.report(one, n + 1, before, after, losses, examples)[:8]].cpu()
             rows = [f"({x:.2f}, {y:.2f})" for x, y in worst * torch.tensor(data.std) + torch.tensor(data.mean)]
             one.writer.add_text("diagnose/surprising", "\n\n".join(rows), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     results = [metrics(draw(s.ema, here.show_key, 10_000, args, data), data) for _, s in here.each(state)]
     here.finish([(result, [describe(result)]) for result in results], "--n 200 --out points.png")
@@ -316,7 +318,7 @@ def sample(use: Use) -> None:
     try:
         use.out.write_text(table) if use.out else print(table, end="")
     except OSError as error:
-        raise run.RunError(f"cannot write {use.out}: {error}") from error
+        raise RunError(f"cannot write {use.out}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ distance on the features of our own classifier, .052 where training pictures hav
 `just run exp_gan_fashion`, then `just sample exp_gan_fashion --n 64`.
 """
 
+from lib.data import batches
 import json
 import subprocess
 import sys
@@ -20,11 +21,14 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib import cli, cnn, conv, diagnose, gan, metrics, nn, optim, parallel, plot, random, run, tree
+from lib import conv, diagnose, gan, metrics, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
 from lib.data.images import FASHION_NAMES as NAMES
 from lib.data.images import Images
+from lib.faults import RunError
+from lib.models import cnn
 from lib.random import Key
+from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -245,42 +249,6 @@ def draw(ema: Tree, key: Key, label: Int[Tensor, "n"], args: Args) -> Float[Tens
     return torch.cat(parts)
 
 
-class Extractor(NamedTuple):
-    name: str
-    features: Callable[[Tensor], Tensor]  # of pictures in [-1, 1]
-    classify: Callable[[Tensor], Tensor]
-
-
-def load_extractor(path: Path | None, device: torch.device) -> Extractor:
-    """The network of a finished run of exp_classifier_fashion, which is made first where there is none."""
-    experiment = "exp_classifier_fashion"
-    if path is None:
-        try:
-            path = run.latest_run(experiment, finished=True)
-        except run.RunError:
-            if parallel.size() > 1:
-                raise run.RunError(f"no finished run of {experiment}, whose features KID compares: make one") from None
-            print(f"no finished run of {experiment}, whose features KID compares: making one first", file=sys.stderr)
-            if subprocess.run([sys.executable, "-m", "experiments", experiment]).returncode:
-                raise run.RunError(f"{experiment} did not finish; give a run of it as --extractor") from None
-            path = run.latest_run(experiment, finished=True)
-    try:
-        stored = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise run.RunError(f"--extractor {path} is not a run directory: {error}") from error
-    if (stored.get("model"), stored.get("data"), stored.get("labels")) != ("cnn", "fashion", []):
-        raise run.RunError(f"--extractor {path}: not a run of {experiment} with --model cnn on all of Fashion-MNIST")
-    cfg = cnn.Config(tuple(stored["widths"]))
-    like = dict(zip(("params", "model"), cnn.init(random.key(0), cfg), strict=True))
-    params, state = (run.load(path, tree_like, name, device) for name, tree_like in like.items())
-
-    def parts(fn: Callable, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([fn(params, state, part, cfg=cfg, train=False)[0] for part in x.split(500)])
-
-    return Extractor(f"{experiment}/{path.name}", partial(parts, cnn.features), partial(parts, cnn.apply))
-
-
 def evaluate(pictures: Tensor, label: Tensor, real: Tensor, extractor: Extractor, args: Args) -> dict[str, float]:
     """KID of drawn pictures against real features, the share of the rarest class, and, where classes were asked for,
     how often the extractor's classifier sees the class that was asked for."""
@@ -295,7 +263,7 @@ def evaluate(pictures: Tensor, label: Tensor, real: Tensor, extractor: Extractor
 
 def train(args: Args) -> None:
     if args.data != "fashion":
-        raise run.RunError(f"--data {args.data}: this experiment compares features of Fashion-MNIST, so only fashion")
+        raise RunError(f"--data {args.data}: this experiment compares features of Fashion-MNIST, so only fashion")
     splits = images.load(args.data, args.data_dir)
     extractor = load_extractor(args.extractor, run.device(args))
     here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/kid")
@@ -304,7 +272,7 @@ def train(args: Args) -> None:
     state = here.start(init_state)
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(images.batches, n=len(data.labels), size=args.batch))
+    batches = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
 
     k_show, k_test = random.split(here.show_key)
     shown = torch.arange(8 * len(NAMES), device=here.device) // 8  # eight of each class, one class a row
@@ -328,7 +296,7 @@ def train(args: Args) -> None:
             examples = data.pixels[i] / 127.5 - 1, data.labels[i], z
             worst = diagnose.report(one, n + 1, before, after, objectives(after, args), examples)[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(data.pixels[i][worst] / 255, 8), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     label = test.labels[: args.kid_samples]
     floor = metrics.kid(real, extractor.features(data.pixels[:10_000] / 127.5 - 1))[0]
@@ -367,9 +335,9 @@ def sample(use: Use) -> None:
     path = use.run or run.latest_run(NAME, finished=True)
     args = run.load_config(path, Args)
     if use.label is not None and not args.conditional:
-        raise run.RunError(f"{path} was trained without --conditional, so it cannot draw --label {use.label!r}")
+        raise RunError(f"{path} was trained without --conditional, so it cannot draw --label {use.label!r}")
     if use.label is not None and use.label not in NAMES:
-        raise run.RunError(f"no label {use.label!r}: {', '.join(NAMES)}")
+        raise RunError(f"no label {use.label!r}: {', '.join(NAMES)}")
     like = init_state(random.key(0), args).ema
     ema = run.load(path, like, "ema")
     label = torch.arange(use.n) % len(NAMES) if use.label is None else torch.full((use.n,), NAMES.index(use.label))

@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, diagnose, gan, nn, optim, parallel, random, run, tree
+from lib import diagnose, gan, nn, optim, parallel, random, run, tree
 from lib.random import Key
+from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -252,7 +253,7 @@ def train(args: Args) -> None:
             examples = one_hot(values), draw_latents(here.show_key, args.batch, args)
             order = diagnose.report(one, n + 1, before, after, objectives(after, args), examples)
             one.writer.add_text("diagnose/surprising", "\n\n".join(text(values[order[:8]])), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     results = []
     for _, s in here.each(state):

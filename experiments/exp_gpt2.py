@@ -13,6 +13,7 @@ Without weights it is a new model, which writes noise and finds each of 50,257 t
 10.82 nats. The small preset needs some two minutes of one core.
 """
 
+from lib.data import batches
 import math
 import sys
 import time
@@ -27,13 +28,16 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import cli, diagnose, gpt, gpt2, optim, parallel, random, run, rundir, transformer, tree, writing
+from lib import diagnose, optim, parallel, random, run, transformer, tree
 from lib.data import texts, tokens
-from lib.data.sources import DataError
+from lib.faults import DataError, RunError
+from lib.models import gpt, gpt2
 from lib.random import Key
+from lib.run import cli, directory
+from lib.tasks import writing
+from lib.tasks.writing import Use
 from lib.transform import value_and_grad
 from lib.tree import Tree
-from lib.writing import Use
 
 NAME = Path(__file__).stem
 PROMPTS = ("I went to the kitchen and", "Lexington is the second largest city in the state of Kentucky")  # the book's
@@ -205,7 +209,7 @@ def report(
 
 def train(args: Args) -> None:
     if not args.steps and (args.replicas > 1 or args.sweep):
-        raise run.RunError("--replicas and --sweep need --steps: without training all replicas are the same")
+        raise RunError("--replicas and --sweep need --steps: without training all replicas are the same")
     if args.weights not in ("new", "hub"):
         args = replace(args, weights=str(Path(args.weights).resolve()))  # to be found again from another folder
     corpus, tokenizer = texts.load(args.data, args.data_dir), gpt2.tokenizer(args.data_dir)
@@ -217,12 +221,12 @@ def train(args: Args) -> None:
     if cfg.vocabulary < tokenizer.get_vocab_size():
         raise DataError(f"{args.weights} knows {cfg.vocabulary:,} tokens, the tokenizer {tokenizer.get_vocab_size():,}")
     if args.length > cfg.context:
-        raise run.RunError(f"--length {args.length}: the model's context is {cfg.context}")
+        raise RunError(f"--length {args.length}: the model's context is {cfg.context}")
 
     here = run.Run(args, NAME, Path(__file__), unit="tokens", minimise="val/bits_per_byte")
     if here.leads:
         tokens.save(here.path, tokenizer)
-        rundir.write_json(here.path / "model.json", asdict(cfg))
+        directory.write_json(here.path / "model.json", asdict(cfg))
     print(
         f"{corpus.name}: {len(texts.encode(tokenizer, corpus.test)):,} tokens are scored; {here.device}, {here.dtype}"
     )
@@ -236,7 +240,7 @@ def train(args: Args) -> None:
         return
 
     ids = texts.encode(tokenizer, corpus.train)
-    data = here.batches(lambda key, first: texts.windows(ids, key, args.rows, args.length, first))
+    data = here.batches(lambda key, first: batches.windows(ids, key, args.rows, args.length, first))
     window = next(data)
     state = here.start(init_state, cfg=cfg, released=params)
     del params  # the state has its own
@@ -257,7 +261,7 @@ def train(args: Args) -> None:
             plain = partial(loss, cfg=cfg, dtype=torch.float32)
             diagnose.report(one, n + 1, before, after, {"params": plain}, w[:DIAGNOSED])
         window = next(data)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     each = here.each(state)
     here.finish([report(one, args.steps, as_writer(s.params), corpus, here.show_key, cfg) for one, s in each], SAMPLE)
@@ -274,7 +278,7 @@ def load(path: Path, n: int) -> writing.Writer:
     if not args.steps:
         params, cfg = untrained(args, device, dtype)
         return writer(params, tokenizer, cfg, dtype, n)
-    stored = rundir.read_json(path / "model.json")
+    stored = directory.read_json(path / "model.json")
     cfg = gpt.Config(**{**stored, "block": transformer.Config(**stored["block"])})
     params = run.load(path, gpt.shapes(cfg), "params", device)
     return writer(params, tokenizer, cfg, dtype, n)

@@ -11,6 +11,7 @@ all of it 83.1 %, the head 79.2 %; tf-idf and logistic regression 76.8 %, a mode
 From nothing, smaller so that it can be afforded: `--weights new --tune full --layers 4 --width 192 --lr 1e-3`.
 """
 
+from lib.data import batches
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -23,12 +24,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lib import classify, cli, diagnose, gpt, gpt2, lora, nn, optim, parallel, random, run, rundir, smollm, tree
-from lib.classify import Encoded
+from lib import diagnose, lora, nn, optim, parallel, random, run, tree
 from lib.data import images, labelled
 from lib.data.labelled import Example
-from lib.data.sources import DataError
+from lib.faults import DataError, RunError
+from lib.models import gpt, gpt2, smollm
 from lib.random import Key
+from lib.run import cli, directory
+from lib.tasks import classify
+from lib.tasks.classify import Encoded
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -213,9 +217,9 @@ def prepared(
     """The decoder without the head that predicts tokens, and what of it stays as it is."""
     found = released(args, data_dir)
     if args.length > found.cfg.context:
-        raise run.RunError(f"--length {args.length}: these weights read at most {found.cfg.context} tokens")
+        raise RunError(f"--length {args.length}: these weights read at most {found.cfg.context} tokens")
     if args.tune == "last" and args.blocks > found.cfg.layers:
-        raise run.RunError(f"--blocks {args.blocks}: these weights have {found.cfg.layers}")
+        raise RunError(f"--blocks {args.blocks}: these weights have {found.cfg.layers}")
     if found.tokenizer.get_vocab_size() > found.cfg.vocabulary:
         raise DataError(f"--weights {args.weights}: the tokenizer has more tokens than the model")
     if found.params is None:
@@ -244,9 +248,9 @@ def train(args: Args) -> None:
     corpus = labelled.load(args.data, args.data_dir)
     here = run.Run(args, NAME, Path(__file__), unit="texts")
     if here.leads:
-        rundir.write_json(here.path / LABELS, corpus.names)
+        directory.write_json(here.path / LABELS, corpus.names)
     decoder, frozen = prepared(args, args.data_dir, here.device, here.dtype)
-    parts = [classify.encoded(decoder.tokenizer, part, args.length) for part in corpus[2:]]
+    parts = [classify.encoded(decoder.tokenizer, part, args.length) for part in corpus[1:4]]
     data, val, test = (tree.to(part, here.device) for part, _ in parts)
     print(f"{corpus.name}: {len(data.ids):,} training texts of {', '.join(corpus.names)}; {here.device}, {here.dtype}")
     print(f"longer than {args.length} tokens, and cut off there: {parts[0][1]:,} of them")
@@ -257,7 +261,7 @@ def train(args: Args) -> None:
     print(f"{sizes[0]:,} parameters are trained, of {sum(sizes):,}")
     update = here.compile(step, cfg=decoder.cfg, dtype=here.dtype)
     guess = partial(predict, frozen=frozen, cfg=decoder.cfg, args=args, dtype=here.dtype)
-    batches = here.batches(partial(images.batches, n=len(data.ids), size=args.batch))
+    batches = here.batches(partial(batches.numbers, n=len(data.ids), size=args.batch))
 
     for n in here.progress():
         index = next(batches)
@@ -272,7 +276,7 @@ def train(args: Args) -> None:
             order = diagnose.report(one, n + 1, before, after, {"params": fixed}, Encoded(*(x[i] for x in data)))
             surprising = [corpus.train[j].text for j in i[order[:8]].tolist()]
             one.writer.add_text("diagnose/surprising", "\n\n---\n\n".join(surprising), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     others = classify.baselines(corpus)
     results = [classify.report(title(args), guess(s.params, test), corpus, others) for _, s in here.each(state)]
@@ -307,7 +311,7 @@ def sample(use: Use) -> None:
     device = run.device(run.Args())
     dtype = run.dtype(args, device)
     decoder, frozen = prepared(args, use.data_dir or args.data_dir, device, dtype)
-    names = rundir.read_json(path / LABELS)
+    names = directory.read_json(path / LABELS)
     trunk = None if decoder.params is None else tree.to(decoder.params, "meta")
     like = init_state(random.key(0, "meta"), trunk, decoder.cfg, len(names), args).params
     params = run.load(path, like, "params", device)

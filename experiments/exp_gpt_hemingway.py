@@ -12,6 +12,7 @@ The book's shape:
 Bits per byte compare tokenizers too: `--tokens word`, `bpe` or `char`.
 """
 
+from lib.data import batches
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,16 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import cli, diagnose, gpt, muon, optim, parallel, random, run, transformer, tree, writing
+from lib import diagnose, muon, optim, parallel, random, run, transformer, tree
 from lib.data import texts, tokens
+from lib.faults import RunError
+from lib.models import gpt
 from lib.random import Key
+from lib.run import cli
+from lib.tasks import writing
+from lib.tasks.writing import Use
 from lib.transform import value_and_grad
 from lib.tree import Tree
-from lib.writing import Use
 
 NAME = Path(__file__).stem
 MATRICES = r"blocks\.\d+\.(attn|ff)\..*w"  # what Muon trains
@@ -104,7 +109,7 @@ DIAGNOSED = 8  # rows of a batch: second derivatives take three times the memory
 
 def model_config(args: Args, tokenizer: Tokenizer) -> gpt.Config:
     block = transformer.Config(
-        args.width, args.heads, args.ff, args.dropout, args.norm, args.activation, args.position, args.bias
+        width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm, activation=args.activation, position=args.position, bias=args.bias
     )
     return gpt.Config(tokenizer.get_vocab_size(), args.length, args.layers, block, args.head)
 
@@ -166,7 +171,7 @@ def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, dtype: torch.dty
 
 def train(args: Args) -> None:
     if args.shard_optimizer and args.optimizer == "muon":
-        raise run.RunError(
+        raise RunError(
             "--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --optimizer adamw"
         )
     corpus = texts.load(args.data, args.data_dir)
@@ -176,7 +181,7 @@ def train(args: Args) -> None:
     parallel.agree("the tokenizer is there")
     tokenizer = tokens.load(here.path)
     cfg, ids = model_config(args, tokenizer), texts.encode(tokenizer, corpus.train)
-    data = here.batches(lambda key, first: texts.windows(ids, key, args.rows, args.length, first))
+    data = here.batches(lambda key, first: batches.windows(ids, key, args.rows, args.length, first))
     window = next(data)  # too small a text is told before anything is computed
     print(f"{corpus.name}: {len(ids):,} tokens of {cfg.vocabulary:,} kinds; {here.device}, {here.dtype}")
 
@@ -201,7 +206,7 @@ def train(args: Args) -> None:
             surprising = [texts.decode(tokenizer, rows[i].cpu()) for i in order[:4]]
             one.writer.add_text("diagnose/surprising", "\n\n---\n\n".join(surprising), n + 1)
         window = next(data)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     results = [writing.report(one, args.steps, as_writer(s), corpus, here.show_key) for one, s in here.each(state)]
     here.finish(results, '--prompt "The"')

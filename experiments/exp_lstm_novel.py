@@ -6,6 +6,7 @@ Dick 2.066 ± .011 bits per byte in four minutes on two cores, where a Transform
 `just run exp_lstm_novel`, then `just sample exp_lstm_novel --prompt "The whale"`.
 """
 
+from lib.data import batches
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +20,15 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import cli, decode, diagnose, nn, optim, parallel, random, run, tree, writing
+from lib import decode, diagnose, nn, optim, parallel, random, run, tree
 from lib.data import texts, tokens
 from lib.lstm import State, lstm, lstm_init, zero_state
 from lib.random import Key
+from lib.run import cli
+from lib.tasks import writing
+from lib.tasks.writing import Use
 from lib.transform import value_and_grad
 from lib.tree import Tree
-from lib.writing import Use
 
 NAME = Path(__file__).stem
 READ = 1000  # tokens at once where only the state goes on
@@ -126,7 +129,7 @@ def init_state(key: Key, v: int, args: Args) -> TrainState:
 
 
 def step(
-    state: TrainState, batch: texts.Window, *, args: Args, dtype: torch.dtype
+    state: TrainState, batch: batches.Window, *, args: Args, dtype: torch.dtype
 ) -> tuple[TrainState, dict[str, Tensor]]:
     """One update. No gradient goes through the carried state to the window before."""
     carry = mine(state.carry)
@@ -201,7 +204,7 @@ def train(args: Args) -> None:
     parallel.agree("the tokenizer is there")
     tokenizer = tokens.load(here.path)
     ids, size = texts.encode(tokenizer, corpus.train), tokenizer.get_vocab_size()
-    data = here.batches(lambda _, first: texts.streams(ids, args.rows, args.length, first))
+    data = here.batches(lambda _, first: batches.streams(ids, args.rows, args.length, first))
     batch = next(data)  # too small a text is told before anything is computed
     print(f"{corpus.name}: {len(ids):,} training tokens of {len(corpus.train.encode()) / len(ids):.2f} bytes, "
           f"{size:,} different; {here.device}, {here.dtype}")  # fmt: skip
@@ -222,7 +225,7 @@ def train(args: Args) -> None:
         for one, before, after, b in here.diagnosed(n, state, batch):
             report(one, n + 1, before, after, b.tokens, tokenizer, args)
         batch = next(data)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     results = [writing.report(one, args.steps, as_writer(s), corpus, here.show_key) for one, s in here.each(state)]
     here.finish(results, '--prompt "It was"')

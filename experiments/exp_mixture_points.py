@@ -5,6 +5,7 @@ rule from p(x|y) p(y) as good as the discriminative one: 95.3 %, which is the tr
 `just run exp_mixture_points`, then `just sample exp_mixture_points --label 2 --out points.png`.
 """
 
+from lib.data import batches
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import cli, diagnose, nn, optim, parallel, plot, random, run, tree
+from lib import diagnose, nn, optim, parallel, plot, random, run, tree
 from lib.data import images
+from lib.faults import RunError
 from lib.random import Key
+from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -188,7 +191,7 @@ def truth(data: str) -> Tree:
         mean, prior = torch.tensor([[[-0.9, 0.3]], [[1.1, -0.2]]]), torch.tensor([0.6, 0.4])
         axes = torch.tensor([[[[0.9, 0.4], [0.0, 0.6]]], [[[0.5, -0.3], [0.0, 1.1]]]])
     else:
-        raise run.RunError(f"--data {data}: pinwheel or pair")
+        raise RunError(f"--data {data}: pinwheel or pair")
     cholesky = torch.linalg.cholesky(einsum(axes, axes, "y k a d, y k a e -> y k d e"))
     cholesky = cholesky.tril(-1) + torch.diag_embed(cholesky.diagonal(dim1=-2, dim2=-1).log())
     return {
@@ -225,7 +228,7 @@ def train(args: Args) -> None:
     state = here.start(init_state, classes=len(true["prior"]))
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(images.batches, n=args.points, size=args.batch))
+    batches = here.batches(partial(batches.numbers, n=args.points, size=args.batch))
 
     for n in here.progress():
         index = next(batches)
@@ -242,7 +245,7 @@ def train(args: Args) -> None:
             worst = diagnose.report(one, n + 1, before, after, {"params": plain}, examples)[:8]
             rows = [f"({x:.2f}, {y:.2f}) of class {k}" for (x, y), k in zip(*tree.index(examples, worst), strict=True)]
             one.writer.add_text("diagnose/surprising", "\n\n".join(rows), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     here.finish([score(s.params, true, test) for _, s in here.each(state)], "--label 1 --out points.png")
 
@@ -325,9 +328,9 @@ def sample(use: Use) -> None:
             print(f"{y:>3}{likelihood:12.4f}{bayes:23.4f}{classifier:16.4f}")
         return
     if use.label is not None and not 0 <= use.label < classes:
-        raise run.RunError(f"--label {use.label}: the labels are 0 to {classes - 1}")
+        raise RunError(f"--label {use.label}: the labels are 0 to {classes - 1}")
     if use.n < 1:
-        raise run.RunError(f"--n {use.n}: at least one point")
+        raise RunError(f"--n {use.n}: at least one point")
     mixture = p["marginal"] if use.label is None else tree.map(lambda leaf: leaf[use.label], p["conditional"])
     name = "p(x)" if use.label is None else f"p(x|y={use.label})"
     x, _ = draw(random.key(use.seed), mixture, use.n)
@@ -341,7 +344,7 @@ def sample(use: Use) -> None:
         try:
             use.out.write_text(table + "\n")
         except OSError as error:
-            raise run.RunError(f"cannot write {use.out}: {error}") from error
+            raise RunError(f"cannot write {use.out}: {error}") from error
     else:
         figure = Figure(figsize=(6, 6), layout="constrained")
         axes = figure.subplots()

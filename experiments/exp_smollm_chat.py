@@ -18,10 +18,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lib import cli, gpt, random, run, smollm, tree, writing
+from lib import random, run, tree
 from lib.data import texts
+from lib.faults import RunError
+from lib.models import gpt, smollm
+from lib.models.smollm import Released
 from lib.random import Key
-from lib.smollm import Released
+from lib.run import cli
+from lib.tasks import writing
 
 NAME = Path(__file__).stem
 Turn = tuple[str, str]  # who speaks ("user" or "assistant"; first perhaps "system"), and what
@@ -92,7 +96,7 @@ def remembered(model: Released, turns: Sequence[Turn], n: int) -> Int[Tensor, "t
     system = list(turns[: len(turns) - len(said)])
     while len(ids := model.chat([*system, *said])) + n > model.cfg.context:
         if len(said) < 3:
-            raise run.RunError(f"{len(ids)} tokens and {n} of an answer do not fit in {model.cfg.context}: ask shorter")
+            raise RunError(f"{len(ids)} tokens and {n} of an answer do not fit in {model.cfg.context}: ask shorter")
         said = said[2:]
     return ids
 
@@ -127,7 +131,7 @@ def train(args: Args) -> None:
     nats = gpt.nats(model.params, ids, cfg=model.cfg)
     values = {
         "test/capitals": sum(right.values()) / len(right),
-        "test/bits_per_byte": texts.bits_per_byte(nats, text),
+        "test/bits_per_byte": writing.bits_per_byte(nats, text),
         "test/perplexity": float(torch.tensor(nats / (len(ids) - 1)).exp()),
     }
     started, tokens, answers = time.perf_counter(), 0, []
@@ -182,7 +186,7 @@ class Use:
 def chosen(use: Use) -> Args:
     try:
         return run.load_config(use.run or run.latest_run(NAME, finished=True), Args)
-    except run.RunError:
+    except RunError:
         if use.run:
             raise
         return Args()  # released weights need no run

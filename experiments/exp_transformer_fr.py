@@ -3,10 +3,9 @@
 What it shows: an encoder-decoder of 7.6 million parameters, trained from nothing in minutes, translates everyday
 sentences. `just run exp_transformer_fr`: BLEU 45.0 ± 1.8 (three seeds) on held-out phrases after 8 minutes on two CPU
 cores (RESULTS.md).
-Then `just sample exp_transformer_fr --text "How are you?"`.
+Then `just sample exp_transformer_fr "How are you?"`.
 """
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,12 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import cli, diagnose, metrics, optim, parallel, plot, random, run, transformer, tree
-from lib.data import packing, pairs, tokens
+from lib import diagnose, metrics, optim, parallel, plot, random, run, transformer, tree
+from lib.data import files, packing, pairs, tokens
+from lib.models.seq2seq import Config, Sequences, apply, init, matmul_weights
 from lib.random import Key
-from lib.seq2seq import Config, Sequences, Translator, apply, init, matmul_weights
+from lib.tasks import translate
+from lib.tasks.translate import Translator
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -102,7 +103,7 @@ TRY = [
 
 
 def model_config(args: Args, vocabularies: tuple[Tokenizer, Tokenizer]) -> Config:
-    block = transformer.Config(args.width, args.heads, args.ff, args.dropout, args.norm)
+    block = transformer.Config(width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm)
     source, target = (vocabulary.get_vocab_size() for vocabulary in vocabularies)
     return Config(args.encoder_layers, args.decoder_layers, block, source, target, args.shared)
 
@@ -197,10 +198,8 @@ def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tupl
 def train(args: Args) -> None:
     splits = pairs.load(args.data, args.data_dir)
     here = run.Run(args, NAME, Path(__file__), unit="tokens")
-    if here.leads and here.step == 0:
-        sides = [p.source for p in splits.train], [p.target for p in splits.train]
-        tokens.save_pair(here.path, tokens.train_pair(*sides, args.vocabulary, args.shared))
-    parallel.agree("the tokenizers are there")
+    sides = [p.source for p in splits.train], [p.target for p in splits.train]
+    here.once(lambda: tokens.save_pair(here.path, tokens.train_pair(*sides, args.vocabulary, args.shared)))
     vocabularies = tokens.load_pair(here.path)
     cfg = model_config(args, vocabularies)
     corpus, held_out = (encoded(part, vocabularies, args.length) for part in (splits.train, splits.val))
@@ -236,20 +235,20 @@ def train(args: Args) -> None:
             order = diagnose.report(one, n + 1, before, after, {"params": plain}, rows)
             texts_of = [" / ".join(tokens.decode(vocabularies[1], [rows.target_out[i].tolist()])) for i in order[:4]]
             one.writer.add_text("diagnose/surprising", "\n\n".join(texts_of), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
-    seen = {pairs.normalise(p.source) for p in splits.train}
+    seen = {files.normalise(p.source) for p in splits.train}
     results = []
     for _, s in here.each(state):
         scores, lines = evaluate(translator(s), splits.test, args)
         lines += ["", "* = this sentence was in the training data"]
         for text, hypotheses in zip(texts, translator(s).translate(texts, args.beams), strict=True):
-            lines.append(f"{'*' if pairs.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
+            lines.append(f"{'*' if files.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
         results.append((scores, lines))
-    here.finish(results, '--text "How are you?"')
+    here.finish(results, '"How are you?"')
 
 
-def show(here: run.Run | run.View, n: int, translator: Translator, texts: list[str], held_out: float) -> None:
+def show(here: run.Place, n: int, translator: Translator, texts: list[str], held_out: float) -> None:
     """What to watch while it trains: held-out loss, translations, and where the model looks."""
     here.log(n, {"val/loss": held_out})
     found = [hypotheses[0][0] for hypotheses in translator.translate(texts)]
@@ -262,9 +261,8 @@ def show(here: run.Run | run.View, n: int, translator: Translator, texts: list[s
 # ---- using a run ----
 
 
-def load(path: Path) -> Translator:
+def load(path: Path, args: Args) -> Translator:
     """The model of a run's latest checkpoint: the averaged parameters where there are any."""
-    args = run.load_config(path, Args)
     vocabularies = tokens.load_pair(path)
     cfg = model_config(args, vocabularies)
     device = run.device(run.Args())
@@ -272,66 +270,5 @@ def load(path: Path) -> Translator:
     return Translator(tree.cast(params, run.dtype(args, device)), *vocabularies, cfg, args.length)
 
 
-@dataclass(frozen=True)
-class Use:
-    """Translate a text, a file line by line, or what is typed at a prompt, with the latest finished run."""
-
-    text: str | None = None
-    file: Path | None = None
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-    beam: int = 1
-    """Beams; 1 is greedy. With more, all hypotheses of a text are shown with their scores."""
-    temperature: float = 0.0
-    """Above 0: sample instead of searching."""
-    top_k: int = 0
-    """Sample among the k likeliest tokens; 0: among all."""
-    top_p: float = 1.0
-    """Sample among the likeliest tokens that together have this probability."""
-    seed: int = 0
-    """Of sampling."""
-    attention: Path | None = None
-    """Where to draw the cross-attention of --text."""
-
-    def __post_init__(self) -> None:
-        if self.beam < 1 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("--beam must be at least 1, --top-k at least 0 and --top-p in (0, 1]")
-        if self.temperature > 0 and self.beam > 1:
-            raise ValueError("--beam searches and --temperature samples: give one of them")
-
-
-def sample(use: Use) -> None:
-    translator = load(use.run or run.latest_run(NAME, finished=True))
-    key = random.key(use.seed, translator.device)
-    options = {"key": key, "temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
-    options = options if use.temperature > 0 else {}
-
-    def answer(lines: list[str]) -> list[list[tuple[str, float]]]:
-        lines = [pairs.clean(line) for line in lines]
-        if any(translator.strange(line) for line in lines):
-            print("warning: the model has hardly seen this script; expect nonsense", file=sys.stderr)
-        return translator.translate_texts(lines, use.beam, **options)
-
-    if use.text is not None:
-        if not use.text.strip():
-            raise run.RunError("nothing to translate: --text is empty")
-        for text, score in (found := answer([use.text])[0]):
-            print(f"{score:8.3f}  {text}" if use.beam > 1 else text)
-        if use.attention:
-            plot.save(plot.heatmap(*translator.attention_map(pairs.clean(use.text), found[0][0])), use.attention)
-    elif use.file is not None:
-        try:
-            lines = use.file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise run.RunError(f"cannot read {use.file}: {error}") from error
-        print(*(hypotheses[0][0] for hypotheses in answer(lines)), sep="\n")
-    else:
-        print("One sentence a line; an empty line ends.", file=sys.stderr)
-        for line in sys.stdin:
-            if not line.strip():
-                break
-            print(answer([line])[0][0][0], flush=True)
-
-
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, translate.answers, translate.Use)

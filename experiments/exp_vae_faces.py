@@ -1,11 +1,12 @@
 """Faces from a code of a hundred numbers: a convolutional variational autoencoder (Kingma & Welling 2014).
 
 What it shows: 2.07 bits per dimension of held-out faces; ways from face to face; glasses and hair added to codes, which
-a classifier of faces sees in all of them (RESULTS.md, lib/judge.py). The bound is on -log2 p(picture) per pixel and
+a classifier of faces sees in all of them (RESULTS.md, lib/tasks/judge.py). The bound is on -log2 p(picture) per pixel and
 colour, averaged over the test faces with one draw of the code each, always by the same key.
 `just run exp_vae_faces`, then `just sample exp_vae_faces --add glasses --to 3`.
 """
 
+from lib.data import batches
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from einops import rearrange, reduce
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lib import cli, conv, diagnose, metrics, nn, optim, parallel, plot, random, run, tree
-from lib import judge as judges
+from lib import conv, diagnose, metrics, nn, optim, parallel, plot, random, run, tree
 from lib.data import faces, images
 from lib.data.faces import Faces, Part
+from lib.faults import RunError
 from lib.random import Key
+from lib.run import cli
+from lib.tasks import judge as judges
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -282,7 +285,7 @@ def train(args: Args) -> None:
     state = here.start(init_state)
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(images.batches, n=len(data), size=args.batch))
+    batches = here.batches(partial(batches.numbers, n=len(data), size=args.batch))
 
     for n in here.progress():
         index = next(batches)
@@ -298,7 +301,7 @@ def train(args: Args) -> None:
             plain = lambda p, x: loss(p, x, None, args=args, dtype=torch.float32)[0]  # noqa: E731
             worst = diagnose.report(one, n + 1, before, after, {"params": plain}, data[i])[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(data[i][worst] / 255, 8), n + 1)
-    if here.interrupted(state):
+    if not here.evaluates(state):
         return
     found = found._replace(train=tree.to(found.train, here.device), test=tree.to(found.test, here.device))
     results = [score(one, s.params, found, here.show_key, args) for one, s in here.each(state)]
@@ -473,7 +476,7 @@ def sample(use: Use) -> None:
     if numbers or change:
         found = faces.load(args.data, use.data_dir or args.data_dir, size=args.size, n=args.faces)
         if outside := [i for i in numbers if not 0 <= i < len(found.test.pixels)]:
-            raise run.RunError(f"{outside[0]}: the test faces are 0 to {len(found.test.pixels) - 1}")
+            raise RunError(f"{outside[0]}: the test faces are 0 to {len(found.test.pixels) - 1}")
     if use.image or numbers:
         x = images.read(use.image, args.size, channels=3)[None] if use.image else found.test.pixels[list(numbers)]
         code = codes(params, x)
@@ -508,7 +511,7 @@ def shift(use: Use, found: Faces, params: Tree, numbers: Sequence[int]) -> Float
         name, v = place
         of, but = mean.of[name], mean.but[name]
         if of[v].isnan().any() or but[v].isnan().any():
-            raise run.RunError(f"{found.names[name][v]}: fewer than {ENOUGH} training faces have it, or have it not")
+            raise RunError(f"{found.names[name][v]}: fewer than {ENOUGH} training faces have it, or have it not")
         if not numbers:
             total = total + sign * (of[v] - but[v])
             continue

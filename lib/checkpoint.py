@@ -10,11 +10,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from lib import tree
+from lib.faults import CheckpointError
 from lib.tree import Tree
-
-
-class CheckpointError(ValueError):
-    """The file is not a checkpoint, or not one of this tree."""
 
 
 def save_tree(path: Path, state: Tree, meta: dict[str, Any] | None = None) -> None:

@@ -7,13 +7,14 @@ batch normalisation, if any, uses given statistics. Compile nothing here: transf
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import random, tree
+from lib.place import Place
 from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
@@ -160,7 +161,7 @@ def measure(
     return scalars, norms, losses
 
 
-def report(here: Any, n: int, before: Tree, after: Tree, losses: dict[str, Loss], examples: Tree) -> Int[Tensor, "n"]:
+def report(here: Place, n: int, before: Tree, after: Tree, losses: dict[str, Loss], examples: Tree) -> Int[Tensor, "n"]:
     """Logs everything above, for each network of a state: `losses` gives the loss of the parameters under a path.
 
     `before`, `after`: the state on either side of update number n. Returns the numbers of the examples, the most

@@ -1,7 +1,7 @@
 """Losses of adversarial training, on the discriminator's logits for real and made-up examples; penalties; a buffer."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,13 @@ from torch import Tensor
 from lib import parallel, random
 from lib.random import Key
 from lib.transform import value_and_grad
+
+
+class Pair(NamedTuple):
+    """Something of both networks: parameters, optimisers' states, statistics."""
+
+    g: Any  # of the generator
+    d: Any  # of the discriminator, or critic
 
 
 class Losses(NamedTuple):

@@ -1,6 +1,6 @@
 """Data parallelism: one training step on several processes, each with its rows of the global batch.
 
-`just run-multi 2 exp_...` starts the processes (lib/launch.py) and `join` makes them a group. Inside `together()` a
+`just run-multi 2 exp_...` starts the processes (lib/run/launch.py) and `join` makes them a group. Inside `together()` a
 step is the step of one process with the whole batch: `mean` averages over the ranks, and every draw is this rank's rows
 of the global draw (`random.on_rank`). Outside of it, and with one process, all of this does nothing.
 """
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib import random, tree
+from lib.faults import ParallelError
 from lib.optim import Optimizer
 from lib.tree import Tree
 
@@ -27,10 +28,6 @@ ANSWER = timedelta(seconds=5)
 
 _store: dist.Store | None = None
 _rank: Tensor | None = None  # inside a step; a tensor, so that all ranks compile the same graph
-
-
-class ParallelError(Exception):
-    """Processes that cannot go on together."""
 
 
 def join(cuda: bool) -> None:

@@ -14,7 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from lib.run import RunError
+from lib.faults import RunError
 
 
 def heatmap(
@@ -43,18 +43,27 @@ def tile(images: Float[Tensor, "n c h w"], columns: int, gap: int = 2) -> UInt8[
     return (F.pad(sheet, (0, gap, 0, gap), value=1.0).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+def encoded(picture: UInt8[Tensor, "c h w"] | Figure | bytes, ending: str, scale: int = 1) -> bytes:
+    """A picture (each pixel `scale` pixels wide) or a figure as a file with this ending (".png") has it, or an
+    animation as it is. Raises ValueError for an ending that is none of a picture."""
+    file = io.BytesIO()
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, Figure):
+        picture.savefig(file, dpi=120, format=ending.removeprefix("."))
+        return file.getvalue()
+    if (form := Image.registered_extensions().get(ending.lower())) is None:
+        raise ValueError(f"unknown file extension: {ending}")
+    pixels = np.ascontiguousarray(rearrange(picture.cpu(), "c h w -> h w c").numpy())
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(file, form)
+    return file.getvalue()
+
+
 def save(picture: UInt8[Tensor, "c h w"] | Figure | bytes, path: Path, scale: int = 1) -> None:
-    """Write a picture (each pixel `scale` pixels wide) or a figure as the file that the name's ending says, or an
-    animation as it is. Raises RunError."""
+    """Write what `encoded` makes of it. Raises RunError."""
     try:
-        if isinstance(picture, bytes):
-            path.write_bytes(picture)
-        elif isinstance(picture, Figure):
-            picture.savefig(path, dpi=120)
-        else:
-            pixels = np.ascontiguousarray(rearrange(picture.cpu(), "c h w -> h w c").numpy())
-            image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-            image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path)
+        path.write_bytes(encoded(picture, path.suffix, scale))
     except (OSError, ValueError) as error:
         raise RunError(f"cannot draw {path}: {error}") from error
 

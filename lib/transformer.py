@@ -8,6 +8,7 @@ s memory positions, d model width, h heads, c channels per head, f feed-forward 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     width: int = 256
     heads: int = 8
@@ -41,6 +42,13 @@ class Config:
     kv_heads: int = 0  # of keys and values; 0: as many as heads
     eps: float | None = None  # of the norms; None: nn's own
     rotary_base: float = 10_000.0
+
+
+class Cross(NamedTuple):
+    """What cross-attention reads, beside a cache that has its keys and values only the mask."""
+
+    memory: Float[Tensor, "b s d"] | None
+    mask: Bool[Tensor, "..."] | None = None
 
 
 def norm(p: Tree, x: Float[Tensor, "b t d"], cfg: Config) -> Float[Tensor, "b t d"]:
@@ -72,8 +80,7 @@ def block(
     p: Tree,
     x: Float[Tensor, "b t d"],
     mask: attn.Mask,
-    memory: Float[Tensor, "b s d"] | None = None,
-    memory_mask: Bool[Tensor, "..."] | None = None,
+    cross: Cross | None = None,
     key: Key | None = None,
     cache: Tree | None = None,
     rotation: attn.Rotation | None = None,
@@ -81,7 +88,7 @@ def block(
     cfg: Config,
     weights: bool = False,
 ) -> tuple[Float[Tensor, "b t d"], Tree]:
-    """One block. Cross-attends to `memory` where the parameters have "cross". `rotation`: of rotary positions.
+    """One block. Cross-attends to `cross` where the parameters have "cross". `rotation`: of rotary positions.
 
     `cache` (see `stack_cache`) holds what came before position `cache["position"]` and, for cross-attention, the
     memory's keys and values. Returns x and the cache as it is after x; with `weights`, the cross-attention weights
@@ -103,12 +110,12 @@ def block(
     if "cross" in p:
         if cache is not None:
             kv = cache["cross_k"], cache["cross_v"]
-        elif memory is not None:
-            kv = attn.keys_values(p["cross"], memory)
+        elif cross is not None and cross.memory is not None:
+            kv = attn.keys_values(p["cross"], cross.memory)
         else:
             raise ValueError("a block with cross-attention needs a memory or a cache")
         h = norm(p["norm_cross"], x, cfg) if pre else x
-        h, w = attn.attention(p["cross"], h, kv, memory_mask, k_cross, dropout=cfg.dropout, weights=weights)
+        h, w = attn.attention(p["cross"], h, kv, cross and cross.mask, k_cross, dropout=cfg.dropout, weights=weights)
         x = x + nn.dropout(h, cfg.dropout, k_cross_out)
         x = x if pre else norm(p["norm_cross"], x, cfg)
         after |= {"weights": w} if weights else {}
@@ -127,8 +134,7 @@ def stack(
     p: Tree,
     x: Float[Tensor, "b t d"],
     mask: attn.Mask,
-    memory: Float[Tensor, "b s d"] | None = None,
-    memory_mask: Bool[Tensor, "..."] | None = None,
+    cross: Cross | None = None,
     key: Key | None = None,
     cache: list[Tree] | None = None,
     *,
@@ -143,7 +149,7 @@ def stack(
         rotation = attn.rotation(places, cfg.width // cfg.heads, cfg.rotary_base)
     keys = random.split(key, len(p["blocks"]))
     for i, (p_i, k_i) in enumerate(zip(p["blocks"], keys, strict=True)):
-        x, c = block(p_i, x, mask, memory, memory_mask, k_i, cache and cache[i], rotation, cfg=cfg, weights=weights)
+        x, c = block(p_i, x, mask, cross, k_i, cache and cache[i], rotation, cfg=cfg, weights=weights)
         after.append(c)
     return norm(p["norm"], x, cfg) if "norm" in p else x, after
 

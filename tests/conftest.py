@@ -13,8 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib import cli, gpt, judge, random, run, settings, smollm, threefry
+from lib import random, run, threefry
 from lib.data import drawn, tokens
+from lib.models import gpt, smollm
+from lib.run import cli, settings
+from lib.tasks import judge
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # threads that share a core wait for each other
 

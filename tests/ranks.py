@@ -3,6 +3,7 @@
 Each check returns numbers that test_parallel looks at; rank 0 writes them as JSON to the file named as an argument.
 """
 
+from lib.data import batches
 import json
 import sys
 from dataclasses import replace
@@ -31,10 +32,12 @@ from experiments import (
     exp_transformer_fr,
     exp_vae_faces,
 )
-from lib import bert, gpt, nn, parallel, random, seq2seq, threefry, transformer, tree
-from lib.classify import Encoded
+from lib import nn, parallel, random, threefry, transformer, tree
 from lib.data import packing, texts, tokens
 from lib.data.images import Images
+from lib.faults import ParallelError
+from lib.models import bert, gpt, seq2seq
+from lib.tasks.classify import Encoded
 
 STEPS = 10
 
@@ -44,7 +47,7 @@ def transformer_case(dropout=0.1, **change):
         exp_transformer_fr.PRESETS["small"], rows=4, length=16, dropout=dropout, steps=STEPS, warmup=2, clip=0.1,
         ema_decay=0.9, **change,
     )  # fmt: skip
-    cfg = seq2seq.Config(1, 1, transformer.Config(16, 2, 32, dropout), 40, 40, shared=True)
+    cfg = seq2seq.Config(1, 1, transformer.Config(width=16, heads=2, ff=32, dropout=dropout), 40, 40, shared=True)
     source = [[3 + (7 * i + j) % 37 for j in range(2 + i % 9)] for i in range(60)]
     corpus = packing.Tokens(source, [[3 + (5 * i + j) % 37 for j in range(1 + i % 7)] for i in range(60)])
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
@@ -152,19 +155,19 @@ def vae_case(**change):
 
 def gpt_case(**change):
     args = replace(exp_gpt_hemingway.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, warmup=2, **change)
-    cfg = gpt.Config(40, args.length, 1, transformer.Config(16, 2, 24, args.dropout, "rms", "swiglu", "rotary", "none"))
+    cfg = gpt.Config(40, args.length, 1, transformer.Config(width=16, heads=2, ff=24, dropout=args.dropout, norm="rms", activation="swiglu", position="rotary", bias="none"))
     ids = random.randint(random.key(6), (400,), 0, 40).long()
-    data = texts.windows(ids, random.key(1), 4, args.length)
+    data = batches.windows(ids, random.key(1), 4, args.length)
     step = partial(exp_gpt_hemingway.step, cfg=cfg, args=args, dtype=torch.float32)
     return partial(exp_gpt_hemingway.init_state, cfg=cfg), step, args, [(next(data),) for _ in range(STEPS)]
 
 
 def gpt2_case(**change):
     args = replace(exp_gpt2.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, **change)
-    cfg = gpt.Config(40, 16, 1, transformer.Config(16, 2, 24, args.dropout, "layer", "gelu_tanh", "learned", "all"))
+    cfg = gpt.Config(40, 16, 1, transformer.Config(width=16, heads=2, ff=24, dropout=args.dropout, norm="layer", activation="gelu_tanh", position="learned", bias="all"))
     released = gpt.init(random.key(9), cfg)
     ids = random.randint(random.key(6), (400,), 0, 40).long()
-    data = texts.windows(ids, random.key(1), 4, args.length)
+    data = batches.windows(ids, random.key(1), 4, args.length)
     step = partial(exp_gpt2.step, cfg=cfg, args=args, dtype=torch.float32)
     init = partial(exp_gpt2.init_state, cfg=cfg, released=released)
     return init, step, args, [(next(data),) for _ in range(STEPS)]
@@ -198,14 +201,14 @@ def lstm_case(**change):
         exp_lstm_novel.PRESETS["small"], embedding=6, hidden=8, rows=4, length=5, dropout=0.3, steps=STEPS, **change
     )
     ids = random.randint(random.key(6), (90,), 0, 40).long()  # four batches an epoch
-    data = texts.streams(ids, args.rows, args.length)
+    data = batches.streams(ids, args.rows, args.length)
     step = partial(exp_lstm_novel.step, args=args, dtype=torch.float32)
     return partial(exp_lstm_novel.init_state, v=40), step, args, [(next(data),) for _ in range(STEPS)]
 
 
 def classify_case(**change):
     args = replace(exp_gpt2_classify.PRESETS["small"], tune="lora", rank=2, length=6, lr=1e-3, steps=STEPS, **change)
-    cfg = gpt.Config(40, 8, 1, transformer.Config(16, 2, 24, 0.0, "rms", "swiglu", "rotary", "none"))
+    cfg = gpt.Config(40, 8, 1, transformer.Config(width=16, heads=2, ff=24, dropout=0.0, norm="rms", activation="swiglu", position="rotary", bias="none"))
     trunk, ids = gpt.init(random.key(1), cfg), random.randint(random.key(6), (32, args.length), 0, 40).long()
     data = Encoded(ids, random.randint(random.key(3), (32,), 0, args.length).long(), torch.arange(32) % 3)
     init = lambda key, args: exp_gpt2_classify.init_state(key, trunk, cfg, 3, args)  # noqa: E731
@@ -353,7 +356,7 @@ def agreement():
     try:
         parallel.shard(torch.zeros(3))
         refused = ""
-    except parallel.ParallelError as error:
+    except ParallelError as error:
         refused = str(error)
     return {
         "said": parallel.agree(f"rank {parallel.rank()}"), "any": parallel.any_rank(parallel.rank() == 1),

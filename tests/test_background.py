@@ -1,4 +1,4 @@
-"""lib/background.py: steps before, at and after the change, and that no child outlives its run."""
+"""lib/run/background.py: steps before, at and after the change, and that no child outlives its run."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from lib import background, tree
+from lib import tree
+from lib.run import background
 from lib.transform import value_and_grad
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")

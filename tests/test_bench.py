@@ -1,5 +1,6 @@
 """tests/bench: nn.Module and JAX have our models and our steps, the book's way trains and translates, the table."""
 
+from lib.data import batches
 import fcntl
 import json
 import sys
@@ -19,8 +20,9 @@ from experiments import (
     exp_lstm_novel,
 )
 from experiments import exp_transformer_fr as exp
-from lib import dcgan, gpt, random, seq2seq, smollm, transformer, tree
+from lib import random, transformer, tree
 from lib.data import packing, texts, tokens
+from lib.models import dcgan, gpt, seq2seq, smollm
 from tests.bench import __main__ as bench
 from tests.bench import book, faces, gans, generation, gpu, language, measure, modules, turns
 
@@ -40,7 +42,7 @@ def one_thread():
 
 
 def config(norm="layer", dropout=0.0):
-    block = transformer.Config(ARGS.width, ARGS.heads, ARGS.ff, dropout, norm)
+    block = transformer.Config(width=ARGS.width, heads=ARGS.heads, ff=ARGS.ff, dropout=dropout, norm=norm)
     return seq2seq.Config(ARGS.encoder_layers, ARGS.decoder_layers, block, 50, 60, shared=False)
 
 
@@ -137,7 +139,7 @@ def test_module_trains_in_bf16_with_dropout(key):
 
 
 def test_the_book_has_its_published_size():
-    block = transformer.Config(256, 8, 1024, 0.1)
+    block = transformer.Config(width=256, heads=8, ff=1024, dropout=0.1)
     with torch.device("meta"):
         model = book.Book(seq2seq.Config(6, 6, block, 11_055, 11_239, shared=False))
     assert sum(p.numel() for p in model.parameters()) == 19_655_911  # docs/REFERENCE.md, chapter 10
@@ -387,7 +389,7 @@ def gpt_start(key):
 def lstm_start(key):
     """The same; our step takes a window of tokens."""
     fresh = torch.zeros(LSTM.rows, dtype=torch.bool)
-    step = lambda state, ids: exp_lstm_novel.step(state, texts.Window(ids, fresh), args=LSTM, dtype=torch.float32)  # noqa: E731
+    step = lambda state, ids: exp_lstm_novel.step(state, batches.Window(ids, fresh), args=LSTM, dtype=torch.float32)  # noqa: E731
     state = shaken(exp_lstm_novel.init_state(key, LSTM.vocabulary, LSTM))
     return state, step, lambda state: language.Lstm(state.params, LSTM)
 

@@ -1,4 +1,4 @@
-"""lib/bert.py: parity with transformers, padding, the rule of masks, gradients, one graph, released weights."""
+"""lib/models/bert.py: parity with transformers, padding, the rule of masks, gradients, one graph, released weights."""
 
 from dataclasses import replace
 from functools import partial
@@ -8,9 +8,11 @@ import torch
 from torch._dynamo.utils import counters
 from torch.func import vmap
 
-from lib import bert, foreign, random, tree
+from lib import random, tree
 from lib.data import tokens
-from lib.data.sources import DataError, at_hand
+from lib.data.sources import at_hand
+from lib.faults import DataError
+from lib.models import bert, foreign
 from lib.transform import jit, value_and_grad
 
 V, T = 37, 9

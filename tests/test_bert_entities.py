@@ -11,9 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from experiments import exp_bert_entities as exp
-from lib import bert, random, tree
+from lib import random, tree
 from lib.data import tokens
 from lib.data.entities import Sentence, Tagged
+from lib.models import bert
 from lib.transform import jit
 
 TINY = {

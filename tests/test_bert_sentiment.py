@@ -1,5 +1,6 @@
 """experiments/exp_bert_sentiment.py as a user runs it, on made-up texts: both starts, both phases, bad input."""
 
+from lib.data import batches
 import io
 import json
 import os
@@ -15,8 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from experiments import exp_bert_sentiment as exp
-from lib import bert, checkpoint, random, tree
+from lib import checkpoint, random, tree
 from lib.data import images, tokens
+from lib.models import bert
 from lib.transform import jit
 
 WHO, WHAT = ("film", "story", "actor", "ending", "music", "script"), ("the", "this", "that", "its", "one", "our")
@@ -219,8 +221,8 @@ def test_batches_are_those_of_the_phases_wherever_one_begins(key):
     whole = take(0, 9)
     assert all(take(first, 9 - first) == whole[first:] for first in range(9))
     k_pretrain, k_finetune = random.split(key)
-    assert whole[2] == next(images.batches(k_pretrain, 20, 2, 2)).tolist()
-    assert whole[3] == next(images.batches(k_finetune, 5, 2)).tolist()
+    assert whole[2] == next(batches.numbers(k_pretrain, 20, 2, 2)).tolist()
+    assert whole[3] == next(batches.numbers(k_finetune, 5, 2)).tolist()
 
 
 @pytest.mark.parametrize("name", exp.PRESETS)

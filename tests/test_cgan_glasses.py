@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments import exp_cgan_glasses as exp
 from lib import random, run, tree
-from lib.data.sources import DataError
+from lib.faults import DataError, RunError
 from lib.transform import jit
 
 TINY = ["--width", 4, "--critic-width", 8, "--latent", 6, "--critic-steps", 2, "--batch", 8, "--steps", 4]
@@ -133,7 +133,7 @@ def test_labels_by_name_and_in_turn():
     assert exp.in_turn(2, {"glasses": NAMES["glasses"]}, {})["glasses"].tolist() == [0, 1]
     with pytest.raises(DataError, match=r"'green' is not the value of one attribute; there are.*hair=blond"):
         exp.chosen(NAMES, ["green"])
-    with pytest.raises(run.RunError, match="two values of one label: red, blond"):
+    with pytest.raises(RunError, match="two values of one label: red, blond"):
         exp.chosen(NAMES, ["red", "blond"])
     with pytest.raises(DataError, match="'brown' is not the value of one"):  # but of skin and of hair
         exp.chosen({"hair": ["black", "brown"], "skin": ["light", "brown"]}, ["brown"])

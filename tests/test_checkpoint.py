@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lib import checkpoint, tree
-from lib.checkpoint import CheckpointError
+from lib.faults import CheckpointError
 
 ROOT = Path(__file__).parent.parent
 

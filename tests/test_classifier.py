@@ -18,9 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from experiments import exp_classifier_fashion as exp
-from lib import checkpoint, cli, random, run, tree
+from lib import checkpoint, random, run, tree
 from lib.data import images
 from lib.data.images import Images
+from lib.faults import RunError
+from lib.run import cli
 from lib.transform import jit
 
 ROOT = Path(__file__).parent.parent
@@ -242,7 +244,7 @@ def test_chosen_labels_are_numbered_anew():
     found = exp.chosen(data, ["a", "b", "c"], ("c", "a"))
     assert found.pixels.flatten().tolist() == [0, 1, 3, 4] and found.labels.tolist() == [0, 1, 0, 1]
     assert exp.chosen(data, ["a", "b", "c"], ()) is data
-    with pytest.raises(run.RunError, match="no label 'd' in this data: a, b, c"):
+    with pytest.raises(RunError, match="no label 'd' in this data: a, b, c"):
         exp.chosen(data, ["a", "b", "c"], ("a", "d"))
 
 

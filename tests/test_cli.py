@@ -1,4 +1,4 @@
-"""lib/cli.py: every wrong command line ends with one clear message and the right exit status."""
+"""lib/run/cli.py: every wrong command line ends with one clear message and the right exit status."""
 
 import os
 import re
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import cli, run
-from lib.checkpoint import CheckpointError
-from lib.data.sources import DataError
+from lib import run
+from lib.faults import CheckpointError, DataError, RunError
+from lib.run import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -161,7 +161,7 @@ def test_heads_that_do_not_divide_the_width(fails, words):
     assert status == 2 and f"--width {width} is not a multiple of --heads 7" in text
 
 
-@pytest.mark.parametrize("fault", [run.RunError("such a run"), DataError("no data"), CheckpointError("other leaves")])
+@pytest.mark.parametrize("fault", [RunError("such a run"), DataError("no data"), CheckpointError("other leaves")])
 @pytest.mark.parametrize("words", [[], ["sample"]])
 def test_what_a_person_can_mend_ends_with_one_line(fails, fault, words):
     assert fails(*words, fault=fault) == (1, f"error: {fault}")

@@ -1,4 +1,4 @@
-"""lib/cnn.py: shapes, gradients, purity, and what each example depends on."""
+"""lib/models/cnn.py: shapes, gradients, purity, and what each example depends on."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch.func import vmap
 from torch.testing import assert_close
 
-from lib import cnn, conv, nn, random, tree
-from lib.cnn import Config
+from lib import conv, nn, random, tree
+from lib.models import cnn
+from lib.models.cnn import Config
 from lib.transform import value_and_grad
 
 CFG = Config(widths=(4, 6), channels=3, classes=5, dropout=0.5)

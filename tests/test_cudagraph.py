@@ -5,8 +5,9 @@ import warnings
 import pytest
 import torch
 
-from lib import cudagraph, random, replicas, transform, tree
+from lib import cudagraph, random, transform, tree
 from lib.cudagraph import WARM, Graphed
+from lib.run import replicas
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

@@ -18,8 +18,10 @@ from torch import nn
 from torch.func import vmap
 
 from experiments import exp_cyclegan_hair as exp
-from lib import checkpoint, judge, random, replicas, tree
+from lib import checkpoint, random, tree
 from lib.data import drawn, faces
+from lib.run import replicas
+from lib.tasks import judge
 from lib.transform import jit
 
 SMALL = {"size": 16, "width": 4, "blocks": 1, "disc_width": 4, "disc_downs": 1, "batch": 2, "buffer": 4}

@@ -23,9 +23,11 @@ from pyrealb import getLemma
 from tokenizers import Tokenizer
 
 from lib import random
-from lib.data import everyday, packing, pairs, sources, tokens
+from lib.data import packing, pairs, sources, tokens
+from lib.data.french import everyday
 from lib.data.pairs import Pair, normalise, read_tsv, split
-from lib.data.sources import DataError, Source, fetch
+from lib.data.sources import Source, fetch
+from lib.faults import DataError
 
 ROOT = Path(__file__).parent.parent
 
@@ -545,12 +547,12 @@ def test_apts_lists_are_of_its_own(cache, monkeypatch):
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
-    assert sources.cache_dir() == tmp_path / "cache"
+    assert cache.cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("PUREGEN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
-    assert sources.cache_dir() == Path("/some/where/puregen")
+    assert cache.cache_dir() == Path("/some/where/puregen")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert sources.cache_dir() == Path.home() / ".cache" / "puregen"
+    assert cache.cache_dir() == Path.home() / ".cache" / "puregen"
 
 
 # ---- the corpora of others, made up ----

@@ -1,4 +1,4 @@
-"""lib/dcgan.py: shapes at every size, the paper's counts, normalisations that keep examples apart, great circles."""
+"""lib/models/dcgan.py: shapes at every size, the paper's counts, normalisations that keep examples apart, great circles."""
 
 import math
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.func import vmap
 
-from lib import conv, dcgan, random, tree
+from lib import conv, random, tree
+from lib.models import dcgan
 from lib.transform import value_and_grad
 
 NORMS = ("batch", "instance", "group")

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from lib import attention as attn
-from lib import diagnose, nn, optim, random, seq2seq, transformer, tree
+from lib import diagnose, nn, optim, random, transformer, tree
+from lib.models import seq2seq
 from lib.transform import value_and_grad
 
 N, D = 24, 5

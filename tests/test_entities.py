@@ -7,7 +7,8 @@ import torch
 
 from lib.data import entities, tokens
 from lib.data.entities import Sentence
-from lib.data.sources import DataError, at_hand
+from lib.data.sources import at_hand
+from lib.faults import DataError
 
 LINES = "Tom\tB-person\nHanks\tI-person\nsmiles\tO\n\t\nR&amp;D\tO\nin\tO\nParis\tB-place\n"
 

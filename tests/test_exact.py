@@ -34,9 +34,11 @@ from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
 from experiments import exp_transformer_fr as transformer
 from experiments import exp_vae_faces as vae
-from lib import bert, checkpoint, judge, nn, random, smollm, tree, writing
-from lib import gpt2 as released
+from lib import checkpoint, nn, random, tree
 from lib.data import drawn, images, packing, pairs, tokens
+from lib.models import bert, smollm
+from lib.models import gpt2 as released
+from lib.tasks import judge, writing
 
 ROOT = Path(__file__).parent.parent
 HALF = 4
@@ -340,7 +342,7 @@ SERVER = """
 import json, os, signal, sys, time
 import torch
 from experiments import exp_gan_curve as exp
-from lib import cli
+from lib.run import cli
 
 torch.set_num_threads(1)  # before the first operation: threads do not survive a fork
 

@@ -15,8 +15,10 @@ from tokenizers import Tokenizer
 from torch._dynamo.utils import counters
 
 from experiments import exp_gpt2 as exp
-from lib import checkpoint, gpt, gpt2, metrics, random, tree, writing
+from lib import checkpoint, metrics, random, tree
 from lib.data import sources, tokens
+from lib.models import gpt, gpt2
+from lib.tasks import writing
 from lib.transform import jit, value_and_grad
 
 V, CONTEXT = 301, 64

@@ -20,8 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from experiments import exp_transformer_fr as exp
-from lib import checkpoint, cli, random, seq2seq, tree
+from lib import checkpoint, random, tree
 from lib.data import packing, pairs, tokens
+from lib.models import seq2seq
+from lib.run import cli
 from lib.transform import jit
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from PIL import Image
 from lib import random
 from lib.data import drawn, faces
 from lib.data.drawn import HAIR, SKIN
-from lib.data.sources import DataError
+from lib.faults import DataError
 
 
 @pytest.fixture(autouse=True)

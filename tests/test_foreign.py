@@ -1,4 +1,4 @@
-"""lib/foreign.py: tables from their names and shapes to ours and back, and every kind of file that is not as it should
+"""lib/models/foreign.py: tables from their names and shapes to ours and back, and every kind of file that is not as it should
 be."""
 
 import json
@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib import foreign, tree
-from lib.data.sources import DataError
-from lib.foreign import Row
+from lib import tree
+from lib.faults import DataError
+from lib.models import foreign
+from lib.models.foreign import Row
 
 # A fused tensor of queries, keys and values with interleaved heads, a transposed matrix, and one that is the same.
 TABLE = [

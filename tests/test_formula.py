@@ -5,8 +5,7 @@ import torch
 
 from experiments import exp_gan_curve as curve
 from lib.data.formula import parse
-from lib.data.sources import DataError
-from lib.run import RunError
+from lib.faults import DataError, RunError
 
 
 @pytest.mark.parametrize(

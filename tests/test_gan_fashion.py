@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments import exp_classifier_fashion as classifier
 from experiments import exp_gan_fashion as exp
-from lib import cli, random, tree
+from lib import random, tree
 from lib.data import images
+from lib.run import cli
 from lib.transform import jit, value_and_grad
 
 TINY = {

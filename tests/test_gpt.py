@@ -1,4 +1,4 @@
-"""lib/gpt.py: causality by gradient, positions, cached generation, scoring each token once, one graph."""
+"""lib/models/gpt.py: causality by gradient, positions, cached generation, scoring each token once, one graph."""
 
 import itertools
 from functools import partial
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch._dynamo.utils import counters
 from torch.func import vmap
 
-from lib import gpt, random, transformer, tree
+from lib import random, transformer, tree
+from lib.models import gpt
 from lib.transform import jit, value_and_grad
 
 V, CONTEXT = 19, 8
@@ -18,7 +19,7 @@ POSITIONS = ("sinusoidal", "learned", "rotary")
 
 def config(position="rotary", head="tied", **block):
     values = {"norm": "rms", "activation": "swiglu", "bias": "none", "position": position, **block}
-    return gpt.Config(V, CONTEXT, 2, transformer.Config(16, 2, 24, **values), head)
+    return gpt.Config(V, CONTEXT, 2, transformer.Config(width=16, heads=2, ff=24, **values), head)
 
 
 def book(position="learned"):
@@ -53,7 +54,7 @@ def test_shapes_are_those_of_new_parameters(key, cfg):
 
 
 def test_the_books_number_of_parameters(key):
-    block = transformer.Config(256, 4, 1024, 0.1, "layer", "gelu", "learned", "all")
+    block = transformer.Config(width=256, heads=4, ff=1024, dropout=0.1, norm="layer", activation="gelu", position="learned", bias="all")
     p = gpt.init(random.key(0, "meta"), gpt.Config(10_600, 128, 3, block, "untied"))  # shapes alone
     assert tree.size(p) == 7_829_760 and tree.size(p) - p["embed"]["head"].numel() == 5_116_160  # printed: 5.12 M
     assert gpt.matmul_weights(p) == p["embed"]["head"].numel() + tree.size(p["decoder"])
@@ -69,7 +70,7 @@ def test_a_tied_head_is_one_leaf(key, name):
 
 
 def test_new_weights_have_their_spread(key):
-    cfg = gpt.Config(500, 64, 8, transformer.Config(64, 4, 256, norm="layer", position="learned", bias="all"), "untied")
+    cfg = gpt.Config(500, 64, 8, transformer.Config(width=64, heads=4, ff=256, norm="layer", position="learned", bias="all"), "untied")
     for path, x in tree.flatten(gpt.init(key, cfg)).items():
         if x.ndim < 2:
             assert torch.equal(x, torch.ones_like(x) if path.endswith("scale") else torch.zeros_like(x)), path

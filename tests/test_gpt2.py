@@ -1,4 +1,4 @@
-"""lib/gpt2.py: logits and generation of transformers' GPT-2 for the same weights, every way that weights come in, and
+"""lib/models/gpt2.py: logits and generation of transformers' GPT-2 for the same weights, every way that weights come in, and
 OpenAI's tokenizer."""
 
 import hashlib
@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import foreign, gpt, gpt2, metrics, random, tree
+from lib import metrics, random, tree
 from lib.data import sources
-from lib.data.sources import DataError
-from lib.settings import RunError
+from lib.faults import DataError, RunError
+from lib.models import foreign, gpt, gpt2
 
 V, CONTEXT, LAYERS = 101, 24, 2
 TOKENIZER_AT_HAND = pytest.mark.skipif(

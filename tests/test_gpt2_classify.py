@@ -1,4 +1,4 @@
-"""experiments/exp_gpt2_classify.py as a user runs it, on made-up sentences and tiny weights; its step; lib/classify."""
+"""experiments/exp_gpt2_classify.py as a user runs it, on made-up sentences and tiny weights; its step; lib/tasks/classify."""
 
 import dataclasses
 import io
@@ -16,10 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from experiments import exp_gpt2_classify as exp
-from lib import classify, gpt, gpt2, random, smollm, transformer, tree
-from lib.classify import Encoded
+from lib import random, transformer, tree
 from lib.data import labelled, tokens
 from lib.data.labelled import Example
+from lib.models import gpt, gpt2, smollm
+from lib.tasks import classify
+from lib.tasks.classify import Encoded
 from lib.transform import jit, value_and_grad
 
 TUNES = ["full", "last", "lora", "head"]
@@ -123,7 +125,7 @@ def test_diagnosed(fit):
 def test_weights_of_gpt2s_shape_and_none(fit, tiny_llama, tmp_path, monkeypatch):
     tiny = smollm.load(str(tiny_llama))
     monkeypatch.setattr(gpt2, "tokenizer", lambda _: tiny.tokenizer)
-    block = transformer.Config(24, 3, 48, 0.0, "layer", "gelu_tanh", "learned", "all", eps=1e-5)
+    block = transformer.Config(width=24, heads=3, ff=48, dropout=0.0, norm="layer", activation="gelu_tanh", position="learned", bias="all", eps=1e-5)
     cfg = gpt.Config(tiny.cfg.vocabulary, 32, 2, block, "tied")
     gpt2.export(tmp_path / "gpt2", gpt.init(random.key(1), cfg), cfg)
     path, out = fit("of_gpt2", weights=tmp_path / "gpt2", tune="full")
@@ -145,7 +147,7 @@ def test_weights_of_gpt2s_shape_and_none(fit, tiny_llama, tmp_path, monkeypatch)
 def case(tune, layers=3, **values):
     """(args, cfg, trunk, frozen, data, state) of a tiny decoder."""
     args = exp.Args(**{**COMMON, "tune": tune, "steps": 40, "length": 6, "dropout": 0.1, **values})
-    block = transformer.Config(16, 4, 24, 0.0, "rms", "swiglu", "rotary", "none", kv_heads=2)
+    block = transformer.Config(width=16, heads=4, ff=24, dropout=0.0, norm="rms", activation="swiglu", position="rotary", bias="none", kv_heads=2)
     cfg = gpt.Config(40, 8, layers, block)
     trunk, ids = gpt.init(random.key(1), cfg), random.randint(random.key(2), (12, 6), 0, 40).long()
     data = Encoded(ids, random.randint(random.key(3), (12,), 0, 6).long(), torch.arange(12) % 3)
@@ -237,7 +239,7 @@ def test_padding_and_company_do_not_matter(monkeypatch):
         torch.testing.assert_close(again, together)
 
 
-# ---- lib/classify ----
+# ---- lib/tasks/classify ----
 
 
 def test_encoded(tiny_llama):

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from experiments import exp_gpt_hemingway as exp
-from lib import checkpoint, gpt, random, tree, writing
+from lib import checkpoint, random, tree
 from lib.data import tokens
+from lib.models import gpt
+from lib.tasks import writing
 from lib.transform import jit
 
 TINY = {

@@ -1,12 +1,13 @@
-"""lib/judge.py: what it learns of coloured squares, what it keeps of it, and what it says of pictures."""
+"""lib/tasks/judge.py: what it learns of coloured squares, what it keeps of it, and what it says of pictures."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from lib import judge, random, threefry
+from lib import random, threefry
 from lib.data.faces import Faces, Part
+from lib.tasks import judge
 
 NAMES = {"framed": ["no frame", "frame"], "colour": ["red", "green", "blue"]}
 COLOURS = torch.tensor([[200, 30, 30], [30, 200, 30], [30, 30, 200]], dtype=torch.uint8)

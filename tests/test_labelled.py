@@ -7,7 +7,7 @@ import pytest
 
 from lib.data import labelled, sources
 from lib.data.labelled import Example
-from lib.data.sources import DataError
+from lib.faults import DataError
 
 WHO, WHAT = ["cat", "dog", "boy", "man", "horse", "king"], ["good", "fine", "great", "bad", "poor", "awful"]
 ROWS = [

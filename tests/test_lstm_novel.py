@@ -1,5 +1,6 @@
 """The LSTM on a novel as a user runs it, and what it measures and carries."""
 
+from lib.data import batches
 import io
 import itertools
 import math
@@ -38,7 +39,7 @@ def words(**values):
 
 def windows(n, args, first=0):
     ids = random.randint(random.key(7), (2 * args.rows * args.length * 3,), 0, V).long()
-    stream = texts.streams(ids, args.rows, args.length, first)
+    stream = batches.streams(ids, args.rows, args.length, first)
     return [next(stream) for _ in range(n)]
 
 

@@ -69,7 +69,7 @@ def step(clock):
 
 
 def test_throughput_leaves_out_the_first_step_and_pauses(clock, step):
-    meter = metrics.Throughput("tokens", 1e4)
+    meter = machine.Throughput("tokens", 1e4)
     meter.flops_per_unit = 10
     clock[0] += 7  # before the first step
     step(meter, 60, 1000, torch.tensor(1.0))  # compiles
@@ -87,7 +87,7 @@ def test_throughput_leaves_out_the_first_step_and_pauses(clock, step):
 
 @pytest.mark.parametrize(("peak", "flops"), [(None, 10), (1e4, 0)])
 def test_throughput_without_a_known_peak_or_cost(step, peak, flops):
-    meter = metrics.Throughput("tokens", peak)
+    meter = machine.Throughput("tokens", peak)
     meter.flops_per_unit = flops
     for _ in range(3):
         step(meter, 1, 70, torch.tensor([1.0, 2.0]))  # a value for each replica
@@ -102,7 +102,7 @@ def test_throughput_waits_for_what_it_is_given(clock):
             clock[0] += 5
             return torch.tensor(1.0)
 
-    meter = metrics.Throughput("images")
+    meter = machine.Throughput("images")
     for units in (0, 60):
         meter.begin()
         meter.end(units, Slow())
@@ -154,7 +154,7 @@ def test_kid_is_the_same_every_time_and_draws_from_no_other_generator(features):
 
 
 def test_peaks(monkeypatch):
-    assert metrics.peak_flops(torch.device("cpu"), torch.float32) is None
+    assert machine.peak_flops(torch.device("cpu"), torch.float32) is None
     for name, peaks in {
         "NVIDIA H200": (989e12, 67e12),
         "NVIDIA H200 NVL": (835e12, 60e12),
@@ -166,11 +166,11 @@ def test_peaks(monkeypatch):
         "Tesla K80": (None, None),
     }.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
-        found = [metrics.peak_flops(torch.device("cuda"), d) for d in (torch.bfloat16, torch.float32)]
+        found = [machine.peak_flops(torch.device("cuda"), d) for d in (torch.bfloat16, torch.float32)]
         assert tuple(found) == peaks
 
 
 def test_free_memory_of_a_gpu_counts_what_torch_has_kept():
     with pretend.cuda(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "memory_reserved", lambda device=None: 5 << 30)  # of which 1 GiB is in use
-        assert metrics.free_memory(torch.device("cuda", 0)) == (70 + 4) << 30
+        assert machine.free_memory(torch.device("cuda", 0)) == (70 + 4) << 30

@@ -1,5 +1,6 @@
 """The Gaussian mixtures and the autoencoder as a user runs them, and their formulas against others' code."""
 
+from lib.data import batches
 import itertools
 import json
 import math
@@ -115,7 +116,7 @@ def test_the_step_is_one_graph_and_equals_eager(exp, folder):
     torch._dynamo.reset()
     counters.clear()
     compiled = jit(step, backend="aot_eager")
-    for index in itertools.islice(images.batches(random.key(3), len(data.labels), args.batch), 3):
+    for index in itertools.islice(batches.numbers(random.key(3), len(data.labels), args.batch), 3):
         state, out = step(state, index, data)
         same, again = compiled(same, index, data)
         torch.testing.assert_close([*again.values()], [*out.values()], atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""lib/parallel.py and lib/launch.py: two processes on gloo do what one does, and end together."""
+"""lib/parallel.py and lib/run/launch.py: two processes on gloo do what one does, and end together."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import torch
 
 from experiments import exp_gan_curve as exp
 from lib import checkpoint, parallel, tree
-from lib import launch as launcher
+from lib.run import launch as launcher
 from tests import ranks
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +96,7 @@ TINY = ["--generator", 4, "--discriminator", 4, "--batch", 8, "--log-every", 5, 
 
 
 def launch(folder, n, *words, **more):
-    words = [sys.executable, "-m", "lib.launch", n, "exp_gan_curve", *TINY, *words]
+    words = [sys.executable, "-m", "lib.run.launch", n, "exp_gan_curve", *TINY, *words]
     return subprocess.Popen(
         [str(word) for word in words], env=ENVIRONMENT, cwd=folder, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,

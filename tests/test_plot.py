@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from lib import plot, random
-from lib.run import RunError
+from lib.faults import RunError
 
 
 def pixels_of(path):

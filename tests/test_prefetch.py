@@ -1,4 +1,4 @@
-"""lib/prefetch.py: batches come in order, errors where they belong, and the thread ends with the loop."""
+"""lib/run/prefetch.py: batches come in order, errors where they belong, and the thread ends with the loop."""
 
 import itertools
 import threading
@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from lib import prefetch
+from lib.run import prefetch
 from tests import pretend
 
 CUDA = torch.device("cuda", 0)

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from experiments import exp_smollm_chat as chat
-from lib import checkpoint, gpt, judge, random, run, smollm, tree, writing
+from lib import checkpoint, random, run, tree
+from lib.models import gpt, smollm
+from lib.tasks import judge, writing
 from tests import pretend
 from tests import test_exact as exact
 from tests.test_smollm import byte_pairs

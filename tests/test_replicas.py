@@ -1,4 +1,4 @@
-"""lib/replicas.py: replica i of a run is the run that its seed and its values would make alone."""
+"""lib/run/replicas.py: replica i of a run is the run that its seed and its values would make alone."""
 
 import itertools
 import json
@@ -18,9 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from experiments import exp_classifier_fashion as classifier
 from experiments import exp_gan_curve as curve
 from experiments import exp_transformer_fr as transformer
-from lib import nn, random, replicas, run, tree
-from lib.replicas import Replica
-from lib.run import RunError
+from lib import nn, random, run, tree
+from lib.faults import RunError
+from lib.run import replicas
+from lib.run.replicas import Replica
 from lib.transform import jit, value_and_grad
 
 VMAPPED, LOOPED = WAYS = "one vmapped step", "one after another"
@@ -179,7 +180,7 @@ def test_replicas_that_do_not_fit(monkeypatch, free, most):
     if most is None or "at most 8" in most:
         replicas.check_memory(8, state, cpu)
     if most:
-        with pytest.raises(run.RunError, match=f"9 replicas of 0.0 MiB do not fit in .*: {most}"):
+        with pytest.raises(RunError, match=f"9 replicas of 0.0 MiB do not fit in .*: {most}"):
             replicas.check_memory(9, state, cpu)
 
 

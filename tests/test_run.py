@@ -19,8 +19,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lib import background, checkpoint, random, run, settings
-from lib.run import RunError
+from lib import checkpoint, random, run
+from lib.faults import CheckpointError, RunError
+from lib.run import background, settings
 from tests import pretend
 
 
@@ -428,7 +429,7 @@ def test_the_state_before_the_first_step(start, tmp_path):
     again = start(run=tmp_path / "a", seed=1, resume=True)
     assert again.start(init)["w"].tolist() == [7, 7] and again.step == 3
     assert torch.equal(again.show_key, a.show_key)
-    with pytest.raises(checkpoint.CheckpointError, match="missing: v"):
+    with pytest.raises(CheckpointError, match="missing: v"):
         again.start(lambda key, args: init(key, args) | {"v": torch.ones(1)})
 
 
@@ -450,7 +451,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(start, tmp_path):
     again.save(1, {"w": torch.ones(2)})
     again.close()
     (again.checkpoints / "step-1.safetensors").write_bytes(b"half of it")
-    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint in .*here"):  # there was one
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*here"):  # there was one
         start(run=tmp_path / "here", resume=True)
 
 

@@ -1,4 +1,4 @@
-"""lib/seq2seq.py: cached decoding equals teacher forcing, packing and padding change nothing, texts stay whole."""
+"""lib/models/seq2seq.py: cached decoding equals teacher forcing, packing and padding change nothing, texts stay whole."""
 
 import dataclasses
 from functools import partial
@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from torch.func import grad
 
 from experiments import exp_transformer_fr as exp
-from lib import random, seq2seq, transformer, tree
+from lib import random, transformer, tree
 from lib.data import packing, pairs, tokens
-from lib.seq2seq import Config, Sequences, Translator, apply, init, one_a_row, start
+from lib.models import seq2seq
+from lib.models.seq2seq import Config, Sequences, Translator, apply, init, one_a_row, start
 from lib.transform import value_and_grad
 
 CPU = torch.device("cpu")
 V, LONGEST = 40, 24
-CFG = Config(2, 2, transformer.Config(16, 2, 24), V, V, shared=True)
+CFG = Config(2, 2, transformer.Config(width=16, heads=2, ff=24), V, V, shared=True)
 APART = dataclasses.replace(CFG, source_vocabulary=V + 3, target_vocabulary=V + 5, shared=False)
 
 TSV = """\

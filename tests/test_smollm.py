@@ -1,4 +1,4 @@
-"""lib/smollm.py against transformers' Llama, GGUF files of our own, and the conversation's form."""
+"""lib/models/smollm.py against transformers' Llama, GGUF files of our own, and the conversation's form."""
 
 import json
 
@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lib import gpt, smollm, tree
+from lib import tree
 from lib.data import texts
-from lib.data.sources import DataError, at_hand
+from lib.data.sources import at_hand
+from lib.faults import DataError
+from lib.models import gpt, smollm
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = ["The capital of France is Paris.", "user assistant system 1234 \n what is it?"] * 3

@@ -8,8 +8,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments import exp_smollm_chat as exp
-from lib import gpt, random, run, smollm
+from lib import random, run
 from lib.data import texts
+from lib.faults import RunError
+from lib.models import gpt, smollm
 from tests.test_smollm import byte_pairs
 
 
@@ -110,7 +112,7 @@ def test_old_exchanges_are_forgotten(model):
     assert len(exp.remembered(model, turns, 40)) <= 256 - 40
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
     assert "And now?" in text and "user\n7" in text and "user\n0" not in text
-    with pytest.raises(run.RunError, match="do not fit in 256"):
+    with pytest.raises(RunError, match="do not fit in 256"):
         exp.remembered(model, [("user", "word " * 300)], 40)
 
 

@@ -1,5 +1,6 @@
 """lib/data/texts and the lossless tokenizers: where texts come from, splits, batches and scores. Made-up files only."""
 
+from lib.data import batches
 import dataclasses
 import hashlib
 import io
@@ -17,7 +18,7 @@ import torch
 
 from lib import random
 from lib.data import texts, tokens
-from lib.data.sources import DataError
+from lib.faults import DataError
 
 LEVELS = ("word", "bpe", "char")
 
@@ -360,7 +361,7 @@ def equal(a, b):
 
 def test_windows_of_an_epoch_share_only_their_ends():
     ids = torch.arange(1000) + 7
-    batches = take(texts.windows(ids, random.key(0), rows=4, length=16), 61 // 4)
+    batches = take(batches.windows(ids, random.key(0), rows=4, length=16), 61 // 4)
     assert {tuple(batch.shape) for batch in batches} == {(4, 17)} and batches[0].dtype == ids.dtype
     rows = torch.cat(batches)
     assert torch.equal(rows, rows[:, :1] + torch.arange(17))  # text as it stands
@@ -371,7 +372,7 @@ def test_windows_of_an_epoch_share_only_their_ends():
 
 
 def test_each_epoch_cuts_anew_and_the_whole_text_is_used():
-    batches = take(texts.windows(torch.arange(50), random.key(0), rows=2, length=4), 100 * 5)
+    batches = take(batches.windows(torch.arange(50), random.key(0), rows=2, length=4), 100 * 5)
     epochs = [torch.cat(batches[i : i + 5]) for i in range(0, len(batches), 5)]
     assert {int(epoch[0, 0]) % 4 for epoch in epochs} == set(range(4))
     assert torch.cat(epochs).unique().tolist() == list(range(50))
@@ -380,16 +381,16 @@ def test_each_epoch_cuts_anew_and_the_whole_text_is_used():
 @pytest.mark.parametrize("length", [1, 7, 8])
 def test_a_run_goes_on_with_the_window_it_stopped_at(length):
     ids = torch.arange(100)
-    straight = take(texts.windows(ids, random.key(3), 5, length), 40)
+    straight = take(batches.windows(ids, random.key(3), 5, length), 40)
     assert len({str(batch.tolist()) for batch in straight}) == 40
     for first in (0, 1, 2, 3, 11, 38):
-        assert equal(take(texts.windows(ids, random.key(3), 5, length, first), 2), straight[first : first + 2])
-    assert not equal(straight, take(texts.windows(ids, random.key(4), 5, length), 40))
+        assert equal(take(batches.windows(ids, random.key(3), 5, length, first), 2), straight[first : first + 2])
+    assert not equal(straight, take(batches.windows(ids, random.key(4), 5, length), 40))
 
 
 def test_streams_go_on_where_the_batch_before_ended():
     ids = torch.arange(103)
-    batches = take(texts.streams(ids, rows=3, length=8), 12)  # three epochs of four batches
+    batches = take(batches.streams(ids, rows=3, length=8), 12)  # three epochs of four batches
     assert [bool(batch.fresh.all()) for batch in batches] == [True, False, False, False] * 3
     assert {(tuple(batch.tokens.shape), batch.fresh.dtype, batch.fresh.shape) for batch in batches} == {
         ((3, 9), torch.bool, (3,))
@@ -405,23 +406,23 @@ def test_streams_go_on_where_the_batch_before_ended():
 
 def test_a_run_goes_on_with_the_stream_it_stopped_at():
     ids = torch.arange(103)
-    straight = take(texts.streams(ids, 3, 8), 20)
+    straight = take(batches.streams(ids, 3, 8), 20)
     for first in range(18):
-        for a, b in zip(take(texts.streams(ids, 3, 8, first), 2), straight[first : first + 2], strict=True):
+        for a, b in zip(take(batches.streams(ids, 3, 8, first), 2), straight[first : first + 2], strict=True):
             assert equal(a, b)
 
 
 def test_a_text_smaller_than_a_batch():
     least = torch.arange(5 * 8)
-    assert len(next(texts.windows(least, random.key(0), 4, 8))) == 4
+    assert len(next(batches.windows(least, random.key(0), 4, 8))) == 4
     message = r"39 tokens do not fill one batch of 4 rows of 8 tokens: 40 are needed"
     with pytest.raises(DataError, match=message):
-        next(texts.windows(least[:-1], random.key(0), 4, 8))
+        next(batches.windows(least[:-1], random.key(0), 4, 8))
     least = torch.arange(4 * 8 + 1)
-    assert next(texts.streams(least, 4, 8)).tokens.flatten()[-1] == 32
+    assert next(batches.streams(least, 4, 8)).tokens.flatten()[-1] == 32
     with pytest.raises(DataError, match=r"32 tokens do not fill one batch of 4 rows of 8 tokens: 33 are needed"):
-        next(texts.streams(least[:-1], 4, 8))
-    for empty in (texts.windows(least[:0], random.key(0), 1, 1), texts.streams(least[:0], 1, 1)):
+        next(batches.streams(least[:-1], 4, 8))
+    for empty in (batches.windows(least[:0], random.key(0), 1, 1), batches.streams(least[:0], 1, 1)):
         with pytest.raises(DataError, match="0 tokens do not fill"):
             next(empty)
 
@@ -431,8 +432,8 @@ def test_a_text_smaller_than_a_batch():
 
 def test_bits_per_byte():
     text = "né" * 100  # 300 bytes
-    assert texts.bits_per_byte(300 * math.log(256), text) == pytest.approx(8)
-    assert texts.bits_per_byte(200 * math.log(2), text) == pytest.approx(2 / 3)
+    assert writing.bits_per_byte(300 * math.log(256), text) == pytest.approx(8)
+    assert writing.bits_per_byte(200 * math.log(2), text) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +450,7 @@ def test_bits_per_byte():
     ],
 )
 def test_longest_overlap(sample, training, expected):
-    assert texts.longest_overlap(sample, training) == expected
+    assert writing.longest_overlap(sample, training) == expected
 
 
 def test_longest_overlap_as_by_its_definition():
@@ -457,5 +458,5 @@ def test_longest_overlap_as_by_its_definition():
         words = ["".join("ab "[i] for i in random.randint(k, (30,), 0, 3)) for k in random.split(random.key(seed))]
         sample, training = words
         parts = {sample[i:j] for i in range(31) for j in range(i, 31)}
-        found = texts.longest_overlap(sample, training)
+        found = writing.longest_overlap(sample, training)
         assert found in training and len(found) == max(len(part) for part in parts if part in training)

@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from experiments import exp_vae_faces as exp
 from lib import random, tree
 from lib.data import faces
-from lib.data.sources import DataError
+from lib.faults import DataError
 from lib.transform import jit
 
 TINY = {"size": 16, "faces": 60, "width": 4, "code": 6, "batch": 8, "steps": 4, "eval_every": 2, "save_every": 2}

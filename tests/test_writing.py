@@ -1,4 +1,4 @@
-"""lib/writing.py: what is told of a text, and how a text reaches the terminal."""
+"""lib/tasks/writing.py: what is told of a text, and how a text reaches the terminal."""
 
 import math
 from itertools import cycle
@@ -6,8 +6,9 @@ from itertools import cycle
 import pytest
 import torch
 
-from lib import writing
 from lib.data import texts, tokens
+from lib.faults import DataError
+from lib.tasks import writing
 
 
 def writer(says=b"", level="char", nats=lambda ids: 0.0, context=None):
@@ -57,9 +58,9 @@ def test_copied():
 def test_prompts():
     w = writer(context=16)
     assert texts.decode(w.tokenizer, w.ids("")) == writing.BREAK
-    with pytest.raises(texts.DataError, match="prompt has 17 tokens, the model's context 16"):
+    with pytest.raises(DataError, match="prompt has 17 tokens, the model's context 16"):
         next(w.stream("a" * 17, 1, None))
-    with pytest.raises(texts.DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         w.ids("\udcff")
     assert w.unknown("漢 a") == ["漢"] and writer(level="word").unknown("a whale") == ["whale"]
 

@@ -1,6 +1,5 @@
 """Faces of the original data sets, read from a folder that holds them: CelebA, Kaggle's glasses, anime, one's own."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 
 from lib.data import images, texts
-from lib.data.sources import DataError
+from lib.data.files import place
+from lib.faults import DataError
 
 GLASSES = ["no glasses", "glasses"]
 KNOWN: dict[str, dict[str, list[str]]] = {  # the attributes of each set, and the names of their values
@@ -147,5 +147,5 @@ def _by_pixels(pixels: UInt8[Tensor, "n 3 h w"]) -> Int[Tensor, "n"]:
 
 
 def _by_name(name: str) -> int:
-    place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
-    return 1 if place < images.HELD_OUT else 2 if place < 2 * images.HELD_OUT else 0
+    at = place(name.encode())
+    return 1 if at < images.HELD_OUT else 2 if at < 2 * images.HELD_OUT else 0

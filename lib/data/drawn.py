@@ -27,7 +27,8 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from lib.data.sources import DataError, cache_dir
+from lib.cache import cache_dir
+from lib.faults import DataError
 
 STYLE = "adventurer"
 PACKAGES = ("dicebear-core", "dicebear-styles", "resvg-py")  # another version may draw other pictures

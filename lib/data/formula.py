@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lib.data.sources import DataError
+from lib.faults import DataError
 
 FORMULAS = {"exponential": "1.08 ** x", "sine": "sin(x / 8)"}
 FUNCTIONS = ("sin", "cos", "exp", "log", "sqrt", "abs", "tanh")

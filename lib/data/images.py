@@ -8,7 +8,7 @@ import sys
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib import random
-from lib.data.sources import DataError, Source, at_hand, deb_files, fetch
+from lib.data.files import place
+from lib.data.sources import Source, at_hand, deb_files, fetch
+from lib.faults import DataError
 from lib.random import Key
 
 FASHION_DEB = Source(
@@ -72,10 +74,11 @@ class Images(NamedTuple):
 
 
 class Splits(NamedTuple):
+    name: str
     train: Images
     val: Images
     test: Images
-    names: list[str]
+    names: list[str]  # of the labels
 
 
 def load(data: str, data_dir: Path | None = None, size: int = 28, channels: int = 1) -> Splits:
@@ -88,7 +91,7 @@ def load(data: str, data_dir: Path | None = None, size: int = 28, channels: int 
     if data in UNPACKED:
         arrays = idx_files(data, data_dir)
         val, rest = _hold_out(_images(*arrays[:2]), "val")
-        return Splits(rest, val, _images(*arrays[2:]), FASHION_NAMES if data == "fashion" else DIGIT_NAMES)
+        return Splits(data, rest, val, _images(*arrays[2:]), FASHION_NAMES if data == "fashion" else DIGIT_NAMES)
     if data == "digits":
         found, names = digits(data_dir), DIGIT_NAMES
     elif Path(data).is_dir():
@@ -99,7 +102,7 @@ def load(data: str, data_dir: Path | None = None, size: int = 28, channels: int 
     test, rest = _hold_out(rest, "test")
     if not (len(val.labels) and len(test.labels)):
         raise DataError(f"{data}: {len(found.labels)} pictures are too few to hold any out for validation and test")
-    return Splits(rest, val, test, names)
+    return Splits(Path(data).stem, rest, val, test, names)
 
 
 def idx_files(data: str, data_dir: Path | None = None) -> list[np.ndarray]:
@@ -214,8 +217,7 @@ def _hold_out(images: Images, purpose: str) -> tuple[Images, Images]:
 
 def held_out(pixels: UInt8[Tensor, "n c h w"], purpose: str) -> Bool[Tensor, "n"]:
     """The pictures whose hash falls below HELD_OUT: others for each purpose."""
-    digest = lambda x: hashlib.blake2b(x.tobytes(), digest_size=4, key=purpose.encode()).digest()  # noqa: E731
-    return torch.tensor([int.from_bytes(digest(x)) < HELD_OUT * 2**32 for x in pixels.numpy()])
+    return torch.tensor([place(x.tobytes(), purpose, size=4) < HELD_OUT for x in pixels.numpy()])
 
 
 def read(path: Path, size: int, channels: int = 1) -> UInt8[Tensor, "c h w"]:
@@ -239,15 +241,3 @@ def shifted(x: UInt8[Tensor, "b c h w"], key: Key, reach: int) -> UInt8[Tensor, 
     padded, examples = F.pad(x, (reach, reach, reach, reach)), torch.arange(b, device=x.device)
     moved = rearrange(padded, "b c h w -> b h w c")[examples[:, None, None], rows[:, :, None], columns[:, None, :]]
     return rearrange(moved, "b h w c -> b c h w")
-
-
-def batches(key: Key, n: int, size: int, first: int = 0) -> Iterator[Int[Tensor, "size"]]:
-    """Endless batches of example numbers below `n`, from batch number `first`: a new order each epoch, its rest
-    dropped. Raises DataError where there are fewer examples than a batch holds."""
-    if n < size:
-        raise DataError(f"{n} training examples are fewer than a batch of {size}")
-    epoch, at = divmod(first, n // size)
-    while True:
-        order = random.permutation(random.fold_in(key, epoch), n)
-        yield from order[: n - n % size].view(-1, size)[at:]
-        epoch, at = epoch + 1, 0

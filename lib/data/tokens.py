@@ -13,7 +13,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-from lib.data.sources import DataError
+from lib.faults import DataError
 
 PAD, START, END = 0, 1, 2
 NOTHING = -100  # a target where nothing is to be predicted: what F.cross_entropy leaves out

@@ -35,9 +35,10 @@ import torch
 import tyro
 
 from experiments import exp_transformer_fr as exp
-from lib import random, run, seq2seq, smollm, transformer, tree
+from lib import random, run, transformer, tree
 from lib.data import packing, pairs, tokens
-from lib.data.sources import DataError
+from lib.faults import DataError, RunError
+from lib.models import seq2seq, smollm
 from lib.transform import jit
 from tests.bench import book, faces, gans, generation, language, measure, modules
 from tests.bench.measure import JAX, OURS, USUAL, Train
@@ -157,7 +158,7 @@ class Job(NamedTuple):
 
 
 def make_job(args: exp.Args, corpus: packing.Tokens, vocabularies: list[int], batches: int) -> Job:
-    block, device = transformer.Config(args.width, args.heads, args.ff, args.dropout, args.norm), run.device(args)
+    block, device = transformer.Config(width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm), run.device(args)
     cfg = seq2seq.Config(args.encoder_layers, args.decoder_layers, block, *vocabularies, args.shared)
     padded = spread(book.batches(corpus), batches)
     rows = packing.batches(corpus, random.key(args.seed), args.rows, lambda _, rows: rows, args.length)
@@ -313,7 +314,7 @@ def main() -> None:
     flags = tyro.extras.subcommand_cli_from_dict(kinds, prog="bench", description=__doc__, args=words)
     try:
         table = commands[words[0]][1](flags)
-    except (run.RunError, DataError) as error:
+    except (RunError, DataError) as error:
         sys.exit(f"error: {error}")
     command = " ".join(["python -m tests.bench", *sys.argv[1:]])
     text = f"{table}\n\n`{command}`; {measure.environment(flags.place[0])}"

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lib import decode, seq2seq
+from lib import decode
 from lib.data.packing import Tokens
 from lib.data.tokens import END, PAD, START
+from lib.models import seq2seq
 from lib.tree import Tree
 from tests.bench.modules import noam
 

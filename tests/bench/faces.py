@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments import exp_cgan_glasses, exp_dcgan_faces
-from lib import dcgan, random, tree
+from lib import random, tree
+from lib.models import dcgan
 from lib.tree import Tree
 from tests.bench import gans, measure
 from tests.bench.measure import OURS, USUAL, Train

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lib import gpt, random, smollm, tree
+from lib import random, tree
+from lib.models import gpt, smollm
 from tests.bench import measure
 
 THEIRS, OURS = "transformers", {"ours, eager": False, "ours, compiled": True}

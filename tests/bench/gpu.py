@@ -33,9 +33,11 @@ import tyro
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments import exp_gan_curve, exp_gpt_hemingway, exp_transformer_fr
-from lib import gpt, metrics, random, replicas, run, seq2seq, transform, transformer, tree
+from lib import metrics, random, run, transform, transformer, tree
 from lib.cudagraph import WARM, Graphed
 from lib.data import packing, tokens
+from lib.models import gpt, seq2seq
+from lib.run import replicas
 from tests.bench import faces, gans, language, measure, modules, turns
 from tests.bench.turns import STAGE, Child, Turn, emit, failed, wait
 
@@ -163,7 +165,7 @@ def report(args: Gpu, stage: str, step: Callable[[int], Any], tokens: int, n: in
     memory(args)
     ms = timed(args, lambda: step(next(numbers)), n)
     rate = tokens / ms[0] * 1e3
-    if flops and (peak := metrics.peak_flops(args.device, args.dtype)):
+    if flops and (peak := machine.peak_flops(args.device, args.dtype)):
         more["mfu"] = round(rate * flops / peak, 4)
     gib = None if "graph" in more["peer"] else memory(args)
     emit(args, stage, ms=ms, tokens_per_second=round(rate), gib=gib, **more)
@@ -243,7 +245,7 @@ def steps(args: Gpu) -> None:
     size = {"width": 64, "heads": 4, "ff": 128, "rows": 8, "dropout": 0.1, "steps": 100}
     one = exp_transformer_fr.Args(encoder_layers=2, decoder_layers=2, vocabulary=500, **size)  # type: ignore[arg-type]
     two = exp_gpt_hemingway.Args(layers=2, length=64, **size)  # type: ignore[arg-type]
-    block = transformer.Config(64, 4, 128, 0.1, "rms", "swiglu", "rotary", "none")
+    block = transformer.Config(width=64, heads=4, ff=128, dropout=0.1, norm="rms", activation="swiglu", position="rotary", bias="none")
     configs = translation_config(one), gpt.Config(500, 64, 2, block, "tied")
     data = packed(one, 1)[0], random.randint(random.key(1), (8, 65), 0, 500).long()
     of = (exp_transformer_fr, one), (exp_gpt_hemingway, two)
@@ -302,7 +304,7 @@ def packed(model: exp_transformer_fr.Args, n: int) -> list[packing.Batch]:
 
 
 def translation_config(model: exp_transformer_fr.Args) -> seq2seq.Config:
-    block = transformer.Config(model.width, model.heads, model.ff, model.dropout, model.norm)
+    block = transformer.Config(width=model.width, heads=model.heads, ff=model.ff, dropout=model.dropout, norm=model.norm)
     v = model.vocabulary
     return seq2seq.Config(model.encoder_layers, model.decoder_layers, block, v, v, model.shared)
 

@@ -27,7 +27,7 @@ from experiments.exp_transformer_fr import Args
 from lib import transformer
 from lib.data.packing import Batch
 from lib.data.tokens import PAD
-from lib.seq2seq import Config
+from lib.models.seq2seq import Config
 
 # Read when JAX first looks for its devices: as many threads as torch has, and memory as it is needed.
 os.environ["PJRT_NPROC"] = str(torch.get_num_threads())

@@ -18,7 +18,7 @@ from jax import Array, random
 from jaxtyping import Float, Int, Key
 
 from experiments import exp_gpt_hemingway, exp_lstm_novel
-from lib.gpt import Config
+from lib.models.gpt import Config
 from tests.bench import language
 from tests.bench.jaxes import Trainer, arrays, cast, mlp, number_type, updated, with_weights
 

@@ -7,6 +7,7 @@ takes a window of tokens with what it carries along and gives the loss with what
 Axes: b rows, t positions, d model width, h heads, v vocabulary.
 """
 
+from lib.data import batches
 import math
 from collections.abc import Callable
 from functools import partial
@@ -18,8 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from experiments import exp_gpt_hemingway, exp_lstm_novel
-from lib import gpt, random, transformer
+from lib import random, transformer
 from lib.data import texts
+from lib.models import gpt
 from lib.tree import Tree
 from tests.bench import measure
 from tests.bench.measure import JAX, OURS, USUAL, Train
@@ -38,7 +40,7 @@ GPTS = {
 
 def gpt_config(args: exp_gpt_hemingway.Args) -> gpt.Config:
     block = transformer.Config(
-        args.width, args.heads, args.ff, args.dropout, args.norm, args.activation, args.position, args.bias
+        width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm, activation=args.activation, position=args.position, bias=args.bias
     )
     return gpt.Config(args.vocabulary, args.length, args.layers, block, args.head)
 
@@ -217,7 +219,7 @@ def lstm_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     if peer in OURS:
         fresh = torch.zeros(args.rows, dtype=torch.bool, device=device)
         step = partial(exp_lstm_novel.step, args=args, dtype=dtype)
-        return in_turn(measure.ours(step, state, OURS[peer]), [texts.Window(window, fresh) for window in windows])
+        return in_turn(measure.ours(step, state, OURS[peer]), [batches.Window(window, fresh) for window in windows])
     model = Lstm(state.params, args)
     if peer == JAX:
         from tests.bench import jaxes, jaxlanguage  # the optional extra

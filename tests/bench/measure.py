@@ -109,7 +109,7 @@ def probe(make: Callable[[str], Train], peer: str, device: torch.device, cache: 
     train = make(peer)
     first = timed(lambda: train(-1), device)  # from the last batch on: the longest of the book's
     wait(train(0), device)
-    metrics.forget_peak(device)
+    machine.forget_peak(device)
     for n in range(-1, 9):
         wait(train(n), device)
     return first, peak(peer, device)
@@ -146,12 +146,12 @@ def take_turns(works: Mapping[str, Callable], rounds: int, device: torch.device)
 
 
 def peak(peer: str, device: torch.device) -> float:
-    """MiB since `metrics.forget_peak`."""
+    """MiB since `machine.forget_peak`."""
     if device.type == "cuda" and peer == JAX:
         from tests.bench import jaxes
 
         return jaxes.peak()
-    return metrics.peak_memory(device) / 2**20
+    return machine.peak_memory(device) / 2**20
 
 
 def alone(work: Callable, *args: Any, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""The encoder-decoder of lib/seq2seq.py written the usual way: nn.Module, autocast, backward, fused AdamW.
+"""The encoder-decoder of lib/models/seq2seq.py written the usual way: nn.Module, autocast, backward, fused AdamW.
 
 The bench's baseline for `just bench step`: the same architecture on the same packed batches, so that the two differ
 in the way of writing only. Axes: b rows, s source positions, t target positions, d model width, h heads, v vocabulary.
@@ -17,7 +17,7 @@ from experiments.exp_transformer_fr import Args
 from lib import transformer
 from lib.data.packing import Batch
 from lib.data.tokens import PAD
-from lib.seq2seq import Config
+from lib.models.seq2seq import Config
 from lib.tree import Tree
 
 NORMS: dict[str, Callable] = {"layer": nn.LayerNorm, "rms": partial(nn.RMSNorm, eps=1e-6)}

@@ -5,20 +5,16 @@ import json
 import os
 import shutil
 import sys
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from lib import metrics
+from lib.faults import RunError
+from lib.run import fields
 
 RUNS = Path("runs")
-
-
-class RunError(Exception):
-    """A run that cannot start or go on, with what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +91,6 @@ def dtype(args: Args, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if args.precision == "bf16" or (args.precision == "auto" and fast) else torch.float32
 
 
-def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.device, training: bool = False) -> None:
-    """Raises RunError where a model of so many parameters cannot fit into the memory that is free. `training`: 32 bytes
-    each, the peak that was measured of an eager step: weights and Adam's two averages, the new ones beside the old, and
-    gradients as they are and clipped. Activations are not counted."""
-    free, each = metrics.free_memory(device), 32 if training else dtype.itemsize
-    if free is None or parameters * each <= free:
-        return
-    purpose = {32: "for a step of training with Adam", 4: "in fp32", 2: "in bf16"}[each]
-    where = "the GPU" if device.type == "cuda" else "this machine"
-    message = f"{name} needs {parameters * each / 1e9:.1f} GB {purpose}, {where} has {free / 1e9:.1f} GB free"
-    raise RunError(message + (f": --precision bf16 needs {parameters * 2 / 1e9:.1f} GB" if each == 4 else ""))
-
-
 def compiles(args: Args) -> bool:
     """auto: where there is a compiler, which torch.compile needs (of C++, or for a GPU of C), for runs of 500 steps and
     more: a cold compilation costs as much as some 400 steps gain on two cores (LOG.md)."""
@@ -131,17 +114,15 @@ def config(args: Args) -> dict[str, Any]:
 
 
 def load_config(path: Path, kind: type) -> Any:
-    """The dataclass `kind` from a run's config.json."""
+    """The dataclass `kind` from a run's config.json. Raises RunError."""
     try:
         stored = json.loads((path / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is not a run directory: {error}") from error
-    names = {f.name for f in dataclasses.fields(kind)}
-    if stored.keys() - names:
-        raise RunError(f"{path} is a run of another experiment or version: {sorted(stored.keys() - names)}")
-    for name in (f.name for f in dataclasses.fields(kind) if Path in (f.type, *typing.get_args(f.type))):
-        stored[name] = Path(stored[name]) if stored.get(name) else None
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+    try:
+        return fields.from_json(kind, stored)
+    except ValueError as error:
+        raise RunError(f"{path} is a run of another experiment or version: {error}") from error
 
 
 def changed_fields(stored: Args, wanted: Args) -> list[str]:
@@ -150,11 +131,15 @@ def changed_fields(stored: Args, wanted: Args) -> list[str]:
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new and name not in FREE_FIELDS]
 
 
+def runs(experiment: str, finished: bool = False) -> list[Path]:
+    """The run directories of an experiment, the newest last; `finished`: those that have a result."""
+    found = sorted((RUNS / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
+    return [p.parent for p in found if not finished or (p.parent / "result.json").exists()]
+
+
 def latest_run(experiment: str, finished: bool = False) -> Path:
-    """The newest run directory of an experiment; `finished`: that has a result. Raises RunError."""
-    runs = sorted((RUNS / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
-    chosen = [p.parent for p in runs if not finished or (p.parent / "result.json").exists()]
-    if not chosen:
-        kind = "finished run" if finished else "run"
-        raise RunError(f"no {kind} of {experiment} under {RUNS}/: make one with `just run {experiment}`, or give --run")
-    return chosen[-1]
+    """The newest of `runs`. Raises RunError where there is none."""
+    if found := runs(experiment, finished):
+        return found[-1]
+    kind = "finished run" if finished else "run"
+    raise RunError(f"no {kind} of {experiment} under {RUNS}/: make one with `just run {experiment}`, or give --run")

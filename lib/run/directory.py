@@ -13,7 +13,7 @@ import filelock
 import torch
 
 from lib import checkpoint, tree
-from lib.settings import RunError
+from lib.faults import RunError
 from lib.tree import Tree
 
 

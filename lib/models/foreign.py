@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib import tree
-from lib.data.sources import DataError
+from lib.faults import DataError
 from lib.tree import Tree
 
 

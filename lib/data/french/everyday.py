@@ -1,16 +1,27 @@
 """Everyday English-French sentence pairs, drawn from templates and a small lexicon (everyday.txt).
 
 A row has a template a language and says what the clauses {A} and {B} in them have to be. A clause is drawn once for
-both languages (`plan`), then said in each (lib/data/clause.py).
+both languages (`plan`), then said in each (lib/data/french/clause.py).
 """
 
 import random
 import re
 from typing import Any
 
-from lib.data import forms
-from lib.data.clause import EN_NEGATED, TENSES, VERBS, Clause, Verb, can_ask, english, french
-from lib.data.forms import ADJECTIVES, NOUNS, PEOPLE, PHRASES, TABLES, Context, Phrase, human, noun_phrase, pronoun
+from lib.data.french import forms
+from lib.data.french.clause import EN_NEGATED, TENSES, VERBS, Clause, Verb, can_ask, english, french
+from lib.data.french.forms import (
+    ADJECTIVES,
+    NOUNS,
+    PEOPLE,
+    PHRASES,
+    TABLES,
+    Context,
+    Phrase,
+    human,
+    noun_phrase,
+    pronoun,
+)
 
 Spec = dict[str, str]  # what a row says of a clause, by the letters that everyday.txt explains
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from lib import metrics, parallel, tree
+from lib import machine, parallel, tree
+from lib.cache import cache_dir
 from lib.cudagraph import WARM
-from lib.data.sources import cache_dir
-from lib.settings import RunError
+from lib.faults import RunError
 from lib.transform import jit
 from lib.tree import Tree
 
@@ -183,7 +183,7 @@ def updates(
 def check_memory(n: int, state: Tree, device: torch.device) -> None:
     """Raises RunError where n states like this one cannot fit, with the largest number that does. A step needs room
     for two more: gradients, and the new state beside the old."""
-    free, each = metrics.free_memory(device), sum(x.nbytes for x in tree.leaves(state))
+    free, each = machine.free_memory(device), sum(x.nbytes for x in tree.leaves(state))
     most = (free or 0) // each - 2
     if free is not None and n > most:
         raise RunError(
@@ -203,7 +203,7 @@ def faster(name: str, ways: dict[str, Callable], device: torch.device, state: Tr
     if not seconds:
         one_by_one, at_once = ways
         seconds[one_by_one], grown = _seconds(ways[one_by_one], device, state, *rest)
-        free, n = metrics.free_memory(device), len(tree.leaves(state)[0])
+        free, n = machine.free_memory(device), len(tree.leaves(state)[0])
         if not parallel.any_rank(free is not None and n * grown > free):
             with contextlib.suppress(RuntimeError, TypeError):
                 seconds[at_once], _ = _seconds(ways[at_once], device, state, *rest)
@@ -216,13 +216,13 @@ def faster(name: str, ways: dict[str, Callable], device: torch.device, state: Tr
 def _seconds(update: Callable, device: torch.device, state: Tree, *rest: Tree) -> tuple[float, int]:
     """Seconds of a step, and the bytes by which the peak memory grows in it."""
     copy, times = tree.map(torch.clone, state), []
-    before = metrics.forget_peak(device)
+    before = machine.forget_peak(device)
     for _ in range(4 if device.type == "cpu" else WARM + 4):  # a GPU's step becomes one CUDA graph first
         since = time.perf_counter()
         copy, out = update(copy, *rest)
         float(next(iter(out.values())).sum())  # waits for the device
         times.append(time.perf_counter() - since)
-    return min(times[1:]), max(0, metrics.peak_memory(device) - before)  # the first step compiles
+    return min(times[1:]), max(0, machine.peak_memory(device) - before)  # the first step compiles
 
 
 def table(members: list[Replica], results: dict[int, dict[str, float]], lost: dict[int, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Run an experiment on several processes of this machine: `python -m lib.launch 2 exp_transformer_fr ...`.
+"""Run an experiment on several processes of this machine: `python -m lib.run.launch 2 exp_transformer_fr ...`.
 
 torchrun's agent as a library: it starts the ranks, watches them, and ends all of them when one dies.
 """
@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from lib.cli import fail
+from lib.run.cli import fail
 
 
 def main() -> None:

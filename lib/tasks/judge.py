@@ -5,8 +5,12 @@ Axes: b batch, n pictures, h height, w width, d features, k values of an attribu
 """
 
 import hashlib
+import json
+import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,10 +20,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import checkpoint, cnn, nn, optim, random, tree
-from lib.data import images
+from lib import checkpoint, nn, optim, parallel, random, run, tree
+from lib.cache import cache_dir
+from lib.data import batches, images
 from lib.data.faces import Faces, Part
-from lib.data.sources import DataError, cache_dir
+from lib.faults import CheckpointError, DataError, RunError
+from lib.models import cnn
 from lib.random import Key
 from lib.transform import value_and_grad
 from lib.tree import Tree
@@ -32,8 +38,8 @@ NOISE = 0.3  # largest standard deviation of the noise on them: made-up pictures
 
 
 class Judge(NamedTuple):
-    """`params`, `state`: of lib/cnn, whose logits are those of all attributes side by side. `sizes`: how many of them
-    each attribute has."""
+    """`params`, `state`: of lib/models/cnn, whose logits are those of all attributes side by side. `sizes`: how many of
+    them each attribute has."""
 
     name: str
     params: Tree
@@ -88,7 +94,7 @@ def load(faces: Faces, device: torch.device) -> Judge:
         with FileLock(path.with_suffix(".lock")):  # of a run's processes one trains
             try:
                 found = checkpoint.load_tree(path, like, device)
-            except checkpoint.CheckpointError:  # none, or a damaged one
+            except CheckpointError:  # none, or a damaged one
                 found = dict(zip(like, fit(random.key(0, device), faces.train, sizes, device), strict=True))
                 checkpoint.save_tree(path, found)
     except OSError as error:
@@ -110,7 +116,7 @@ def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device) -> tu
         return sum((F.cross_entropy(one, labels[name]) for name, one in parts), torch.zeros(())), state
 
     opt = adam.init(params)
-    order = images.batches(k_train, n=len(part.pixels), size=min(BATCH, len(part.pixels)))
+    order = batches.numbers(k_train, n=len(part.pixels), size=min(BATCH, len(part.pixels)))
     often = 0.1 if sys.stderr.isatty() else 10.0  # seconds, as of a run's own bar
     for n in tqdm(range(STEPS), desc="training the judge of faces", unit="step", mininterval=often):
         index = next(order).cpu()
@@ -124,3 +130,42 @@ def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device) -> tu
         (_, state), grads = value_and_grad(loss, has_aux=True)(params, state, x, labels)
         params, opt = adam.update(grads, opt, params)
     return params, state
+
+
+# ---- clothes: the features of an experiment's classifier ----
+
+
+class Extractor(NamedTuple):
+    name: str
+    features: Callable[[Tensor], Tensor]  # of pictures in [-1, 1]
+    classify: Callable[[Tensor], Tensor]
+
+
+def clothes(path: Path | None, device: torch.device) -> Extractor:
+    """The network of a finished run of exp_classifier_fashion, which is made first where there is none."""
+    experiment = "exp_classifier_fashion"
+    if path is None:
+        try:
+            path = run.latest_run(experiment, finished=True)
+        except RunError:
+            if parallel.size() > 1:
+                raise RunError(f"no finished run of {experiment}, whose features KID compares: make one") from None
+            print(f"no finished run of {experiment}, whose features KID compares: making one first", file=sys.stderr)
+            if subprocess.run([sys.executable, "-m", "experiments", experiment]).returncode:
+                raise RunError(f"{experiment} did not finish; give a run of it as --extractor") from None
+            path = run.latest_run(experiment, finished=True)
+    try:
+        stored = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"--extractor {path} is not a run directory: {error}") from error
+    if (stored.get("model"), stored.get("data"), stored.get("labels")) != ("cnn", "fashion", []):
+        raise RunError(f"--extractor {path}: not a run of {experiment} with --model cnn on all of Fashion-MNIST")
+    cfg = cnn.Config(tuple(stored["widths"]))
+    like = dict(zip(("params", "model"), cnn.init(random.key(0), cfg), strict=True))
+    params, state = (run.load(path, tree_like, name, device) for name, tree_like in like.items())
+
+    def parts(fn: Callable, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([fn(params, state, part, cfg=cfg, train=False)[0] for part in x.split(500)])
+
+    return Extractor(f"{experiment}/{path.name}", partial(parts, cnn.features), partial(parts, cnn.apply))

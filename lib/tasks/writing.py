@@ -1,24 +1,24 @@
-"""Text that a language model writes: streamed, measured in bits per byte, checked for copies, asked for at a terminal.
+"""Text that a language model writes: streamed, measured in bits per byte, checked for copies.
 
 A `Writer` knows of its model only how it goes on and how likely it finds a text.
 """
 
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
+from tyro.conf import Positional, arg
 
 from lib import random, run
+from lib.answers import Answer, Note, Text
 from lib.data import texts
-from lib.data.sources import DataError
+from lib.faults import DataError
 from lib.random import Key
 
 BREAK = "\n\n"  # a paragraph begins: what stands before any text, and the neutral prompt, where no token is for that
@@ -33,8 +33,11 @@ WAYS: dict[str, dict[str, float]] = {
 
 
 class GoOn(Protocol):
-    def __call__(self, prompt: Int[Tensor, "1 t"], key: Key | None, **sampling: float) -> Iterator[Int[Tensor, "1"]]:
-        """Token after token behind the prompt, for ever; `sampling` as in `decode.pick`."""
+    def __call__(
+        self, prompt: Int[Tensor, "1 t"], key: Key | None, *, room: int, **sampling: float
+    ) -> Iterator[Int[Tensor, "1"]]:
+        """Token after token behind the prompt, for ever; `sampling` as in `decode.pick`. `room`: how many are usually
+        asked for."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Writer:
     nats: Callable[[Int[Tensor, "n"]], float]
     """Summed negative log-likelihood of all tokens but the first."""
     device: torch.device
+    training: Callable[[], str]
+    """The text that it learned from, which is not always at hand."""
     context: int | None = None
     """Tokens of the longest prompt, where there is one."""
     end: int | None = None
@@ -64,7 +69,7 @@ class Writer:
     def stream(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[str]:
         """n tokens of text behind the prompt, or fewer where the text ends, the likeliest or with a key drawn: each
         piece as soon as its characters are whole."""
-        go_on = itertools.islice(self.go_on(self.ids(prompt)[None], key, **sampling), n)
+        go_on = itertools.islice(self.go_on(self.ids(prompt)[None], key, room=n, **sampling), n)
         return pieces(self.tokenizer, itertools.takewhile(lambda token: token != self.end, map(int, go_on)))
 
     def write(self, prompt: str, key: Key | None, **sampling: float) -> str:
@@ -75,7 +80,7 @@ class Writer:
         ids = torch.cat([self.neutral()[-1:], texts.encode(self.tokenizer, text)])
         nats = self.nats(ids)
         loss = nats / (len(ids) - 1)
-        return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": texts.bits_per_byte(nats, text)}
+        return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": bits_per_byte(nats, text)}
 
     def opening(self, text: str) -> str:
         """Its first words, as many as fit in half a context, eight at most."""
@@ -106,15 +111,30 @@ def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
         yield texts.decode(tokenizer, torch.tensor(waiting))
 
 
+def bits_per_byte(nats: float, text: str) -> float:
+    """`nats`: the summed negative log-likelihood of all tokens of the text. Per byte of UTF-8 it can be compared
+    across tokenizers, which cross-entropy per token cannot."""
+    return nats / (math.log(2) * len(text.encode()))
+
+
+def longest_overlap(sample: str, training: str) -> str:
+    """The longest part of the sample that stands in the training text word for word; the first of equals."""
+    best = ""
+    for i in range(len(sample)):
+        while i + len(best) < len(sample) and sample[i : i + len(best) + 1] in training:
+            best = sample[i : i + len(best) + 1]
+    return best
+
+
 def copied(sample: str, training: str) -> str:
-    found = texts.longest_overlap(sample, training)
+    found = longest_overlap(sample, training)
     return f"longest run copied word for word: {len(found)} of {len(sample)} characters, {found!r}"
 
 
 # ---- while and after training ----
 
 
-def watch(here: run.Run | run.View, step: int, writer: Writer, corpus: texts.Texts, key: Key) -> None:
+def watch(here: run.Place, step: int, writer: Writer, corpus: texts.Texts, key: Key) -> None:
     """Figures on the validation text and samples, to TensorBoard and in a line on the terminal."""
     found = writer.score(corpus.val)
     here.log(step, {f"val/{name}": x for name, x in found.items()})
@@ -128,7 +148,7 @@ def watch(here: run.Run | run.View, step: int, writer: Writer, corpus: texts.Tex
 
 
 def report(
-    here: run.Run | run.View, step: int, writer: Writer, corpus: texts.Texts, key: Key, prompts: Sequence[str] = ()
+    here: run.Place, step: int, writer: Writer, corpus: texts.Texts, key: Key, prompts: Sequence[str] = ()
 ) -> tuple[dict[str, float], list[str]]:
     """Figures on the test text; samples from nothing and one behind the test text's beginning and behind each prompt,
     and what of them is copied; beside it what as long a piece of the test text has in common with the training text."""
@@ -149,54 +169,39 @@ def report(
 
 
 @dataclass(frozen=True)
-class Use:
-    """Continue a prompt, or what is typed, with the latest finished run."""
+class Use(run.Typed):
+    """Continue a text, or what is typed, with the latest finished run."""
 
-    prompt: str | None = None
-    """Empty: from nothing. Not given: read from the terminal, one a line."""
-    n: int = SHOWN
+    text: Positional[Annotated[str | None, arg(metavar="[TEXT]")]] = None
+    """What to continue; empty: from nothing. Not given: read from the terminal, one a line."""
+    n: run.Count = SHOWN
     """Tokens to write."""
-    temperature: float = 0.8
+    temperature: run.Amount = 0.8
     """Above 1 bolder, below 1 safer; 0: the likeliest token each time."""
-    top_k: int = 0
+    top_k: run.Natural = 0
     """Draw among the k likeliest tokens; 0: among all."""
-    top_p: float = 0.95
+    top_p: run.Share = 0.95
     """Draw among the likeliest tokens that together have this probability."""
     seed: int = 0
     """Decides what is drawn."""
     copy_check: bool = False
     """Also tell the longest piece that stands in the training text word for word."""
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-    data_dir: Path | None = None
-    """Where --copy-check looks for the training text before downloading it."""
 
-    def __post_init__(self) -> None:
-        if self.n < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("--n must be at least 1, --temperature and --top-k at least 0 and --top-p in (0, 1]")
+    hint: ClassVar[str] = "One beginning a line; an empty line ends."
 
 
-def answer(use: Use, writer: Writer, data: str) -> None:
-    """Write on behind the prompt, or behind each line that is typed, until an empty one. `data`: of the training."""
-    training = texts.load(data, use.data_dir).train if use.copy_check else None
+def answers(use: Use, writer: Writer) -> Iterator[Answer]:
+    """What the model writes behind the text, piece by piece, and with `copy_check` what of it is copied."""
+    prompt = use.text or ""
+    training = writer.training() if use.copy_check else None
     key = random.key(use.seed, writer.device) if use.temperature > 0 else None
-    if use.prompt is None:
-        print("One beginning a line; an empty line ends.", file=sys.stderr)
-    for prompt in typed() if use.prompt is None else [use.prompt]:
-        if words := writer.unknown(prompt):
-            print(f"warning: not in the vocabulary, so spelled in bytes: {', '.join(words)}", file=sys.stderr)
-        parts = writer.stream(prompt, use.n, key, temperature=use.temperature, top_k=use.top_k, top_p=use.top_p)
-        written = ""
-        for part in parts:
-            print(part if written else prompt + part, end="", flush=True)
-            written += part
-        print()
-        if training is not None:
-            print(copied(written, training), file=sys.stderr)
-
-
-def typed() -> Iterator[str]:
-    for line in sys.stdin:
-        if not line.strip():
-            return
-        yield line.rstrip("\n")
+    if words := writer.unknown(prompt):
+        yield Note(f"warning: not in the vocabulary, so spelled in bytes: {', '.join(words)}")
+    parts = writer.stream(prompt, use.n, key, temperature=use.temperature, top_k=use.top_k, top_p=use.top_p)
+    written = ""
+    for part in parts:
+        yield Text(part if written else prompt + part)
+        written += part
+    yield Text("\n")
+    if training is not None:
+        yield Note(copied(written, training))

@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import foreign, nn, random, transformer, tree
+from lib import nn, random, transformer, tree
 from lib.data import tokens
 from lib.data.sources import Source, fetch
-from lib.foreign import Row
+from lib.models import foreign
+from lib.models.foreign import Row
 from lib.random import Key
 from lib.tree import Tree
 
@@ -41,7 +42,10 @@ class Config:
 def block_config(width: int, heads: int, ff: int, dropout: float = 0.0) -> transformer.Config:
     """The paper's block: norms behind the sums, gelu, biases everywhere. Its dropout is that of our blocks, which drop
     hidden units of the feed-forward layers too, where the paper does not."""
-    return transformer.Config(width, heads, ff, dropout, "layer", "gelu", "learned", "all", "post", eps=EPS)
+    return transformer.Config(
+        width=width, heads=heads, ff=ff, dropout=dropout, norm="layer", activation="gelu", position="learned",
+        bias="all", order="post", eps=EPS,
+    )  # fmt: skip
 
 
 MINILM = Config(30_522, 512, 6, block_config(384, 12, 1536))

@@ -4,9 +4,7 @@ Axes: n texts, t tokens, k labels.
 """
 
 import math
-import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import plot, writing
+from lib import plot
+from lib.answers import Table
 from lib.data import tokens
 from lib.data.labelled import Example, Labelled
-from lib.data.sources import DataError
+from lib.faults import DataError
+from lib.place import Place
 
 SHOWN = 16  # mistakes
 
@@ -67,7 +67,7 @@ def report(
     return {"test/accuracy": rows[name]} | {f"test/{other}": share for other, share in others.items()}, lines
 
 
-def show(here: Any, n: int, logp: Float[Tensor, "n k"], corpus: Labelled) -> None:
+def show(here: Place, n: int, logp: Float[Tensor, "n k"], corpus: Labelled) -> None:
     """On the validation texts, to TensorBoard after update number n: loss and accuracy, which label is taken for which,
     and the mistakes the model is surest of."""
     names, labels = corpus.names, torch.tensor([example.label for example in corpus.val])
@@ -85,18 +85,18 @@ def show(here: Any, n: int, logp: Float[Tensor, "n k"], corpus: Labelled) -> Non
     here.write(f"step {n}: held-out accuracy {100 * accuracy:.2f} %")
 
 
-def answer(text: str | None, names: list[str], guess: Callable[[str], Float[Tensor, "k"]]) -> None:
-    """Print every label with the probability that `guess` gives it, the likeliest first, for a text or for each line
-    that is typed, until an empty one. Raises DataError."""
-    if text is None:
-        print("One text a line; an empty line ends.", file=sys.stderr)
-    for one in writing.typed() if text is None else [text]:
-        try:
-            one.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"not UTF-8: character {error.start} of {one[:40]!r}") from error
-        if not one.strip():
-            raise DataError("no text")
-        p = guess(one.strip())
-        for k in p.argsort(descending=True).tolist():
-            print(f"{100 * float(p[k]):6.2f} %  {names[k]}")
+def readable(text: str) -> str:
+    """The text without space around it. Raises DataError where there is none, or what no UTF-8 text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"not UTF-8: character {error.start} of {text[:40]!r}") from error
+    if not text.strip():
+        raise DataError("no text")
+    return text.strip()
+
+
+def likeliest(p: Float[Tensor, "k"], names: list[str], n: int | None = None) -> Table:
+    """The labels with their probabilities, the likeliest (n of them) first."""
+    order = p.argsort(descending=True)[:n].tolist()
+    return Table(("percent", "label"), [(100 * float(p[k]), names[k]) for k in order], "{:6.2f} %  {}")

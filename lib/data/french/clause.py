@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pyrealb import getLemma
 
-from lib.data.forms import KNOWN, NOUNS, PEOPLE, TABLES, Phrase, en_form, fr_verb, joined, pro, strong
+from lib.data.french.forms import KNOWN, NOUNS, PEOPLE, TABLES, Phrase, en_form, fr_verb, joined, pro, strong
 
 
 class Verb(NamedTuple):

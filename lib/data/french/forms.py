@@ -61,7 +61,7 @@ class Pronoun(NamedTuple):
 def read_tables() -> dict[str, dict[str, Rows]]:
     """`{section: {list: rows}}` of everyday.txt, whose head says how it is written; rows outside lists are in "all"."""
     tables: dict[str, dict[str, Rows]] = {}
-    for line in resources.files("lib.data").joinpath("everyday.txt").read_text(encoding="utf-8").splitlines():
+    for line in resources.files("lib.data.french").joinpath("everyday.txt").read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
         if line.startswith("["):

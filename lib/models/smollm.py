@@ -1,5 +1,5 @@
 """SmolLM2 (Allal et al. 2025) and other models of Llama's shape (Touvron et al. 2023) with released weights, in the
-blocks of lib/gpt: RMS norm, rotary positions, swiglu, queries that share keys and values.
+blocks of lib/models/gpt: RMS norm, rotary positions, swiglu, queries that share keys and values.
 
 Weights come from a GGUF file, as the default's package has one, or from a folder as the hub has it.
 """
@@ -18,10 +18,13 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from lib import foreign, gpt, transformer, tree
+from lib import transformer, tree
+from lib.cache import cache_dir
 from lib.data import texts
-from lib.data.sources import DataError, Source, cache_dir, fetch
-from lib.foreign import Row
+from lib.data.sources import Source, fetch
+from lib.faults import DataError
+from lib.models import foreign, gpt
+from lib.models.foreign import Row
 from lib.tree import Tree
 
 PACKAGE = Source(

@@ -111,13 +111,3 @@ def discriminate(
 def judged(p: Tree, h: Float[Tensor, "b f 4 4"]) -> Float[Tensor, "b"]:
     """The number for a last map."""
     return rearrange(conv.conv(p["out"], h), "b 1 1 1 -> b").float()
-
-
-def between(a: Float[Tensor, "z"], b: Float[Tensor, "z"], n: int) -> Float[Tensor, "n z"]:
-    """From a to b along the great circle, n vectors: of two normal draws each is as long as a draw is, where those on
-    the straight line are shorter (White 2016, section 2.1)."""
-    angle = torch.arccos((a @ b / (a.norm() * b.norm())).clamp(-1, 1))
-    share = torch.linspace(0, 1, n, device=a.device)[:, None]
-    if angle.sin() < 1e-4:
-        return torch.lerp(a, b, share)
-    return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()

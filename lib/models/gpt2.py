@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al. 2019): its four sizes, its tokenizer, and its weights as others released them.
 
-The model is lib/gpt.py with layer norm, learned positions, biases everywhere and a tied head. Weights come and go under
-the names of Hugging Face's transformers. Axes: d model width, n queries, keys and values, h heads, c channels per head.
+The model is lib/models/gpt.py with layer norm, learned positions, biases everywhere and a tied head. Weights come and
+go under the names of Hugging Face's transformers. Axes: d model width, n queries, keys and values, h heads, c channels per head.
 """
 
 import json
@@ -15,9 +15,11 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from lib import foreign, gpt, settings, transformer, tree
-from lib.data.sources import DataError, Source, fetch
-from lib.foreign import Row
+from lib import machine, transformer, tree
+from lib.data.sources import Source, fetch
+from lib.faults import DataError
+from lib.models import foreign, gpt
+from lib.models.foreign import Row
 from lib.tree import Tree
 
 
@@ -48,7 +50,10 @@ def config(size: str, dropout: float = 0.0) -> gpt.Config:
 def _config(
     layers: int, width: int, heads: int, ff: int, vocabulary: int, context: int, eps: float, dropout: float
 ) -> gpt.Config:
-    block = transformer.Config(width, heads, ff, dropout, "layer", "gelu_tanh", "learned", "all", eps=eps)
+    block = transformer.Config(
+        width=width, heads=heads, ff=ff, dropout=dropout, norm="layer", activation="gelu_tanh", position="learned",
+        bias="all", eps=eps,
+    )  # fmt: skip
     return gpt.Config(vocabulary, context, layers, block, "tied")
 
 
@@ -59,8 +64,8 @@ def size_of(cfg: gpt.Config) -> str:
 
 
 def check_room(cfg: gpt.Config, dtype: torch.dtype, device: torch.device, training: bool = False) -> None:
-    """Raises RunError for a model that the memory cannot hold: see `settings.check_room`."""
-    settings.check_room(f"GPT-2 {size_of(cfg)}", tree.size(gpt.shapes(cfg)), dtype, device, training)
+    """Raises RunError for a model that the memory cannot hold: see `machine.check_room`."""
+    machine.check_room(f"GPT-2 {size_of(cfg)}", tree.size(gpt.shapes(cfg)), dtype, device, training)
 
 
 # ---- weights ----

@@ -1,0 +1,54 @@
+"""What a model answers with. A command line prints and saves it, a worker sends it on as data (lib/run)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text. Pieces follow each other without a space or a line break."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to know about the answer that is not part of it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under names. `form` writes a row as a line (`str.format`), below the line `head` if that is not
+    empty; `file`: where the lines are to be saved instead of being printed."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    form: str
+    head: str = ""
+    file: Path | None = None
+
+    def lines(self) -> str:
+        return "".join(
+            f"{line}\n" for line in [*[self.head] * bool(self.head), *(self.form.format(*r) for r in self.rows)]
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels, a figure or the bytes of a GIF, to be saved as `file` with each pixel `scale` pixels wide. `caption`:
+    what it is; None: saved without a word."""
+
+    content: UInt8[Tensor, "c h w"] | Figure | bytes
+    file: Path
+    caption: str | None = ""
+    scale: int = 2
+
+
+Answer: TypeAlias = Text | Note | Table | Picture

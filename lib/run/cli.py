@@ -1,0 +1,172 @@
+"""The command line of an experiment: `[preset] [flags]` trains, `sample [flags]` uses a finished run, `serve` answers
+requests to it."""
+
+import argparse
+import ast
+import contextlib
+import dataclasses
+import difflib
+import functools
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from lib import parallel, plot
+from lib.answers import Answer, Note, Picture, Table, Text
+from lib.faults import Fault, RunError
+from lib.run import settings, worker
+from lib.run.use import Typed, Use, chosen, verbs
+
+
+def main(
+    experiment: str,
+    presets: dict[str, settings.Args],
+    train: Callable[[Any], None],
+    load: Callable[[Any, Any], Any],
+    answers: Callable[[Any, Any], Iterator[Answer]],
+    kind: Any,
+    otherwise: settings.Args | None = None,
+) -> None:
+    """Parse `sys.argv` and do what it says: `train(args)`; `sample`: print what `answers(use, load(path, args))` gives
+    for a use of the dataclass `kind` (or a union of several, its verbs); `serve`: answer requests as lib/run/worker.py
+    says. `otherwise`: the configuration of what can be used without a run.
+
+    What a person can mend (bad data, a bad configuration, a run that cannot go on) ends with one line and exit status
+    1, a wrong command line with 2, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
+    """
+    words, rank = sys.argv[1:], int(os.environ.get("RANK", 0))
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (one process of several prints)
+
+    @functools.lru_cache(1)
+    def model(run: Path | None, data_dir: Path | None) -> Any:
+        return load(*chosen(Use(run=run, data_dir=data_dir), experiment, type(presets["small"]), otherwise))
+
+    def answered(use: Use) -> Iterator[Answer]:
+        return answers(use, model(use.run, use.data_dir))
+
+    try:
+        if words[:1] == ["sample"]:
+            sample(asked(experiment, kind, words[1:]), answered)
+        elif words[:1] == ["serve"]:
+            with contextlib.redirect_stdout(sys.stderr):  # what anybody prints is no answer
+                worker.serve(kind, answered, sys.stdin, sys.__stdout__ or sys.stdout)
+        else:
+            args = parse(experiment, presets, words)
+            parallel.join(settings.device(args).type == "cuda")
+            train(args)
+    except Fault as error:
+        if parallel.told(str(error)):
+            sys.exit(1)
+        sys.exit(f"error: rank {rank}: {error}" if rank else f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def asked(experiment: str, kind: Any, words: list[str]) -> Use:
+    """The use that a command line means. `--text X` and `--prompt X` are X itself, whatever it begins with."""
+    known = verbs(kind)
+    if len(known) > 1 and (not words or words[0] not in (*known, "-h", "--help")):
+        words = [next(iter(known)), *words]
+    if any(issubclass(of, Typed) for of in known.values()):
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--text", "--prompt")
+        found, rest = finder.parse_known_args(words)
+        words = words if found.text is None else [*rest, "--", found.text]
+    about = f"verbs: {', '.join(known)} (first word; {next(iter(known))} if none)." if len(known) > 1 else None
+    return tyro.cli(kind, prog=f"{experiment} sample", args=words, description=about)
+
+
+def sample(use: Use, answers: Callable[[Use], Iterator[Answer]]) -> None:
+    """Shows the answers, to the use as it is or to one line after the other that is typed."""
+    if not (isinstance(use, Typed) and use.open()):
+        for answer in answers(use):
+            show(answer)
+        return
+    print(use.hint, file=sys.stderr)
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        use, said = dataclasses.replace(use, text=line.rstrip("\n")), ""
+        for answer in answers(use):
+            show(answer)
+            said += answer.text if isinstance(answer, Text) else ""
+        use = use.after(said)
+
+
+def show(answer: Answer) -> None:
+    """Prints or saves it. Raises RunError where that cannot be done."""
+    match answer:
+        case Text(text):
+            print(text, end="", flush=True)
+        case Note(text):
+            print(text, file=sys.stderr)
+        case Table(file=None):
+            print(answer.lines(), end="", flush=True)
+        case Table(file=Path() as file):
+            try:
+                file.write_text(answer.lines(), encoding="utf-8")
+            except OSError as error:
+                raise RunError(f"cannot write {file}: {error}") from error
+        case Picture(content, file, caption, scale):
+            plot.save(content, file, scale)
+            if caption is not None:
+                print(f"{caption}: {file}" if caption else file)
+
+
+def parse(experiment: str, presets: dict[str, settings.Args], words: list[str]) -> settings.Args:
+    """The configuration: a preset (the first word; "small" if none), changed by flags, or that of a resumed run."""
+    preset = words.pop(0) if words and not words[0].startswith("-") else None
+    if preset is not None and preset not in presets:
+        near = difflib.get_close_matches(preset, [*presets, "sample"], n=1, cutoff=0.0)
+        fail(f"{experiment} has no preset {preset!r}: did you mean {near[0]}? ({', '.join(presets)}, or sample)")
+    base = presets[preset or "small"]
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--resume", action="store_true")
+    finder.add_argument("--run", type=Path)
+    found, _ = finder.parse_known_args(words)
+    if not found.resume:
+        return _cli(experiment, base, presets, words)
+    path = found.run or settings.latest_run(experiment)
+    stored = settings.load_config(path, type(base))
+    wanted = _cli(experiment, presets[preset] if preset else stored, presets, words)
+    changed = settings.changed_fields(stored, wanted)
+    if changed:
+        raise RunError(f"{path} was started with another configuration:\n  " + "\n  ".join(changed))
+    return dataclasses.replace(wanted, run=path)
+
+
+def _cli(experiment: str, base: settings.Args, presets: dict[str, settings.Args], words: list[str]) -> Any:
+    about = f"presets: {', '.join(presets)} (first word; small if none).  sample: use a finished run."
+    return tyro.cli(type(base), prog=experiment, default=base, args=words, description=about)
+
+
+def fail(message: str) -> Any:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def overview(folder: Path) -> str:
+    """The experiments of a folder, each with the first sentence that its file says of itself; none is imported."""
+    lines = ["experiments (just run NAME [preset] [flags]; just run NAME --help; just sample NAME --help):", ""]
+    for path in sorted(folder.glob("exp_*.py")):
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        plain = re.sub(r" \(.*?\)", "", " ".join(about.split()))  # without references
+        sentence = re.split(r"[.:?](?: |$)", plain, maxsplit=1)[0]
+        lines.append(f"  {path.stem:<24}{textwrap.shorten(sentence, 92, placeholder=' ...')}")
+    return "\n".join(lines)
+
+
+def nearest(name: str, folder: Path) -> str:
+    """The name of an experiment in `folder`, or exit status 2 with the nearest one."""
+    known = sorted(path.stem for path in folder.glob("exp_*.py"))
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return fail(f"no experiment {name!r}: did you mean {near[0]}? ({', '.join(known)})")

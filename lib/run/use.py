@@ -1,0 +1,61 @@
+"""What is asked of a finished run: the flags that `just sample` has in every experiment."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from tyro.conf import Positional, arg
+
+from lib.run import settings
+from lib.run.fields import check_bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """Flags that mean the same wherever a finished run is used. Raises ValueError for a number out of its bounds."""
+
+    run: Path | None = None
+    """Run directory; the latest finished one if not given."""
+    data_dir: Path | None = None
+    """Where to look for data files before downloading them; the run's own --data-dir if not given."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True)
+class Typed(Use):
+    """What works on a text. Where that is not given, it is typed at the terminal line by line."""
+
+    text: Positional[Annotated[str | None, arg(metavar="[TEXT]")]] = None
+    """Not given: read from the terminal, one a line; an empty line ends."""
+
+    hint: ClassVar[str] = "One text a line; an empty line ends."
+
+    def open(self) -> bool:
+        """Whether there is nothing to work on yet."""
+        return self.text is None
+
+    def after(self, said: str) -> Self:
+        """What the next line that is typed is asked of, when this one was answered with `said`."""
+        return self
+
+
+def chosen(
+    use: Use, experiment: str, kind: type[settings.Args], otherwise: settings.Args | None = None
+) -> tuple[Path | None, Any]:
+    """(run directory, its configuration of the dataclass `kind`, with the use's --data-dir if there is one).
+    `otherwise`: the configuration where there is no run yet, of what needs none. Raises RunError."""
+    if otherwise is not None and use.run is None and not settings.runs(experiment, finished=True):
+        path, args = None, otherwise
+    else:
+        path = use.run or settings.latest_run(experiment, finished=True)
+        args = settings.load_config(path, kind)
+    return path, dataclasses.replace(args, data_dir=use.data_dir or args.data_dir)
+
+
+def verbs(use: Any) -> dict[str, type[Use]]:
+    """The dataclasses of a union by their names on the command line; the first one is meant where none is named."""
+    return {kind.__name__.lower(): kind for kind in typing.get_args(use) or (use,)}

@@ -1,0 +1,73 @@
+"""A model that answers requests: one JSON object a line on standard input, its answers as lines on standard output.
+
+    <- {"kind": "ready"}
+    -> {"id": 1, "text": "How are you?"}
+    <- {"id": 1, "kind": "text", "text": "Comment allez-vous ?\n"}
+    <- {"id": 1, "kind": "end"}
+
+A request has the fields of the experiment's `Use` (where that has several verbs, `verb` says which) and an `id` of any
+kind. Its answers are text (in pieces), table, picture and note; `end` or `error` closes it. One request is worked on at
+a time. The end of the input ends the worker, and to kill it does no harm.
+"""
+
+import base64
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from lib import plot
+from lib.answers import Answer, Note, Picture, Table, Text
+from lib.faults import Fault
+from lib.run.fields import from_json
+from lib.run.use import Typed, Use, verbs
+
+
+def serve(use: Any, answers: Callable[[Any], Iterator[Answer]], requests: TextIO, out: TextIO) -> None:
+    """Answers requests until they end. `answers(use)` raises what is told as an error, and the next request is read."""
+    _send(out, kind="ready")
+    for line in requests:
+        mark: dict[str, Any] = {}
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise ValueError("a request is a JSON object")
+            mark = {"id": request.pop("id", None)}
+            for answer in answers(asked(use, request)):
+                _send(out, **mark, **as_data(answer))
+            _send(out, **mark, kind="end")
+        except BrokenPipeError:  # nobody listens any more
+            return
+        except Exception as error:  # whatever it was, the model can answer the next one
+            if not isinstance(error, Fault | ValueError):
+                traceback.print_exc()
+            _send(out, **mark, kind="error", message=str(error) or type(error).__name__)
+
+
+def asked(use: Any, request: dict[str, Any]) -> Use:
+    """The request as a `Use`. Raises ValueError."""
+    known = verbs(use)
+    verb = request.pop("verb", next(iter(known)))
+    if verb not in known:
+        raise ValueError(f"no verb {verb!r}: {', '.join(known)}")
+    wanted = from_json(known[verb], request)
+    if isinstance(wanted, Typed) and wanted.open():
+        raise ValueError("text: nothing to work on")
+    return wanted
+
+
+def as_data(answer: Answer) -> dict[str, Any]:
+    match answer:
+        case Text(text):
+            return {"kind": "text", "text": text}
+        case Note(text):
+            return {"kind": "note", "text": text}
+        case Table(columns, rows):
+            return {"kind": "table", "columns": columns, "rows": rows}
+        case Picture(content, file, caption, scale):
+            encoded = base64.b64encode(plot.encoded(content, file.suffix, scale)).decode()
+            return {"kind": "picture", "name": file.name, "caption": caption or "", "base64": encoded}
+
+
+def _send(out: TextIO, **values: Any) -> None:
+    print(json.dumps(values), file=out, flush=True)
