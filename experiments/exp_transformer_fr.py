@@ -21,8 +21,7 @@ from lib import diagnose, metrics, optim, parallel, plot, random, run, transform
 from lib.data import files, packing, pairs, tokens
 from lib.models.seq2seq import Config, Sequences, apply, init, matmul_weights
 from lib.random import Key
-from lib.tasks import translate
-from lib.tasks.translate import Translator
+from lib.tasks.translate import Translator, Use, answers
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -271,4 +270,4 @@ def load(path: Path, args: Args) -> Translator:
 
 
 if __name__ == "__main__":
-    run.main(NAME, PRESETS, train, load, translate.answers, translate.Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

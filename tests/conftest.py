@@ -86,7 +86,7 @@ def call(tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [exp.NAME, *(str(word) for word in words)])
         try:
-            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.sample, exp.Use)
+            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.load, exp.answers, exp.Use, getattr(exp, "OTHERWISE", None))
             status, message = 0, ""
         except SystemExit as stop:
             status, message = (1, stop.code) if isinstance(stop.code, str) else (stop.code, "")
