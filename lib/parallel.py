@@ -11,14 +11,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib import random, tree
+from lib import collectives, random, tree
 from lib.faults import ParallelError
 from lib.optim import Optimizer
 from lib.tree import Tree
@@ -144,18 +143,18 @@ def mean(values: Tree) -> Tree:
     if _rank is None:
         return values
     flat = torch.cat([x.flatten() for x in tree.leaves(values)])  # one exchange, whatever the number of leaves
-    parts = (_Sum.apply(flat) / size()).split([x.numel() for x in tree.leaves(values)])
+    parts = (collectives.Sum.apply(flat) / size()).split([x.numel() for x in tree.leaves(values)])
     return tree.unflatten(values, [p.view(x.shape) for p, x in zip(parts, tree.leaves(values), strict=True)])
 
 
 def weighted(value: Tensor, n: Tensor) -> Tensor:
     """A mean over this rank's n items, weighted so that the mean over ranks is the mean over the items of all ranks."""
-    return value if _rank is None else value * (n * size() / _sum(n))
+    return value if _rank is None else value * (n * size() / collectives.rank_sum(n))
 
 
 def joined(x: Tensor) -> Tensor:
     """The rows of all ranks, of a tensor that holds this rank's rows of a batch; has no derivative."""
-    return x if _rank is None else _gather(x).flatten(0, 1)
+    return x if _rank is None else collectives.rank_gather(x).flatten(0, 1)
 
 
 def mine(x: Tensor) -> Tensor:
@@ -193,7 +192,7 @@ def part(x: Tensor) -> Tensor:
 def whole(parts: Tree, like: Tree) -> Tree:
     """The leaves of which all ranks' `parts` are, in the shapes of `like`. All ranks must call it."""
     flat = torch.cat([x.flatten() for x in tree.leaves(parts)])
-    columns = _gather(flat).split([x.numel() for x in tree.leaves(parts)], dim=1)
+    columns = collectives.rank_gather(flat).split([x.numel() for x in tree.leaves(parts)], dim=1)
     leaves = tree.leaves(like)
     new = [c.reshape(-1)[: x.numel()].view(x.shape) for c, x in zip(columns, leaves, strict=True)]
     return tree.unflatten(like, new)  # of a leaf that every rank keeps this is the first rank's
@@ -229,45 +228,3 @@ def same(values: Tree) -> bool:
     dist.all_reduce(high, dist.ReduceOp.MAX)
     (far, _), (_, norm) = (high - low).view(-1, 2).T, high.view(-1, 2).T
     return bool((far <= 1e-3 * norm).all())
-
-
-# Collectives as operations that compile, differentiate and batch; torch's own functional ones have no vmap rule.
-
-
-@torch.library.custom_op("puregen::rank_sum", mutates_args=())
-def _sum(x: Tensor) -> Tensor:
-    y = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(y)
-    return y
-
-
-@torch.library.custom_op("puregen::rank_gather", mutates_args=())
-def _gather(x: Tensor) -> Tensor:
-    y = x.new_empty(dist.get_world_size(), *x.shape)
-    dist.all_gather(list(y.unbind(0)), x.contiguous())
-    return y
-
-
-_sum.register_fake(lambda x: torch.empty_like(x, memory_format=torch.contiguous_format))
-_gather.register_fake(lambda x: x.new_empty(dist.get_world_size(), *x.shape))
-_sum.register_vmap(lambda info, dims, x: (_sum(x), dims[0]))
-_gather.register_vmap(lambda info, dims, x: (_gather(x), dims[0] + 1))
-
-
-class _Sum(torch.autograd.Function):
-    """`_sum` with a derivative. One that is registered with the operation itself would be lost to torch.func.grad in a
-    compiled step."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return _sum(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Sum.apply(grad)

@@ -3,7 +3,6 @@
 Each check returns numbers that test_parallel looks at; rank 0 writes them as JSON to the file named as an argument.
 """
 
-from lib.data import batches
 import json
 import sys
 from dataclasses import replace
@@ -33,7 +32,7 @@ from experiments import (
     exp_vae_faces,
 )
 from lib import nn, parallel, random, threefry, transformer, tree
-from lib.data import packing, texts, tokens
+from lib.data import batches, packing, tokens
 from lib.data.images import Images
 from lib.faults import ParallelError
 from lib.models import bert, gpt, seq2seq

@@ -1,6 +1,5 @@
 """tests/bench: nn.Module and JAX have our models and our steps, the book's way trains and translates, the table."""
 
-from lib.data import batches
 import fcntl
 import json
 import sys
@@ -21,7 +20,7 @@ from experiments import (
 )
 from experiments import exp_transformer_fr as exp
 from lib import random, transformer, tree
-from lib.data import packing, texts, tokens
+from lib.data import batches, packing, tokens
 from lib.models import dcgan, gpt, seq2seq, smollm
 from tests.bench import __main__ as bench
 from tests.bench import book, faces, gans, generation, gpu, language, measure, modules, turns

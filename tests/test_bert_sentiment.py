@@ -1,6 +1,5 @@
 """experiments/exp_bert_sentiment.py as a user runs it, on made-up texts: both starts, both phases, bad input."""
 
-from lib.data import batches
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from experiments import exp_bert_sentiment as exp
 from lib import checkpoint, random, tree
-from lib.data import images, tokens
+from lib.data import batches, tokens
 from lib.models import bert
 from lib.transform import jit
 

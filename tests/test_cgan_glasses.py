@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments import exp_cgan_glasses as exp
-from lib import random, run, tree
+from lib import random, tree
 from lib.faults import DataError, RunError
 from lib.transform import jit
 

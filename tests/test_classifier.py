@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from experiments import exp_classifier_fashion as exp
-from lib import checkpoint, random, run, tree
+from lib import checkpoint, random, tree
 from lib.data import images
 from lib.data.images import Images
 from lib.faults import RunError

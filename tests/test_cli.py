@@ -1,5 +1,7 @@
 """lib/run/cli.py: every wrong command line ends with one clear message and the right exit status."""
 
+import dataclasses
+import io
 import os
 import re
 import runpy
@@ -9,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tyro.conf import Positional
 
 from lib import run
+from lib.answers import Text
 from lib.faults import CheckpointError, DataError, RunError
 from lib.run import cli
 
@@ -28,9 +32,25 @@ class Args(run.Args):
 
 
 @dataclass(frozen=True)
-class Use:
-    text: str | None = None
-    beam: int = 1
+class Use(run.Typed):
+    """Say something."""
+
+    beam: run.Count = 1
+
+
+@dataclass(frozen=True)
+class Draw(run.Use):
+    """Draw something."""
+
+    n: run.Count = 3
+
+
+@dataclass(frozen=True)
+class Way(run.Use):
+    """Go from one to the other."""
+
+    pictures: Positional[tuple[str, str]] = ("0", "1")
+    share: run.Share = 0.5
 
 
 PRESETS = {"small": Args(), "book": Args(steps=36_900, width=256), "best": Args(steps=30_000)}
@@ -45,9 +65,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(monkeypatch):
-    """Runs `main` with some words; returns ("train" or "sample", the parsed configuration)."""
+    """Runs `main` with some words; returns ("train" or "sample", the parsed configuration) of the first call."""
 
-    def main(*words, fault=None):
+    def main(*words, fault=None, kind=Use, typed="", every=False):
         seen = []
 
         def act(kind):
@@ -58,9 +78,16 @@ def call(monkeypatch):
 
             return do
 
+        def answers(use, model):
+            assert model is args
+            act("sample")(use)
+            yield Text(f"{use.beam} beams")
+
+        args = Args(width=8)
         monkeypatch.setattr(sys, "argv", ["exp_toy", *words])
-        cli.main("exp_toy", PRESETS, act("train"), act("sample"), Use)
-        return seen[0]
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        cli.main("exp_toy", PRESETS, act("train"), lambda path, args_: args, answers, kind, otherwise=PRESETS["small"])
+        return seen if every else seen[0]
 
     return main
 
@@ -100,9 +127,70 @@ def test_presets_and_flags(call):
 
 def test_sample_gets_its_text_whole(call):
     text = "C'est l'été, n'est-ce pas ? \"Oui\" -- $HOME *"
+    assert call("sample", text, "--beam", "4") == call("sample", "--beam", "4", text) == ("sample", Use(text, 4))
     assert call("sample", "--text", text, "--beam", "4") == ("sample", Use(text, 4))
-    assert call("sample", f"--text={text}") == ("sample", Use(text))
-    assert call("sample") == ("sample", Use())
+    for word in ("--text", "--prompt"):
+        for odd in (text, "", "-1", "--beam", "-- x"):
+            assert call("sample", f"{word}={odd}", "--beam", "2") == ("sample", Use(odd, 2))
+
+
+def test_what_is_typed_is_answered_line_by_line(call, capsys):
+    """Until an empty line, or the end of what is piped in."""
+    for typed in ("a\n b \n\nc\n", "a\n b "):
+        uses = [use for _, use in call("sample", "--beam", "4", typed=typed, every=True)]
+        assert uses == [Use("a", 4), Use(" b ", 4)]
+        told = capsys.readouterr()
+        assert told.out == "4 beams" * 2 and told.err == "One text a line; an empty line ends.\n"
+    assert call("sample", typed="\n", every=True) == []
+
+
+def test_what_was_said_is_remembered_by_what_remembers(call):
+    @dataclass(frozen=True)
+    class Talk(Use):
+        earlier: tuple[str, ...] = ()
+
+        def after(self, said):
+            return dataclasses.replace(self, earlier=(*self.earlier, self.text, said))
+
+    uses = [use for _, use in call("sample", typed="a\nb\n", every=True, kind=Talk)]
+    assert [use.earlier for use in uses] == [(), ("a", "1 beams")]
+
+
+def test_verbs(fails):
+    """The first one where none is named."""
+    kind = Draw | Way
+
+    for words, wanted in (
+        ([], Draw()),
+        (["--n", "5"], Draw(n=5)),
+        (["draw", "--n", "5", "--run", "here"], Draw(n=5, run=Path("here"))),
+        (["way", "3", "x.png", "--share", "1"], Way(("3", "x.png"), 1.0)),
+    ):
+        assert cli.asked("exp_toy", kind, words) == wanted
+    assert fails("sample", "--help", kind=kind)[0] == 0
+    status, text = fails("sample", "wya", "3", kind=kind)
+    assert status == 2 and "wya" in text and "way" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--n", "0"], "--n must be at least 1"),
+        (["way", "--share", "0"], "--share must be above 0 and at most 1"),
+        (["way", "--share", "1.1"], "--share must be above 0 and at most 1"),
+        (["way", "--share", "nan"], "--share must be above 0 and at most 1"),
+    ],
+)
+def test_numbers_out_of_their_bounds(fails, words, fault):
+    """And help says what the bounds are."""
+    status, text = fails("sample", *words, kind=Draw | Way)
+    assert status == 2 and fault in text
+
+
+def test_help_says_what_the_bounds_are(call, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call("sample", "--help")
+    assert not stop.value.code and "--beam INT, at least 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("chosen", ["", "mine"])
@@ -136,8 +224,8 @@ def test_unknown_flag(fails, flag, meant):
 
 
 def test_unknown_flag_of_sample(fails):
-    status, text = fails("sample", "--txt", "hello")
-    assert status == 2 and "--txt" in text and "--text" in text and "exp_toy sample" in text
+    status, text = fails("sample", "--baem", "3")
+    assert status == 2 and "--baem" in text and "--beam" in text and "exp_toy sample" in text
 
 
 @pytest.mark.parametrize(
@@ -162,7 +250,7 @@ def test_heads_that_do_not_divide_the_width(fails, words):
 
 
 @pytest.mark.parametrize("fault", [RunError("such a run"), DataError("no data"), CheckpointError("other leaves")])
-@pytest.mark.parametrize("words", [[], ["sample"]])
+@pytest.mark.parametrize("words", [[], ["sample", "x"]])
 def test_what_a_person_can_mend_ends_with_one_line(fails, fault, words):
     assert fails(*words, fault=fault) == (1, f"error: {fault}")
 

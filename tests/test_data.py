@@ -23,7 +23,7 @@ from pyrealb import getLemma
 from tokenizers import Tokenizer
 
 from lib import random
-from lib.data import packing, pairs, sources, tokens
+from lib.data import packing, pairs, tokens
 from lib.data.french import everyday
 from lib.data.pairs import Pair, normalise, read_tsv, split
 from lib.data.sources import Source, fetch

@@ -1,6 +1,5 @@
 """lib/data/images.py: pictures from idx files, packages and folders, made up and tiny; splits and batches."""
 
-from lib.data import batches
 import gzip
 import hashlib
 import io
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 
 from lib import random
-from lib.data import images, sources
+from lib.data import batches, images, sources
 from lib.faults import DataError
 
 

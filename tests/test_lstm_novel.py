@@ -1,6 +1,5 @@
 """The LSTM on a novel as a user runs it, and what it measures and carries."""
 
-from lib.data import batches
 import io
 import itertools
 import math
@@ -18,7 +17,7 @@ from torch._dynamo.utils import counters
 
 from experiments import exp_lstm_novel as exp
 from lib import random, tree
-from lib.data import texts
+from lib.data import batches
 from lib.lstm import zero_state
 from lib.transform import jit
 

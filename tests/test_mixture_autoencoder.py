@@ -1,6 +1,5 @@
 """The Gaussian mixtures and the autoencoder as a user runs them, and their formulas against others' code."""
 
-from lib.data import batches
 import itertools
 import json
 import math
@@ -18,7 +17,7 @@ from torch._dynamo.utils import counters
 from experiments import exp_autoencoder_digits as autoencoder
 from experiments import exp_mixture_points as mixture
 from lib import checkpoint, random, tree
-from lib.data import images
+from lib.data import batches
 from lib.data.images import Images
 from lib.transform import jit
 

@@ -169,13 +169,13 @@ def test_the_faster_way_is_measured_once(monkeypatch):
     assert replicas.faster("toy", ways, cpu, state, torch.tensor(1.0)) == "quick" and not calls
     replicas.faster("another", ways, cpu, state, torch.tensor(1.0))
     assert calls and json.loads(Path("cache", "replicas.json").read_text()).keys() == {"toy", "another"}
-    monkeypatch.setattr(replicas.metrics, "free_memory", lambda device: -1)
+    monkeypatch.setattr(replicas.machine, "free_memory", lambda device: -1)
     assert replicas.faster("full", ways, cpu, state, torch.tensor(1.0)) == "slow"  # the other would need more memory
 
 
 @pytest.mark.parametrize(("free", "most"), [(1000, "at most 8 do"), (180, "not even one does"), (None, None)])
 def test_replicas_that_do_not_fit(monkeypatch, free, most):
-    monkeypatch.setattr(replicas.metrics, "free_memory", lambda device: free)
+    monkeypatch.setattr(replicas.machine, "free_memory", lambda device: free)
     state, cpu = {"w": torch.zeros(25)}, torch.device("cpu")  # 100 bytes, and two more for gradients and the new state
     if most is None or "at most 8" in most:
         replicas.check_memory(8, state, cpu)

@@ -1,4 +1,4 @@
-"""lib/run.py: what a run leaves on disk, how it stops, and that it says what a person can do."""
+"""lib/run: what a run leaves on disk, how it stops, and that it says what a person can do."""
 
 import dataclasses
 import errno
@@ -233,10 +233,10 @@ def test_no_step_waits_for_the_device(start, tmp_path, monkeypatch):
 def test_interrupted_saves_in_any_case(start, tmp_path, capsys):
     here = start(run=tmp_path / "here", steps=2)
     here.step = 2
-    assert not here.interrupted({"w": torch.ones(2)}) and names(here.checkpoints) == ["step-2.safetensors"]
+    assert here.evaluates({"w": torch.ones(2)}) and names(here.checkpoints) == ["step-2.safetensors"]
     assert capsys.readouterr().out == "" and not here.events._lines.closed
     here.step, here.stopped = 1, True
-    assert here.interrupted({"w": torch.ones(2)}) and "step-1.safetensors" in names(here.checkpoints)
+    assert not here.evaluates({"w": torch.ones(2)}) and "step-1.safetensors" in names(here.checkpoints)
     told = capsys.readouterr().out
     assert told == f"stopped at step 1; go on with: just run exp_toy --resume --run {here.path}\n"
     assert here.events._lines.closed
@@ -287,7 +287,6 @@ def test_auto_compiles_beside_the_first_steps_and_not_after_the_last(start, tmp_
     monkeypatch.setattr(background, "Compiling", Compiling)
     monkeypatch.setattr(background, "possible", lambda device: device.type == "cpu")
     monkeypatch.setattr(settings, "compiles", lambda args: args.compile != "off")
-    monkeypatch.setattr(run, "compiles", settings.compiles)
     for mode, flags in (("on", {}), ("off", {}), ("auto", {"replicas": 2})):
         start(run=tmp_path / f"{mode}{len(flags)}{flags.get('replicas')}", compile=mode, **flags).compile(step, scale=2)
     assert not made
@@ -467,7 +466,7 @@ def test_a_run_that_another_process_writes_is_left_alone(start, tmp_path):
 def test_a_run_that_has_arrived(start, tmp_path):
     first = start(run=tmp_path / "here", steps=4)
     first.step = 4
-    first.interrupted({"w": torch.ones(2)})
+    first.evaluates({"w": torch.ones(2)})
     first.finish([({"loss": 1.0}, ["done"])])
     for steps in (2, 4):
         with pytest.raises(RunError, match="at step 4 already: go on with more --steps"):
@@ -516,7 +515,7 @@ def test_a_configuration_comes_back_as_it_was(start, tmp_path):
     [
         (None, "is not a run directory"),
         ('{"steps": 4', "is not a run directory"),
-        ('{"steps": 4, "depth": 3, "colour": 1}', r"another experiment or version.*'colour', 'depth'"),
+        ('{"steps": 4, "depth": 3, "colour": 1}', r"another experiment or version: no field colour, depth"),
     ],
 )
 def test_what_is_not_a_run_of_this_experiment(tmp_path, text, message):

@@ -12,7 +12,8 @@ from experiments import exp_transformer_fr as exp
 from lib import random, transformer, tree
 from lib.data import packing, pairs, tokens
 from lib.models import seq2seq
-from lib.models.seq2seq import Config, Sequences, Translator, apply, init, one_a_row, start
+from lib.models.seq2seq import Config, Sequences, apply, init, one_a_row, start
+from lib.tasks.translate import Translator
 from lib.transform import value_and_grad
 
 CPU = torch.device("cpu")

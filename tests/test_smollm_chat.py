@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments import exp_smollm_chat as exp
-from lib import random, run
+from lib import random
 from lib.data import texts
 from lib.faults import RunError
 from lib.models import gpt, smollm

@@ -1,6 +1,5 @@
 """lib/data/texts and the lossless tokenizers: where texts come from, splits, batches and scores. Made-up files only."""
 
-from lib.data import batches
 import dataclasses
 import hashlib
 import io
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from lib import random
-from lib.data import texts, tokens
+from lib.data import batches, texts, tokens
 from lib.faults import DataError
 
 LEVELS = ("word", "bpe", "char")

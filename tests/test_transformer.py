@@ -30,7 +30,8 @@ def inputs(key):
 
 
 def run(p, x, mask=None, memory=None, memory_mask=None, key=None, cfg=CFG):
-    return tf.stack(p, x, mask, memory, memory_mask, key, cfg=cfg)[0]
+    cross = None if memory is None else tf.Cross(memory, memory_mask)
+    return tf.stack(p, x, mask, cross, key, cfg=cfg)[0]
 
 
 def scalar(y):
@@ -230,7 +231,7 @@ def decode(p, x, memory, chunks, length, memory_mask=None, stack=tf.stack, cfg=C
     cache, out = tf.stack_cache(p, B, length, memory, x), []
     for part in x.split(chunks, dim=1):
         mask = tf.cache_mask(cache[0]["position"], part.shape[1], length)
-        y, cache = stack(p, part, mask, memory_mask=memory_mask, cache=cache, cfg=cfg)
+        y, cache = stack(p, part, mask, tf.Cross(None, memory_mask), cache=cache, cfg=cfg)
         out.append(y)
     return torch.cat(out, dim=1), cache
 
@@ -275,7 +276,7 @@ def test_cached_decoding_compiles_to_one_graph(key):
 def test_weights_are_the_cross_attention(key, cached):
     p, (x, memory) = make(key, cross=True), inputs(key)
     cache = tf.stack_cache(p, B, T, memory, x) if cached else None
-    y, after = tf.stack(p, x, attn.causal_mask(T), memory, cache=cache, cfg=CFG, weights=True)
+    y, after = tf.stack(p, x, attn.causal_mask(T), tf.Cross(memory), cache=cache, cfg=CFG, weights=True)
     torch.testing.assert_close(y, run(p, x, attn.causal_mask(T), memory), rtol=1e-5, atol=1e-6)
     for c in after:
         assert c["weights"].shape == (B, 2, T, S)
@@ -307,7 +308,7 @@ def test_inputs_are_not_mutated(key):
     given = {"p": p, "x": x, "memory": memory, "mask": mask, "cache": cache, "key": key}
     before = tree.map(torch.clone, given)
     cfg = dataclasses.replace(CFG, dropout=0.5)
-    tf.stack(p, x, mask, memory, key=key, cache=cache, cfg=cfg)
+    tf.stack(p, x, mask, tf.Cross(memory), key=key, cache=cache, cfg=cfg)
     value_and_grad(lambda p: scalar(run(p, x, mask, memory, key=key, cfg=cfg)))(p)
     close(given, before, rtol=0, atol=0)
     assert all(set(c) == {"k", "v", "position", "cross_k", "cross_v"} for c in cache)

@@ -1,7 +1,8 @@
 """GPT-2 (Radford et al. 2019): its four sizes, its tokenizer, and its weights as others released them.
 
 The model is lib/models/gpt.py with layer norm, learned positions, biases everywhere and a tied head. Weights come and
-go under the names of Hugging Face's transformers. Axes: d model width, n queries, keys and values, h heads, c channels per head.
+go under the names of Hugging Face's transformers. Axes: d model width, n queries, keys and values, h heads, c channels
+per head.
 """
 
 import json

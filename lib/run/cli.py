@@ -73,6 +73,8 @@ def asked(experiment: str, kind: Any, words: list[str]) -> Use:
     """The use that a command line means. `--text X` and `--prompt X` are X itself, whatever it begins with."""
     known = verbs(kind)
     if len(known) > 1 and (not words or words[0] not in (*known, "-h", "--help")):
+        if near := difflib.get_close_matches(words[0] if words else "", known, n=1):
+            fail(f"{experiment} has no verb {words[0]!r}: did you mean {near[0]}? ({', '.join(known)})")
         words = [next(iter(known)), *words]
     if any(issubclass(of, Typed) for of in known.values()):
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

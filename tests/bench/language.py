@@ -7,7 +7,6 @@ takes a window of tokens with what it carries along and gives the loss with what
 Axes: b rows, t positions, d model width, h heads, v vocabulary.
 """
 
-from lib.data import batches
 import math
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from experiments import exp_gpt_hemingway, exp_lstm_novel
 from lib import random, transformer
-from lib.data import texts
+from lib.data import batches
 from lib.models import gpt
 from lib.tree import Tree
 from tests.bench import measure

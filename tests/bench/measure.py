@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lib import metrics
 from lib.transform import jit
 from lib.tree import Tree
 

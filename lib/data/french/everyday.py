@@ -10,18 +10,7 @@ from typing import Any
 
 from lib.data.french import forms
 from lib.data.french.clause import EN_NEGATED, TENSES, VERBS, Clause, Verb, can_ask, english, french
-from lib.data.french.forms import (
-    ADJECTIVES,
-    NOUNS,
-    PEOPLE,
-    PHRASES,
-    TABLES,
-    Context,
-    Phrase,
-    human,
-    noun_phrase,
-    pronoun,
-)
+from lib.data.french.forms import ADJECTIVES, NOUNS, PEOPLE, PHRASES, TABLES, Context, Phrase
 
 Spec = dict[str, str]  # what a row says of a clause, by the letters that everyday.txt explains
 
@@ -85,7 +74,7 @@ def fill(ctx: Context, en: str, fr: str, bound: dict[str, Any], subject: Phrase 
         if how == "w":
             value = value.gap
         elif how == "p":
-            value = pronoun(value)
+            value = forms.pronoun(value)
         elif isinstance(value, Clause):
             return forms.joined(preposition, (english, french)[language](value, how))
         return forms.joined(preposition, value[language])
@@ -100,19 +89,19 @@ def slot(ctx: Context, key: str, subject: Phrase | None = None, negation: str = 
     if key in NUMBERS:
         return forms.number(rng.randint(*NUMBERS[key]))
     if key == "person":
-        return human(ctx, 0.45, subject)
+        return forms.human(ctx, 0.45, subject)
     if key == "who":
-        return Phrase(*forms.strong(human(ctx, 0.35, subject)))
+        return Phrase(*forms.strong(forms.human(ctx, 0.35, subject)))
     if key == "GEN":  # what one likes: apples, les pommes
-        return noun_phrase(ctx, rng.choice(("food", "staple", "drink", "hot", "animal")), "gen", True, 0)
+        return forms.noun_phrase(ctx, rng.choice(("food", "staple", "drink", "hot", "animal")), "gen", True, 0)
     if key == "TO":
         there = slot(ctx, "PLACE")
         return there._replace(en=re.sub("^(at|in) ", "to ", there.en).replace("to home", "home"))
     if "_" in key:
         det, kind = key.split("_")
         if det == "q":
-            return noun_phrase(ctx, kind, "a", True) if negation else noun_phrase(ctx, kind, "q")
-        return noun_phrase(ctx, kind, det, det == "howmany", 1 if det == "what" else 0.18)
+            return forms.noun_phrase(ctx, kind, "a", True) if negation else forms.noun_phrase(ctx, kind, "q")
+        return forms.noun_phrase(ctx, kind, det, det == "howmany", 1 if det == "what" else 0.18)
     return thing(ctx, key, subject, negation) if key in NOUNS else phrase(ctx, key, subject)
 
 
@@ -121,11 +110,11 @@ def thing(ctx: Context, kind: str, subject: Phrase | None, negation: str) -> Phr
     rng = ctx.rng
     own = subject if subject and subject.kind in PEOPLE else "the"
     if rng.random() < 0.14:  # nothing says what "it" is, so it is "le"
-        return pronoun(noun_phrase(ctx, kind, "the")._replace(gender="m"))
+        return forms.pronoun(forms.noun_phrase(ctx, kind, "the")._replace(gender="m"))
     if NOUNS[kind][0].mark != forms.KNOWN:
         some = "a" if negation else "q"
-        return noun_phrase(ctx, kind, rng.choice(("the", "the", "a", "a", "a", own, own, "this", "that", some)))
-    return noun_phrase(ctx, kind, "the" if kind in ("ride", "sight") else rng.choice(("the", "the", own)))
+        return forms.noun_phrase(ctx, kind, rng.choice(("the", "the", "a", "a", "a", own, own, "this", "that", some)))
+    return forms.noun_phrase(ctx, kind, "the" if kind in ("ride", "sight") else rng.choice(("the", "the", own)))
 
 
 def phrase(ctx: Context, key: str, subject: Phrase | None) -> Phrase:
@@ -153,9 +142,9 @@ def plan(ctx: Context, spec: Spec, first: Clause | None) -> Clause:
     negation = draw_negation(ctx, spec, verb, tense, subject)
     obj = gap = recipient = None
     if spec.get("o") == "A" and first and first.object:
-        obj = pronoun(first.object)
+        obj = forms.pronoun(first.object)
     elif "o" in spec:
-        obj = pronoun(Phrase("", "", ctx.rng.choice((1, 4))))
+        obj = forms.pronoun(Phrase("", "", ctx.rng.choice((1, 4))))
     elif complement and "gap" not in spec:
         obj = slot(ctx, complement, subject, negation)
         plain = (complement in NOUNS or complement == "person") and "state" not in verb.flags and not verb.preposition
@@ -168,7 +157,7 @@ def plan(ctx: Context, spec: Spec, first: Clause | None) -> Clause:
         gap = word.get(spec["gap"]) or slot(ctx, f"{spec['gap']}_{complement}")
         gap = gap._replace(fr=forms.joined(verb.preposition, gap.fr))
     if verb in VERBS["dative"]:
-        recipient = human(ctx, 0.6, subject)
+        recipient = forms.human(ctx, 0.6, subject)
     clause = Clause(subject, verb, tense, negation, obj, recipient, gap)
     middle, end = draw_adverbs(ctx, spec, clause)
     return clause._replace(middle=middle, end=end)
@@ -196,21 +185,21 @@ def draw_subject(ctx: Context, spec: Spec, verb: Verb, first: Clause | None) -> 
     """The subject that `spec` asks for, or people."""
     rng, want = ctx.rng, spec.get("s", "")
     if want in ("same", "obj") and first:
-        return pronoun(first.object if want == "obj" and first.object else first.subject)
+        return forms.pronoun(first.object if want == "obj" and first.object else first.subject)
     if "impersonal" in verb.flags:
         return Phrase("it", "il", kind="thing", is_pronoun=True)
     if want in ("I", "you", "we"):
-        return pronoun(Phrase("", "", {"I": 1, "you": ctx.you, "we": 4}[want]))
+        return forms.pronoun(Phrase("", "", {"I": 1, "you": ctx.you, "we": 4}[want]))
     if want == "who":
         return Phrase("who", "qui")
     if want in NOUNS or "," in want:
-        return noun_phrase(ctx, rng.choice(want.split(",")), rng.choice(("the", "this", "own")), adjective=0)
+        return forms.noun_phrase(ctx, rng.choice(want.split(",")), rng.choice(("the", "this", "own")), adjective=0)
     if want == "any" and "animal" in verb.flags and rng.random() < 0.25:
-        return noun_phrase(ctx, "animal", rng.choice(("the", "own")))
+        return forms.noun_phrase(ctx, "animal", rng.choice(("the", "own")))
     if want == "any" and rng.random() < 0.05:
         return slot(ctx, "ONE")._replace(kind="any")
     while True:
-        one, two = human(ctx, 0.58), human(ctx, 0)
+        one, two = forms.human(ctx, 0.58), forms.human(ctx, 0)
         if not one.is_pronoun and one.fr != two.fr and rng.random() < 0.08:
             gender = "f" if one.gender == two.gender == "f" else "m"
             return Phrase(f"{one.en} and {two.en}", f"{one.fr} et {two.fr}", 6, gender)

@@ -1,0 +1,182 @@
+"""lib/run/worker.py: requests as lines of JSON, answers as lines of JSON, faults as data."""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from PIL import Image
+from tyro.conf import Positional
+
+from experiments import exp_gpt_hemingway as exp
+from lib import run
+from lib.answers import Note, Picture, Table, Text
+from lib.faults import DataError
+from lib.run import worker
+from lib.run.fields import from_json
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Say(run.Typed):
+    n: run.Count = 2
+
+
+@dataclass(frozen=True)
+class Draw(run.Use):
+    pictures: Positional[tuple[int, ...]] = ()
+    size: tuple[int, float] = (1, 2.0)
+    how: Literal["well", "badly"] = "well"
+    out: Path = Path("drawn.png")
+
+
+def answers(use):
+    match use:
+        case Say(text="mistake"):
+            raise ZeroDivisionError("ours")
+        case Say(text=text, n=n):
+            yield from [Text(text)] * n
+            if text == "bad":
+                raise DataError("no such data")
+        case Draw(out=out):
+            pixels = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
+            yield Picture(pixels, out, "four pixels", scale=3)
+            yield Table(("x", "y"), [(1, 2.5)], "{} {}")
+            yield Note("done")
+
+
+def served(*requests):
+    out = io.StringIO()
+    lines = [request if isinstance(request, str) else json.dumps(request) for request in requests]
+    worker.serve(Say | Draw, answers, io.StringIO("".join(f"{line}\n" for line in lines)), out)
+    ready, *found = map(json.loads, out.getvalue().splitlines())
+    assert ready == {"kind": "ready"}
+    return found
+
+
+def test_text_comes_in_pieces():
+    assert served({"id": 1, "text": "a"}, {"id": "two", "verb": "say", "text": "b", "n": 1}) == [
+        {"id": 1, "kind": "text", "text": "a"},
+        {"id": 1, "kind": "text", "text": "a"},
+        {"id": 1, "kind": "end"},
+        {"id": "two", "kind": "text", "text": "b"},
+        {"id": "two", "kind": "end"},
+    ]
+
+
+def test_pictures_tables_and_notes_are_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture, *rest = served({"id": 1, "verb": "draw", "pictures": [3, 4]})
+    assert (picture["kind"], picture["name"], picture["caption"]) == ("picture", "drawn.png", "four pixels")
+    with Image.open(io.BytesIO(base64.b64decode(picture["base64"]))) as image:
+        assert image.size == (6, 6) and image.format == "PNG" and image.getpixel((5, 5)) == (3, 7, 11)
+    assert rest == [
+        {"id": 1, "kind": "table", "columns": ["x", "y"], "rows": [[1, 2.5]]},
+        {"id": 1, "kind": "note", "text": "done"},
+        {"id": 1, "kind": "end"},
+    ]
+    assert not list(tmp_path.iterdir())  # to save is what a command line does
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ("{", "Expecting property name"),
+        ("[1]", "a request is a JSON object"),
+        ({"id": 1}, "nothing to work on"),
+        ({"id": 1, "text": "x", "n": 0}, "--n must be at least 1"),
+        ({"id": 1, "text": "x", "n": "3"}, "n: '3' is not int"),
+        ({"id": 1, "text": "x", "n": True}, "n: True is not int"),
+        ({"id": 1, "text": 3}, "text: 3 is not str"),
+        ({"id": 1, "text": "x", "beams": 3}, "no field beams"),
+        ({"id": 1, "verb": "sing"}, "no verb 'sing': say, draw"),
+        ({"id": 1, "verb": "draw", "how": "so so"}, "how: 'so so'"),
+        ({"id": 1, "verb": "draw", "size": [1]}, "size: [1]"),
+        ({"id": 1, "verb": "draw", "out": "x.docx"}, "unknown file extension: .docx"),
+        ({"id": 1, "text": "bad"}, "no such data"),
+        ({"id": 1, "text": "mistake"}, "ours"),
+    ],
+)
+def test_a_bad_request_is_told_and_the_next_one_answered(request_, message):
+    *_, fault, text, end = served(request_, {"id": 9, "text": "x", "n": 1})
+    assert fault["kind"] == "error" and message in fault["message"]
+    assert ("id" in fault) == isinstance(request_, dict)
+    assert (text["text"], end) == ("x", {"id": 9, "kind": "end"})
+
+
+def test_fields_from_json():
+    values = {"pictures": [1, 2], "size": [3, 4], "how": "badly", "out": "a/b.png", "run": None}
+    assert from_json(Draw, values) == Draw((1, 2), (3, 4.0), "badly", Path("a/b.png"))
+
+
+# ---- a worker in a process of its own ----
+
+
+@pytest.fixture(scope="module")
+def finished(story, tmp_path_factory):
+    path = tmp_path_factory.mktemp("worker") / "run"
+    args = exp.Args(
+        data=str(story), run=path, steps=1, vocabulary=300, layers=1, width=16, heads=2, ff=16, length=16, rows=2,
+        compile="off", device="cpu", precision="fp32", save_every=1, eval_every=0,
+    )  # fmt: skip
+    exp.train(args)
+    return path
+
+
+@pytest.fixture
+def working():
+    started = []
+
+    def start():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experiments", exp.NAME, "serve"], cwd=ROOT, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        started.append(process)
+        assert json.loads(process.stdout.readline()) == {"kind": "ready"}
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def asked(process, **request):
+    print(json.dumps(request), file=process.stdin, flush=True)
+    found = []
+    while not found or found[-1]["kind"] not in ("end", "error"):
+        found.append(json.loads(process.stdout.readline()))
+    return found
+
+
+def test_a_worker_answers_is_killed_and_started_again(finished, working):
+    process, where = working(), {"run": str(finished)}
+    first = asked(process, id=1, text="The", n=5, **where)
+    assert len([answer for answer in first if answer["kind"] == "text"]) > 2 and first[-1] == {"id": 1, "kind": "end"}
+    assert "".join(answer["text"] for answer in first[:-1]).startswith("The")
+    [fault] = asked(process, id=2, text="The", run="nowhere")
+    assert fault["kind"] == "error" and "nowhere is not a run directory" in fault["message"]
+    again = asked(process, id=1, text="The", n=5, **where)
+    assert again == first and process.poll() is None
+
+    print(json.dumps({"id": 3, "text": "The", "n": 10**6, **where}), file=process.stdin, flush=True)
+    assert json.loads(process.stdout.readline())["kind"] == "text"  # it is in the middle of a long answer
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == -signal.SIGTERM
+    assert asked(working(), id=1, text="The", n=5, **where) == first
+
+
+def test_the_end_of_the_requests_ends_it(working):
+    process = working()
+    process.stdin.close()
+    assert process.wait(30) == 0
