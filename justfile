@@ -1,7 +1,8 @@
 # Puregen: `just` lists what can be done. Each recipe makes its own environment in .venv first.
 set positional-arguments
 
-python := ".venv/bin/python"
+python := if os_family() == "windows" { ".venv/Scripts/python.exe" } else { ".venv/bin/python" }
+export PYTHONUTF8 := "1"  # files and pipes of Windows too
 
 _default:
     @just --list --unsorted
@@ -14,7 +15,7 @@ run *args: _environment
 run-multi processes experiment *args: _environment
     @{{ python }} -m lib.launch "$@"
 
-# use a finished run: just sample exp_transformer_fr --text "How are you?"
+# use a finished run: just sample exp_transformer_fr "How are you?"
 sample *args: _environment
     @name="${1:-}"; [ $# -eq 0 ] || shift; {{ python }} -m experiments $name sample "$@"
 
@@ -30,7 +31,7 @@ check: _environment
 
 # watch the runs in TensorBoard, on this machine only
 tb *args: _environment
-    @.venv/bin/tensorboard --logdir runs --host localhost "$@"
+    @{{ python }} -m tensorboard.main --logdir runs --host localhost "$@"
 
 # time our way against the usual ones: just bench step [--help]
 bench *args: _environment
@@ -42,8 +43,8 @@ gpu *args: _environment
 
 # .venv with the tested versions of requirements.txt, made again when that file changes
 _environment:
-    @cmp -s requirements.txt .venv/requirements.txt || ( \
+    @[ "$(cat requirements.txt)" = "$(cat .venv/requirements.txt 2>/dev/null)" ] || ( \
         uv venv --quiet --allow-existing --python '>=3.11' .venv && \
         uv pip install --quiet --python .venv -r requirements.txt && \
-        {{ python }} -c "import os, pathlib, site; pathlib.Path(site.getsitepackages()[0], 'puregen.pth').write_text(os.getcwd())" && \
+        {{ python }} -c "import os, pathlib, sysconfig as s; pathlib.Path(s.get_path('purelib'), 'puregen.pth').write_text(os.getcwd())" && \
         cp requirements.txt .venv/requirements.txt )

@@ -1,6 +1,5 @@
 """What the machine has, peak speed and memory, and how much of it a step uses."""
 
-import resource
 import sys
 import time
 from contextlib import suppress
@@ -63,13 +62,18 @@ def forget_peak(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes. On CUDA what torch had allocated at most, elsewhere the largest resident set of this process. On Linux
-    that is not read from getrusage: ru_maxrss of a process begins with that of the process that started it."""
+    """Bytes. On CUDA what torch had allocated at most, elsewhere the largest resident set of this process; 0 where the
+    system does not say. On Linux that is not read from getrusage: ru_maxrss of a process begins with that of the
+    process that started it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     with suppress(OSError):
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with suppress(ImportError):
+        import resource  # not on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
 
 
 def check_room(name: str, parameters: int, dtype: torch.dtype, device: torch.device, training: bool = False) -> None:

@@ -23,6 +23,7 @@ from pyrealb import getLemma
 from tokenizers import Tokenizer
 
 from lib import random
+from lib.cache import cache_dir
 from lib.data import packing, pairs, tokens
 from lib.data.french import everyday
 from lib.data.pairs import Pair, normalise, read_tsv, split
@@ -226,7 +227,7 @@ def test_what_is_no_data(tmp_path, monkeypatch, name):
 
 
 def test_the_phrasebook_file():
-    lines = (ROOT / "lib" / "data" / "phrasebook.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "lib" / "data" / "french" / "phrasebook.tsv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines]
     assert len(rows) >= 700
     assert [row for row in rows if len(row) != 2] == []
@@ -254,7 +255,7 @@ def test_everyday_sentences_are_distinct_and_the_same_every_time(made):
 
 def test_everyday_sentences_are_the_same_in_every_process(made, monkeypatch):
     monkeypatch.undo()
-    code = "from lib.data import everyday; print(ascii(everyday.sentences(100, 0)))"
+    code = "from lib.data.french import everyday; print(ascii(everyday.sentences(100, 0)))"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert out.stdout.decode().strip() == ascii(made[:100])
@@ -547,12 +548,12 @@ def test_apts_lists_are_of_its_own(cache, monkeypatch):
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
-    assert cache.cache_dir() == tmp_path / "cache"
+    assert cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("PUREGEN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
-    assert cache.cache_dir() == Path("/some/where/puregen")
+    assert cache_dir() == Path("/some/where/puregen")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.cache_dir() == Path.home() / ".cache" / "puregen"
+    assert cache_dir() == Path.home() / ".cache" / "puregen"
 
 
 # ---- the corpora of others, made up ----

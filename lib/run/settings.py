@@ -96,16 +96,13 @@ def compiles(args: Args) -> bool:
     more: a cold compilation costs as much as some 400 steps gain on two cores (LOG.md)."""
     if args.compile != "auto":
         return args.compile == "on"
-    compilers = {"C++": [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]}
+    language, names = "C++", [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
     if device(args).type == "cuda":
-        compilers = {"C": [os.environ.get("CC", ""), "gcc", "clang", "cc", "cl"]}
-    for language, names in compilers.items():
-        if not any(shutil.which(name) for name in names if name):
-            print(
-                f"no {language} compiler found, so torch.compile is off: steps take twice as long or more",
-                file=sys.stderr,
-            )
-            return False
+        language, names = "C", [os.environ.get("CC", ""), "gcc", "clang", "cc", "cl"]
+    if not any(shutil.which(name) for name in names if name):
+        told = f"no {language} compiler found, so torch.compile is off: steps take twice as long or more"
+        print(told, file=sys.stderr)
+        return False
     return args.steps >= 500
 
 
