@@ -35,14 +35,19 @@ class Args(run.Args):
     data: str = "default"
     """default (packaged corpora), tatoeba, multi30k, or the path of a two-column TSV."""
     encoder_layers: int = 3
+    """Layers of the encoder."""
     decoder_layers: int = 3
+    """Layers of the decoder."""
     width: int = 256
-    """Model width d; a multiple of the number of heads."""
+    """Width of the model, a multiple of the number of heads."""
     heads: int = 4
+    """Attention heads of a layer."""
     ff: int = 1024
     """Width of the feed-forward layers."""
     norm: Literal["layer", "rms"] = "rms"
+    """Kind of normalisation."""
     dropout: float = 0.0
+    """Probability with which an activation is dropped in training."""
     vocabulary: int = 8000
     """Entries of the byte-pair encoding, at most."""
     shared: bool = True
@@ -54,8 +59,11 @@ class Args(run.Args):
     lr: float = 2e-3
     """Peak learning rate (linear schedule) or its factor (inverse_sqrt schedule)."""
     schedule: Literal["linear", "inverse_sqrt"] = "linear"
+    """Course of the learning rate behind the warm-up: linearly to 0, or with the inverse square root of the step."""
     warmup: int = 150
+    """Steps in which the learning rate rises."""
     weight_decay: float = 0.01
+    """Decay of matrices (AdamW)."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
     smoothing: float = 0.1

@@ -108,7 +108,7 @@ def test_what_a_run_prints(finished, data, device):
     assert re.search(r"^BLEU nrefs:1\|.*\|version:", done.stdout, flags=re.MULTILINE)
     assert re.search(r"^chrF nrefs:1\|.*\|version:", done.stdout, flags=re.MULTILINE)
     assert f"run: {path}\n" in done.stdout
-    assert f'next: just sample {exp.NAME} --text "How are you?"\n      just tb\n' in done.stdout
+    assert f'next: just sample {exp.NAME} "How are you?"\n      just tb\n' in done.stdout
     assert f"50 training pairs, 3 for validation; {device}, torch.float32" in done.stdout
     assert "* The " in done.stdout and "  The " in done.stdout  # translations of sentences seen and not seen
     assert "4/4" in done.stderr and "Traceback" not in done.stderr
@@ -262,7 +262,7 @@ def test_sample_finds_the_latest_finished_run(finished, call):
 
 
 def test_the_averaged_parameters_are_used_where_there_are_any(straight):
-    used, path = exp.load(straight.run).params, straight.run / "checkpoints" / "step-6.safetensors"
+    used, path = exp.load(straight.run, straight).params, straight.run / "checkpoints" / "step-6.safetensors"
     averaged, last = (checkpoint.load_tree(path, used, prefix=prefix) for prefix in ("ema", "params"))
     assert same(tree.flatten(used), tree.flatten(averaged)) and not same(tree.flatten(used), tree.flatten(last))
 

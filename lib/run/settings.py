@@ -22,31 +22,32 @@ class Args:
     """Flags that mean the same in every experiment."""
 
     steps: int = 1000
-    """Updates of the optimiser; the learning-rate schedule ends there."""
+    """Updates of the optimiser. The learning-rate schedule ends with the last one."""
     seed: int = 0
-    """Decides every random number of the run."""
+    """Number that decides every random number of the run."""
     replicas: int = 1
     """Seeds to train side by side in one vmapped step: this one and the next."""
     sweep: tuple[str, ...] = ()
     """Fields to vary along the same axis, such as lr=1e-4,3e-4,1e-3; several are crossed."""
     keep: Literal["all", "best"] = "all"
-    """best: of several replicas only the one that did best on held-out data stays, as if it had been the only one."""
+    """What stays of several replicas: all, or the one that did best on held-out data, as if it had been the only one."""
     shard_optimizer: bool = False
-    """Under run-multi each process keeps only its part of the optimiser's state."""
+    """Whether each process of run-multi keeps only its part of the optimiser's state."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU where there is one."""
+    """Where to compute; auto is the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the forward and backward pass; parameters stay fp32. auto: bf16 where the hardware multiplies it."""
+    """Number format of the forward and backward pass; parameters stay fp32. auto is bf16 where the hardware has it."""
     deterministic: bool = False
-    """On a GPU only kernels that give the same bits every time, which are slower."""
+    """Whether a GPU uses only kernels that give the same bits every time, which are slower."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """on: before the first step. auto: for runs long enough to earn the time back, on CPUs beside the first steps."""
+    """Whether the step is compiled: on, before the first step; auto, where a run is long enough to earn the time back,
+    on a CPU beside the first steps."""
     data: str = "default"
     """Name of a data set, or a path."""
     data_dir: Path | None = None
     """Where to look for data files before downloading them."""
     run: Path | None = None
-    """Run directory; a name of its own under runs/ if not given."""
+    """Run directory; a new one under runs/ if not given."""
     resume: bool = False
     """Continue the run given by --run, or the latest one, with its own configuration."""
     log_every: int = 20
