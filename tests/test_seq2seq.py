@@ -1,4 +1,5 @@
-"""lib/models/seq2seq.py: cached decoding equals teacher forcing, packing and padding change nothing, texts stay whole."""
+"""lib/models/seq2seq.py: cached decoding equals teacher forcing, packing and padding change nothing; texts stay whole
+(lib/tasks/translate.py)."""
 
 import dataclasses
 from functools import partial

@@ -30,7 +30,7 @@ class Args:
     sweep: tuple[str, ...] = ()
     """Fields to vary along the same axis, such as lr=1e-4,3e-4,1e-3; several are crossed."""
     keep: Literal["all", "best"] = "all"
-    """What stays of several replicas: all, or the one that did best on held-out data, as if it had been the only one."""
+    """What stays of several replicas: all, or the one that did best on held-out data, as if it were the only one."""
     shard_optimizer: bool = False
     """Whether each process of run-multi keeps only its part of the optimiser's state."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -158,7 +158,10 @@ class Job(NamedTuple):
 
 
 def make_job(args: exp.Args, corpus: packing.Tokens, vocabularies: list[int], batches: int) -> Job:
-    block, device = transformer.Config(width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm), run.device(args)
+    block, device = (
+        transformer.Config(width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm),
+        run.device(args),
+    )
     cfg = seq2seq.Config(args.encoder_layers, args.decoder_layers, block, *vocabularies, args.shared)
     padded = spread(book.batches(corpus), batches)
     rows = packing.batches(corpus, random.key(args.seed), args.rows, lambda _, rows: rows, args.length)

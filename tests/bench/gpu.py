@@ -245,7 +245,9 @@ def steps(args: Gpu) -> None:
     size = {"width": 64, "heads": 4, "ff": 128, "rows": 8, "dropout": 0.1, "steps": 100}
     one = exp_transformer_fr.Args(encoder_layers=2, decoder_layers=2, vocabulary=500, **size)  # type: ignore[arg-type]
     two = exp_gpt_hemingway.Args(layers=2, length=64, **size)  # type: ignore[arg-type]
-    block = transformer.Config(width=64, heads=4, ff=128, dropout=0.1, norm="rms", activation="swiglu", position="rotary", bias="none")
+    block = transformer.Config(
+        width=64, heads=4, ff=128, dropout=0.1, norm="rms", activation="swiglu", position="rotary", bias="none"
+    )
     configs = translation_config(one), gpt.Config(500, 64, 2, block, "tied")
     data = packed(one, 1)[0], random.randint(random.key(1), (8, 65), 0, 500).long()
     of = (exp_transformer_fr, one), (exp_gpt_hemingway, two)
@@ -304,7 +306,9 @@ def packed(model: exp_transformer_fr.Args, n: int) -> list[packing.Batch]:
 
 
 def translation_config(model: exp_transformer_fr.Args) -> seq2seq.Config:
-    block = transformer.Config(width=model.width, heads=model.heads, ff=model.ff, dropout=model.dropout, norm=model.norm)
+    block = transformer.Config(
+        width=model.width, heads=model.heads, ff=model.ff, dropout=model.dropout, norm=model.norm
+    )
     v = model.vocabulary
     return seq2seq.Config(model.encoder_layers, model.decoder_layers, block, v, v, model.shared)
 

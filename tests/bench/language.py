@@ -39,7 +39,14 @@ GPTS = {
 
 def gpt_config(args: exp_gpt_hemingway.Args) -> gpt.Config:
     block = transformer.Config(
-        width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm, activation=args.activation, position=args.position, bias=args.bias
+        width=args.width,
+        heads=args.heads,
+        ff=args.ff,
+        dropout=args.dropout,
+        norm=args.norm,
+        activation=args.activation,
+        position=args.position,
+        bias=args.bias,
     )
     return gpt.Config(args.vocabulary, args.length, args.layers, block, args.head)
 
