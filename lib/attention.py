@@ -26,9 +26,10 @@ Rotation = tuple[Float[Tensor, "t c"], Float[Tensor, "t c"]]  # cosines and sine
 
 
 def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: int = 0) -> Tree:
-    """Xavier-uniform projections; biases, where wanted, are vectors of zeros. `kv_heads`: heads of keys and values,
-    each of which serves as many of the queries (Ainslie et al. 2023); 0: one for each. Raises ValueError where heads do
-    not divide the width, or kv_heads the heads."""
+    """{"w_q", "w_k", "w_v": (d, heads, c), "w_o": (heads, c, d), with `bias` "b_q" ... "b_o"}: Xavier-uniform
+    projections, and biases that are vectors of zeros. `kv_heads`: heads of keys and values, each of which serves as
+    many of the queries (Ainslie et al. 2023); 0: one for each. Raises ValueError where heads do not divide the width,
+    or kv_heads the heads."""
     g = kv_heads or heads
     if d % heads:
         raise ValueError(f"the width must be a multiple of the number of heads: {d} is not a multiple of {heads}")

@@ -17,7 +17,8 @@ from lib.tree import Tree
 
 
 def conv_init(key: Key, c: int, f: int, k: int, bias: bool = True, std: float | None = None) -> Tree:
-    """Normal weights with standard deviation `std`; He et al. 2015's sqrt(2 / fan in) if none is given."""
+    """{"w": (f, c, k, k), "b": (f) with `bias`}; normal weights with standard deviation `std`, He et al. 2015's sqrt(2
+    / fan in) if none is given."""
     w = random.normal(key, (f, c, k, k)) * (math.sqrt(2 / (c * k * k)) if std is None else std)
     return {"w": w, "b": torch.zeros(f, device=key.device)} if bias else {"w": w}
 
@@ -28,7 +29,8 @@ def conv(p: Tree, x: Float[Tensor, "b c h w"], stride: int = 1, padding: int = 0
 
 
 def conv_transpose_init(key: Key, c: int, f: int, k: int, bias: bool = True, std: float | None = None) -> Tree:
-    """As `conv_init`; without `std`, sqrt(2 / (c k k)), which keeps variance where strides do not thin the taps."""
+    """{"w": (c, f, k, k), "b": (f) with `bias`}; as `conv_init`, but without `std` sqrt(2 / (c k k)), which keeps
+    variance where strides do not thin the taps."""
     w = random.normal(key, (c, f, k, k)) * (math.sqrt(2 / (c * k * k)) if std is None else std)
     return {"w": w, "b": torch.zeros(f, device=key.device)} if bias else {"w": w}
 
@@ -46,7 +48,7 @@ def max_pool(x: Float[Tensor, "b c h w"], k: int) -> Float[Tensor, "b c h2 w2"]:
 
 
 def batch_norm_init(f: int, device: torch.device | None = None) -> tuple[Tree, Tree]:
-    """(params, state): scale and bias; running mean and variance."""
+    """(params, state): {"scale": (f), "bias": (f)} and running {"mean": (f), "var": (f)}."""
     zeros, ones = torch.zeros(f, device=device), torch.ones(f, device=device)
     return {"scale": ones, "bias": zeros}, {"mean": zeros.clone(), "var": ones.clone()}
 

@@ -25,9 +25,9 @@ class State(NamedTuple):
 
 
 def lstm_init(key: Key, d: int, h: int, layers: int) -> list[Tree]:
-    """Xavier-uniform weights of each gate, a bias of 1 for the forget gate (Jozefowicz et al. 2015) and of 0 for the
-    others. torch's +-h^-1/2 keeps a second layer silent for hundreds of steps (LOG.md), and has two biases, of which
-    only the sum counts."""
+    """Of each layer {"w_x": (d, 4, h), "w_h": (h, 4, h), "b": (4, h)}: Xavier-uniform weights of each gate, a bias of 1
+    for the forget gate (Jozefowicz et al. 2015) and of 0 for the others. torch's +-h^-1/2 keeps a second layer silent
+    for hundreds of steps (LOG.md), and has two biases, of which only the sum counts."""
     return [_layer_init(k, h if i else d, h) for i, k in enumerate(random.split(key, layers))]
 
 

@@ -24,6 +24,7 @@ def xavier(key: Key, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Tenso
 
 
 def linear_init(key: Key, d: int, f: int, bias: bool = True) -> Tree:
+    """{"w": (d, f), "b": (f) with `bias`}: Xavier-uniform weights, and zeros."""
     p = {"w": xavier(key, (d, f), d, f)}
     return {**p, "b": torch.zeros(f, device=key.device)} if bias else p
 
@@ -34,7 +35,7 @@ def linear(p: Tree, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
 
 
 def mlp_init(key: Key, widths: Sequence[int]) -> list[Tree]:
-    """Linear layers from widths[0] to widths[-1] features."""
+    """A list of linear layers {"w": (d, f), "b": (f)} from widths[0] to widths[-1] features."""
     pairs = list(itertools.pairwise(widths))
     return [linear_init(k, d, f) for k, (d, f) in zip(random.split(key, len(pairs)), pairs, strict=True)]
 
@@ -63,7 +64,7 @@ def embedding(table: Float[Tensor, "v d"], ids: Int[Tensor, "..."]) -> Float[Ten
 
 
 def norm_init(kind: str, d: int, device: torch.device | None = None) -> Tree:
-    """`kind`: "layer" (scale and bias) or "rms" (scale)."""
+    """{"scale": (d), "bias": (d) of the kind "layer", none of "rms"}."""
     scale = {"scale": torch.ones(d, device=device)}
     return {**scale, "bias": torch.zeros(d, device=device)} if kind == "layer" else scale
 

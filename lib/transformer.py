@@ -56,6 +56,8 @@ def norm(p: Tree, x: Float[Tensor, "b t d"], cfg: Config) -> Float[Tensor, "b t 
 
 
 def block_init(key: Key, cfg: Config, cross: bool = False) -> Tree:
+    """{"norm_attn", "attn", "norm_ff", "ff": {"in", "out", "gate" of swiglu}}, with `cross` "norm_cross" and
+    "cross"."""
     k_self, k_cross, k_in, k_out = random.split(key, 4)
     new_norm = lambda: nn.norm_init(cfg.norm, cfg.width, key.device)  # noqa: E731
     attention = lambda k: attn.attention_init(k, cfg.width, cfg.heads, cfg.bias == "all", cfg.kv_heads)  # noqa: E731
@@ -126,6 +128,7 @@ def block(
 
 
 def stack_init(key: Key, layers: int, cfg: Config, cross: bool = False) -> Tree:
+    """{"blocks": [of `block_init`], "norm" where norms are inside the blocks}."""
     blocks = [block_init(k, cfg, cross) for k in random.split(key, layers)]
     return {"blocks": blocks} | ({"norm": nn.norm_init(cfg.norm, cfg.width, key.device)} if cfg.order == "pre" else {})
 

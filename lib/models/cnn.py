@@ -28,7 +28,7 @@ class Config:
 
 
 def init(key: Key, cfg: Config) -> tuple[Tree, Tree]:
-    """(params, state)"""
+    """(params, state): {"stages": [two {"conv", "norm"} a stage], "head"}, and the running statistics of each norm."""
     keys = iter(random.split(key, 2 * len(cfg.widths) + 1))
     stages, states, c = [], [], cfg.channels
     for width in cfg.widths:

@@ -31,8 +31,9 @@ def widths(size: int, width: int) -> list[int]:
 
 
 def generator_init(key: Key, z: int, width: int, size: int, labels: int = 0) -> tuple[Tree, Tree]:
-    """(params, state) of a generator from z numbers; `width`: channels of its finest map. `labels`: how many numbers
-    say what is asked for."""
+    """(params, state) of a generator from z numbers: {"in", "up": [...], "norm": [...], "out", "label": [...] where
+    there are labels} and {"norm": [running statistics]}. `width`: channels of its finest map; `labels`: how many
+    numbers say what is asked for."""
     coarse_to_fine = widths(size, width)[::-1]
     k_in, k_out, *keys = random.split(key, len(coarse_to_fine) + 1)
     pairs = zip(keys, coarse_to_fine, coarse_to_fine[1:], strict=False)
@@ -70,7 +71,8 @@ def generate(
 
 
 def discriminator_init(key: Key, c: int, width: int, size: int, norm: Norm) -> tuple[Tree, Tree]:
-    """(params, state) of a discriminator of pictures with c channels; `width`: channels of its finest map."""
+    """(params, state) of a discriminator of pictures with c channels: {"in", "down": [...], "norm": [...], "out"} and
+    of batch normalisation {"norm": [running statistics]}. `width`: channels of its finest map."""
     fine_to_coarse = widths(size, width)
     k_in, k_out, *keys = random.split(key, len(fine_to_coarse) + 1)
     pairs = list(zip(keys, fine_to_coarse, fine_to_coarse[1:], strict=False))
