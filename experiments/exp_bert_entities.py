@@ -43,7 +43,7 @@ class Args(run.Args):
     start: Literal["minilm", "scratch"] = "minilm"
     """minilm: the released weights of all-MiniLM-L6-v2; scratch: random weights, and a vocabulary of one's own."""
     vocabulary: int = 4000
-    """Pieces of words, at most; from scratch only, as the shape below."""
+    """Pieces of words, at most; this and the next four flags are for --start scratch only."""
     layers: int = 6
     width: int = 384
     heads: int = 12

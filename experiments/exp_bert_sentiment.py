@@ -49,7 +49,7 @@ class Args(run.Args):
     rows: int = 32
     """Texts of a batch."""
     vocabulary: int = 8000
-    """Pieces of words, at most; this and the next four from scratch only."""
+    """Pieces of words, at most; this and the next four flags are for --start scratch only."""
     layers: int = 4
     width: int = 256
     heads: int = 4

@@ -40,7 +40,7 @@ class Args(run.Args):
     data: str = "default"
     """A text to predict: default (Moby Dick), anna, hemingway, or a text file or folder of .txt files."""
     scored: int = 10_000
-    """Bytes of its test part to predict."""
+    """Bytes of the text's test part to predict."""
 
     def __post_init__(self) -> None:
         if self.steps or self.replicas > 1 or self.sweep or self.resume:
@@ -143,7 +143,7 @@ class Use(run.Typed):
     n: run.Count = 300
     """Tokens of an answer, at most."""
     temperature: run.Amount = 0.2
-    """Above it bolder; 0: the likeliest token each time."""
+    """The higher, the bolder the answer; 0: the likeliest token each time."""
     top_k: run.Natural = 0
     """Draw among the k likeliest tokens; 0: among all."""
     top_p: run.Share = 0.9
