@@ -3,12 +3,12 @@
 What it shows: people, places, companies, films and six more kinds of names, learnt from 1,714 tagged tweets: by MiniLM,
 a small released BERT which had read much before, and by the same shape from random weights. An entity counts where its
 words and its type are exactly right (F1, as CoNLL). Both read lower case only, and so do not see the capitals of names.
-`just run exp_bert_entities`, also with `--start scratch`; then `just sample exp_bert_entities --text "..."`.
+`just run exp_bert_entities`, also with `--start scratch`; then
+`just sample exp_bert_entities "Watching Toy Story in Chicago"`.
 """
 
-from lib.data import batches
-import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,12 @@ from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor
 
 from lib import diagnose, nn, optim, parallel, plot, random, run, tree
-from lib.data import entities, images, tokens
+from lib.answers import Answer, Note, Text
+from lib.data import batches, entities, tokens
 from lib.data.entities import Sentence, Tagged
 from lib.faults import RunError
-from lib.models import bert
+from lib.models import bert, minilm
 from lib.random import Key
-from lib.run import cli, directory
-from lib.tasks import writing
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -44,7 +43,7 @@ class Args(run.Args):
     start: Literal["minilm", "scratch"] = "minilm"
     """minilm: the released weights of all-MiniLM-L6-v2; scratch: random weights, and a vocabulary of one's own."""
     vocabulary: int = 4000
-    """Pieces of words, at most; from scratch only, as the shape below."""
+    """Pieces of words, at most; this and the next four flags are for --start scratch only."""
     layers: int = 6
     width: int = 384
     heads: int = 12
@@ -57,15 +56,15 @@ class Args(run.Args):
     lr: float = 2e-4
     """Peak learning rate: a tenth of the steps up to it, then linear to 0."""
     weight_decay: float = 0.01
-    """Of matrices."""
+    """Weight decay of matrices."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
-        if not 3 <= self.length <= bert.MINILM.context:
-            raise ValueError(f"--length {self.length}: from 3 to {bert.MINILM.context} tokens")
+        if not 3 <= self.length <= minilm.MINILM.context:
+            raise ValueError(f"--length {self.length}: from 3 to {minilm.MINILM.context} tokens")
 
 
 PRESETS: dict[str, run.Args] = {
@@ -90,7 +89,7 @@ class Rows(NamedTuple):
 
 def config(args: Args, tokenizer: Tokenizer) -> bert.Config:
     if args.start == "minilm":
-        return replace(bert.MINILM, block=replace(bert.MINILM.block, dropout=args.dropout))
+        return replace(minilm.MINILM, block=replace(minilm.MINILM.block, dropout=args.dropout))
     block = bert.block_config(args.width, args.heads, args.ff, args.dropout)
     return bert.Config(tokenizer.get_vocab_size(), args.length, args.layers, block)
 
@@ -154,13 +153,11 @@ def step(
 
 def train(args: Args) -> None:
     corpus = entities.load(args.data, args.data_dir)
-    released, known = bert.minilm(args.data_dir) if args.start == "minilm" else (None, None)
+    released, known = minilm.load(args.data_dir) if args.start == "minilm" else (None, None)
     here = run.Run(args, NAME, Path(__file__), unit="sentences")
-    if here.leads and here.step == 0:
-        words = (" ".join(sentence.words) for sentence in corpus.train)
-        tokens.save(here.path, known or tokens.train_wordpiece(words, args.vocabulary))
-        directory.write_json(here.path / TAGS, corpus.names)
-    parallel.agree("the tokenizer is there")
+    words = (" ".join(sentence.words) for sentence in corpus.train)
+    here.once(lambda: tokens.save(here.path, known or tokens.train_wordpiece(words, args.vocabulary)))
+    here.once(lambda: run.write_json(here.path / TAGS, corpus.names))
     tokenizer = tokens.load(here.path)
     cfg = config(args, tokenizer)
     parts = (corpus.train, corpus.val, corpus.test)
@@ -196,7 +193,7 @@ def train(args: Args) -> None:
         guess = predict(s.params, test.ids, cfg, here.dtype).argmax(-1).cpu()
         found = entities.tags_of(guess, test.labels.cpu(), corpus.test, corpus.names)
         results.append(report(found, corpus))
-    here.finish(results, '--text "Watching Toy Story in Chicago with Tom Hanks"')
+    here.finish(results, '"Watching Toy Story in Chicago with Tom Hanks"')
 
 
 @torch.no_grad()
@@ -230,9 +227,7 @@ def report(guess: list[list[str]], corpus: Tagged) -> tuple[dict[str, float], li
             "test/memory_f1": memory[""].f1}, lines  # fmt: skip
 
 
-def show(
-    here: run.Run | run.View, n: int, logp: Float[Tensor, "n t k"], labels: Int[Tensor, "n t"], corpus: Tagged
-) -> None:
+def show(here: run.Place, n: int, logp: Float[Tensor, "n t k"], labels: Int[Tensor, "n t"], corpus: Tagged) -> None:
     """Held-out loss and F1, which type is taken for which, and tagged sentences."""
     guess = entities.tags_of(logp.argmax(-1), labels, corpus.val, corpus.names)
     found = entities.score([sentence.tags for sentence in corpus.val], guess)[""]
@@ -264,34 +259,38 @@ def marked(words: tuple[str, ...], tags: list[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Use:
+class Use(run.Typed):
     """Mark the entities of a text, or of each line that is typed, with the latest finished run."""
 
-    text: str | None = None
-    """Not given: read from the terminal, one a line."""
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
+
+class Trained(NamedTuple):
+    params: Tree
+    tokenizer: Tokenizer
+    tags: list[str]
+    cfg: bert.Config
+    length: int  # tokens that are read
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args, tokenizer, tags = run.load_config(path, Args), tokens.load(path), directory.read_json(path / TAGS)
+def load(path: Path, args: Args) -> Trained:
+    """The model of a run's latest checkpoint."""
+    tokenizer, tags = tokens.load(path), run.read_json(path / TAGS)
     cfg = config(args, tokenizer)
     state = run.load(path, init_state(random.key(0, "meta"), cfg, args, len(tags)))
-    cut = pre_tokenizers.WhitespaceSplit()
-    if use.text is None:
-        print("One text a line; an empty line ends.", file=sys.stderr)
-    for text in writing.typed() if use.text is None else [use.text]:
-        if not text.strip():
-            raise RunError("nothing to mark: --text is empty")
-        words = tuple(word for word, _ in cut.pre_tokenize_str(text))
-        ids, labels = entities.rows(tokenizer, [Sentence(words, ("O",) * len(words))], tags, args.length)
-        guess = predict(state.params, ids, cfg, torch.float32).argmax(-1)
-        if int((labels != tokens.NOTHING).sum()) < len(words):
-            print(f"only the first {args.length} tokens are read", file=sys.stderr)
-        found = entities.tags_of(guess, labels, [Sentence(words, ())], tags)[0]
-        print(marked(words, found))
+    return Trained(state.params, tokenizer, tags, cfg, args.length)
+
+
+def answers(use: Use, model: Trained) -> Iterator[Answer]:
+    """The text with each entity in brackets. Raises RunError."""
+    words = tuple(word for word, _ in pre_tokenizers.WhitespaceSplit().pre_tokenize_str(use.text or ""))
+    if not words:
+        raise RunError("nothing to mark: the text is empty")
+    sentence = Sentence(words, ("O",) * len(words))
+    ids, labels = entities.rows(model.tokenizer, [sentence], model.tags, model.length)
+    guess = predict(model.params, ids, model.cfg, torch.float32).argmax(-1)
+    if int((labels != tokens.NOTHING).sum()) < len(words):
+        yield Note(f"only the first {model.length} tokens are read")
+    yield Text(marked(words, entities.tags_of(guess, labels, [sentence], model.tags)[0]) + "\n")
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

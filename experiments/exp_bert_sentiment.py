@@ -3,12 +3,10 @@
 What it shows: what knowing the language is worth. Sentences of critics (Rotten Tomatoes) are told apart by MiniLM, a
 small released BERT, fine-tuned for a few minutes, and by a BERT that has seen nothing but film reviews.
 `just run exp_bert_sentiment` fine-tunes MiniLM; `just run exp_bert_sentiment scratch` pretrains one of its own;
-`--pretrain-steps 0` on top leaves that out. Then `just sample exp_bert_sentiment --text "a [MASK] film"`.
+`--pretrain-steps 0` on top leaves that out. Then `just sample exp_bert_sentiment "a [MASK] film"`.
 """
 
-from lib.data import batches
 import itertools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,10 +20,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib import diagnose, nn, optim, parallel, random, run, tree
-from lib.data import images, labelled, tokens
-from lib.models import bert
+from lib.answers import Answer, Note, Text
+from lib.data import batches, labelled, tokens
+from lib.models import bert, minilm
 from lib.random import Key
-from lib.run import cli, directory
 from lib.tasks import classify
 from lib.transform import value_and_grad
 from lib.tree import Tree
@@ -43,15 +41,15 @@ class Args(run.Args):
     start: Literal["minilm", "scratch"] = "minilm"
     """minilm: the released weights of all-MiniLM-L6-v2; scratch: a model and a vocabulary of one's own."""
     pretrain_steps: int = 0
-    """Of --steps, from scratch: the first ones fill in masked words, the rest classify."""
+    """How many of the --steps, the first ones, fill in masked words; the rest classify. From scratch only."""
     pretrain_data: str = ""
-    """Another data set whose training texts are pretrained on too, as `--data`."""
+    """Another data set, named as for --data, whose training texts are pretrained on too."""
     length: int = 48
     """Tokens of a row; what is longer is cut."""
     rows: int = 32
     """Texts of a batch."""
     vocabulary: int = 8000
-    """Pieces of words, at most; this and the next four from scratch only."""
+    """Pieces of words, at most; this and the next four flags are for --start scratch only."""
     layers: int = 4
     width: int = 256
     heads: int = 4
@@ -60,9 +58,9 @@ class Args(run.Args):
     lr: float = 1e-4
     """Peak learning rate of fine-tuning: a tenth of its steps up to it, then linear to 0."""
     pretrain_lr: float = 1e-3
-    """The same of pretraining."""
+    """Peak learning rate of pretraining, with the same schedule."""
     weight_decay: float = 0.01
-    """Of matrices."""
+    """Weight decay of matrices."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
@@ -75,7 +73,7 @@ class Args(run.Args):
             )
         if self.width % self.heads:
             raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
-        most = bert.MINILM.context if self.start == "minilm" else 10_000
+        most = minilm.MINILM.context if self.start == "minilm" else 10_000
         if not 3 <= self.length <= most:
             raise ValueError(f"--length {self.length}: from 3 to {most} tokens")
 
@@ -109,7 +107,7 @@ class Rows(NamedTuple):
 
 def config(args: Args, tokenizer: Tokenizer) -> bert.Config:
     if args.start == "minilm":
-        return replace(bert.MINILM, block=replace(bert.MINILM.block, dropout=args.dropout))
+        return replace(minilm.MINILM, block=replace(minilm.MINILM.block, dropout=args.dropout))
     block = bert.block_config(args.width, args.heads, args.ff, args.dropout)
     return bert.Config(tokenizer.get_vocab_size(), args.length, args.layers, block)
 
@@ -206,7 +204,7 @@ def encoded(tokenizer: Tokenizer, part: list[labelled.Example], length: int) -> 
     return Rows(ids, torch.tensor([example.label for example in part])), cut
 
 
-def batches(key: Key, first: int = 0, *, args: Args, sizes: dict[Phase, int]) -> Iterator[Int[Tensor, "b"]]:
+def in_phases(key: Key, first: int = 0, *, args: Args, sizes: dict[Phase, int]) -> Iterator[Int[Tensor, "b"]]:
     """Numbers of rows, of the phases one after the other."""
     k_pretrain, k_finetune = random.split(key)
     if left := max(0, args.pretrain_steps - first):
@@ -218,12 +216,10 @@ def train(args: Args) -> None:
     corpus = labelled.load(args.data, args.data_dir)
     more = labelled.load(args.pretrain_data, args.data_dir).train if args.pretrain_data else []
     texts = [example.text for example in [*corpus.train, *more]]
-    released, tokenizer = bert.minilm(args.data_dir) if args.start == "minilm" else (None, None)
+    released, known = minilm.load(args.data_dir) if args.start == "minilm" else (None, None)
     here = run.Run(args, NAME, Path(__file__), unit="texts")
-    if here.leads and here.step == 0:
-        tokens.save(here.path, tokenizer or tokens.train_wordpiece(texts, args.vocabulary))
-        directory.write_json(here.path / LABELS, corpus.names)
-    parallel.agree("the tokenizer is there")
+    here.once(lambda: tokens.save(here.path, known or tokens.train_wordpiece(texts, args.vocabulary)))
+    here.once(lambda: run.write_json(here.path / LABELS, corpus.names))
     tokenizer = tokens.load(here.path)
     cfg = config(args, tokenizer)
     parts = [encoded(tokenizer, part, args.length) for part in (corpus.train, corpus.val, corpus.test)]
@@ -235,7 +231,7 @@ def train(args: Args) -> None:
         ids = tokens.all_rows(tokenizer, texts, args.length).to(here.device)
         of_phase["pretrain"] = Rows(ids, torch.zeros_like(ids[:, 0]))
         print(f"{len(ids):,} rows to pretrain on, of {cfg.vocabulary:,} kinds of tokens")
-    numbers = here.batches(partial(batches, args=args, sizes={phase: len(x.ids) for phase, x in of_phase.items()}))
+    numbers = here.batches(partial(in_phases, args=args, sizes={phase: len(x.ids) for phase, x in of_phase.items()}))
     index = next(numbers)  # too few texts are told before anything is computed
 
     state = here.start(init_state, cfg=cfg, classes=len(corpus.names), released=released)
@@ -275,7 +271,7 @@ def train(args: Args) -> None:
             lines.append(f"test texts: {told(found)}")
             lines += filled(s.filler, tokenizer, TRY, cfg)
         results.append((figures, lines))
-    here.finish(results, f'--text "{TRY}"')
+    here.finish(results, f'"{TRY}"')
 
 
 @torch.no_grad()
@@ -293,13 +289,17 @@ def told(found: dict[str, float]) -> str:
 
 
 @dataclass(frozen=True)
-class Use:
+class Use(run.Typed):
     """Judge a text, or each line that is typed, and fill in its [MASK], with the latest finished run."""
 
-    text: str | None = None
-    """Not given: read from the terminal, one a line; an empty line ends."""
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
+
+class Trained(NamedTuple):
+    params: Tree
+    filler: Tree  # the language model; None where there was no pretraining
+    tokenizer: Tokenizer
+    names: list[str]  # of the labels
+    cfg: bert.Config
+    length: int  # tokens that are read
 
 
 def filled(params: Tree, tokenizer: Tokenizer, text: str, cfg: bert.Config) -> list[str]:
@@ -311,24 +311,27 @@ def filled(params: Tree, tokenizer: Tokenizer, text: str, cfg: bert.Config) -> l
             for row in zip(p.tolist(), best.tolist(), strict=True)]  # fmt: skip
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args, tokenizer, names = run.load_config(path, Args), tokens.load(path), directory.read_json(path / LABELS)
+def load(path: Path, args: Args) -> Trained:
+    """The model of a run's latest checkpoint."""
+    tokenizer, names = tokens.load(path), run.read_json(path / LABELS)
     cfg = config(args, tokenizer)
     state = run.load(path, init_state(random.key(0, "meta"), cfg, args, len(names)))
+    return Trained(state.params, state.filler, tokenizer, names, cfg, args.length)
 
-    def guess(text: str) -> Float[Tensor, "k"]:
-        ids, cut = tokens.rows(tokenizer, [text], args.length)
-        if cut:
-            print(f"only the first {args.length} tokens are read", file=sys.stderr)
-        if "[MASK]" in text and state.filler is None:
-            print("[MASK] is filled in by runs with --pretrain-steps only: MiniLM comes without a language head")
-        elif "[MASK]" in text:
-            print(*filled(state.filler, tokenizer, text, cfg), sep="\n")
-        return predict(state.params, ids, cfg, torch.float32)[0].exp()
 
-    classify.answer(use.text, names, guess)
+def answers(use: Use, model: Trained) -> Iterator[Answer]:
+    """The likeliest words for each [MASK], and every label with its probability, the likeliest first. Raises
+    DataError."""
+    text = classify.readable(use.text or "")
+    ids, cut = tokens.rows(model.tokenizer, [text], model.length)
+    if cut:
+        yield Note(f"only the first {model.length} tokens are read")
+    if "[MASK]" in text and model.filler is None:
+        yield Text("[MASK] is filled in by runs with --pretrain-steps only: MiniLM comes without a language head\n")
+    elif "[MASK]" in text:
+        yield Text("\n".join(filled(model.filler, model.tokenizer, text, model.cfg)) + "\n")
+    yield classify.likeliest(predict(model.params, ids, model.cfg, torch.float32)[0].exp(), model.names)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

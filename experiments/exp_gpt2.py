@@ -7,13 +7,12 @@ writes; more steps fine-tune on the training text as nanoGPT does on Shakespeare
     just run exp_gpt2 --weights hub               # OpenAI's weights from Hugging Face, 0.5 GB; --size medium, large, xl
     just run exp_gpt2 --weights folder            # any of its shape under Hugging Face's names: see `gpt2.load`
     just run exp_gpt2 --weights hub --steps 100   # fine-tuned
-    just sample exp_gpt2 --prompt "I went to the kitchen and"
+    just sample exp_gpt2 "I went to the kitchen and"
 
 Without weights it is a new model, which writes noise and finds each of 50,257 tokens about equally likely: ln 50,257 =
 10.82 nats. The small preset needs some two minutes of one core.
 """
 
-from lib.data import batches
 import math
 import sys
 import time
@@ -29,19 +28,18 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib import diagnose, optim, parallel, random, run, transformer, tree
-from lib.data import texts, tokens
+from lib.data import batches, texts, tokens
 from lib.faults import DataError, RunError
 from lib.models import gpt, gpt2
 from lib.random import Key
-from lib.run import cli, directory
 from lib.tasks import writing
-from lib.tasks.writing import Use
+from lib.tasks.writing import Use, answers
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
 NAME = Path(__file__).stem
 PROMPTS = ("I went to the kitchen and", "Lexington is the second largest city in the state of Kentucky")  # the book's
-SAMPLE = f'--prompt "{PROMPTS[0]}"'
+SAMPLE = f'"{PROMPTS[0]}"'
 TIMED = 64  # tokens that are written to see how long one takes
 
 
@@ -56,7 +54,7 @@ class Args(run.Args):
     weights: str = "new"
     """new (random: it writes noise), hub (OpenAI's, from Hugging Face), or the path of a file or folder of weights."""
     size: Literal["small", "medium", "large", "xl"] | None = None
-    """Not given: small, or what a path's weights are."""
+    """The size of GPT-2; small if not given, or what a path's weights are."""
     scored: int = 20_000
     """Tokens of each held-out text that are scored, from its beginning; 0: all."""
     dropout: float = 0.0
@@ -65,9 +63,9 @@ class Args(run.Args):
     length: int = 256
     """Tokens of a window; the context stays that of the weights."""
     lr: float = 3e-5
-    """Constant."""
+    """Learning rate, which is constant."""
     weight_decay: float = 0.1
-    """Of matrices."""
+    """Weight decay of matrices."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
@@ -142,9 +140,8 @@ def released(args: Args, device: torch.device, dtype: torch.dtype) -> tuple[Tree
         gpt2.check_room(cfg, torch.float32, device, training=args.steps > 0)
         return None, cfg
     if args.weights == "hub":
-        gpt2.check_room(
-            gpt2.config(args.size or "small"), dtype, device, training=args.steps > 0
-        )  # before the download
+        cfg = gpt2.config(args.size or "small")
+        gpt2.check_room(cfg, dtype, device, training=args.steps > 0)  # before the download
     path = gpt2.hub(args.size or "small", args.data_dir) if args.weights == "hub" else Path(args.weights)
     params, cfg = gpt2.load(path, device, dtype, args.dropout, training=args.steps > 0)
     size = args.size or ("small" if args.weights == "hub" else gpt2.size_of(cfg))
@@ -165,12 +162,12 @@ def untrained(args: Args, device: torch.device, dtype: torch.dtype) -> tuple[Tre
     return params, cfg
 
 
-def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, dtype: torch.dtype, n: int) -> writing.Writer:
-    """`n`: tokens that are usually asked for."""
+def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, args: Args, dtype: torch.dtype) -> writing.Writer:
     params = tree.cast(params, dtype)
     return writing.Writer(
-        tokenizer, partial(gpt.generate, params, cfg=cfg, room=n), partial(gpt.nats, params, cfg=cfg),
-        params["embed"]["tokens"].device, cfg.context, tokenizer.token_to_id(gpt2.END),
+        tokenizer, partial(gpt.generate, params, cfg=cfg), partial(gpt.nats, params, cfg=cfg),
+        params["embed"]["tokens"].device, lambda: texts.load(args.data, args.data_dir).train, cfg.context,
+        tokenizer.token_to_id(gpt2.END),
     )  # fmt: skip
 
 
@@ -185,7 +182,7 @@ def beginning(tokenizer: Tokenizer, text: str, n: int) -> str:
 
 def speed(w: writing.Writer) -> float:
     """Tokens a second behind the neutral prompt, one after another, without the first."""
-    new = w.go_on(w.ids("")[None], None)
+    new = w.go_on(w.ids("")[None], None, room=writing.SHOWN)
     int(next(new))
     began = time.perf_counter()
     for _, token in zip(range(TIMED), new, strict=False):
@@ -194,12 +191,12 @@ def speed(w: writing.Writer) -> float:
 
 
 def report(
-    one: run.Run | run.View, step: int, w: writing.Writer, corpus: texts.Texts, key: Key, cfg: gpt.Config
+    here: run.Place, step: int, w: writing.Writer, corpus: texts.Texts, key: Key, cfg: gpt.Config
 ) -> tuple[dict[str, float], list[str]]:
     prompts = [prompt for prompt in PROMPTS if len(texts.encode(w.tokenizer, prompt)) <= cfg.context]
-    result, lines = writing.report(one, step, w, corpus, key, prompts)
+    result, lines = writing.report(here, step, w, corpus, key, prompts)
     rate, size, count = speed(w), gpt2.size_of(cfg), tree.size(gpt.shapes(cfg))
-    one.log(step, {"perf/generated_tokens_per_second": rate})
+    here.log(step, {"perf/generated_tokens_per_second": rate})
     published = f" (published: {gpt2.SIZES[size].parameters:,})" if size in gpt2.SIZES else ""
     return result, [
         f"GPT-2 {size}: {count:,} parameters{published}; {rate:.1f} tokens a second written one after another",
@@ -224,15 +221,14 @@ def train(args: Args) -> None:
         raise RunError(f"--length {args.length}: the model's context is {cfg.context}")
 
     here = run.Run(args, NAME, Path(__file__), unit="tokens", minimise="val/bits_per_byte")
-    if here.leads:
-        tokens.save(here.path, tokenizer)
-        directory.write_json(here.path / "model.json", asdict(cfg))
+    here.once(lambda: tokens.save(here.path, tokenizer))
+    here.once(lambda: run.write_json(here.path / "model.json", asdict(cfg)))
     print(
         f"{corpus.name}: {len(texts.encode(tokenizer, corpus.test)):,} tokens are scored; {here.device}, {here.dtype}"
     )
 
     def as_writer(params: Tree) -> writing.Writer:
-        return writer(params, tokenizer, cfg, here.dtype, writing.SHOWN)
+        return writer(params, tokenizer, cfg, args, here.dtype)
 
     if not args.steps:
         if here.leads:
@@ -270,25 +266,19 @@ def train(args: Args) -> None:
 # ---- using a run ----
 
 
-def load(path: Path, n: int) -> writing.Writer:
+def load(path: Path, args: Args) -> writing.Writer:
     """The model of a run's latest checkpoint; of a run that trained nothing the one that its weights are of, which are
     read again."""
-    args, tokenizer, device = run.load_config(path, Args), tokens.load(path), run.device(run.Args())
+    tokenizer, device = tokens.load(path), run.device(run.Args())
     dtype = run.dtype(args, device)
     if not args.steps:
         params, cfg = untrained(args, device, dtype)
-        return writer(params, tokenizer, cfg, dtype, n)
-    stored = directory.read_json(path / "model.json")
+        return writer(params, tokenizer, cfg, args, dtype)
+    stored = run.read_json(path / "model.json")
     cfg = gpt.Config(**{**stored, "block": transformer.Config(**stored["block"])})
     params = run.load(path, gpt.shapes(cfg), "params", device)
-    return writer(params, tokenizer, cfg, dtype, n)
-
-
-def sample(use: Use) -> None:
-    """What is written may be longer than the context: see `gpt.generate`."""
-    path = use.run or run.latest_run(NAME, finished=True)
-    writing.answer(use, load(path, use.n), run.load_config(path, Args).data)
+    return writer(params, tokenizer, cfg, args, dtype)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

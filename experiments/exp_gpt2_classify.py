@@ -3,7 +3,7 @@
 What it shows: what a language model brings to a task with a few thousand examples, against words counted by tf-idf and
 the same shape trained from nothing, and how little of it must be trained: all of it, its last blocks, low-rank adapters
 (Hu et al. 2021) or the head alone. `just run exp_gpt2_classify` (sentences of film critics, SmolLM2-135M), then
-`just sample exp_gpt2_classify --text "A film to forget."`
+`just sample exp_gpt2_classify "A film to forget."`
 
 Of 832 held-out sentences the last four of thirty blocks get 80.5 % right (eight minutes on one core), adapters 84.4 %,
 all of it 83.1 %, the head 79.2 %; tf-idf and logistic regression 76.8 %, a model from nothing 74.5 %.
@@ -11,9 +11,8 @@ all of it 83.1 %, the head 79.2 %; tf-idf and logistic regression 76.8 %, a mode
 From nothing, smaller so that it can be afforded: `--weights new --tune full --layers 4 --width 192 --lr 1e-3`.
 """
 
-from lib.data import batches
 import json
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,12 +24,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import diagnose, lora, nn, optim, parallel, random, run, tree
-from lib.data import images, labelled
+from lib.answers import Answer, Note
+from lib.data import batches, labelled
 from lib.data.labelled import Example
 from lib.faults import DataError, RunError
 from lib.models import gpt, gpt2, smollm
 from lib.random import Key
-from lib.run import cli, directory
 from lib.tasks import classify
 from lib.tasks.classify import Encoded
 from lib.transform import value_and_grad
@@ -56,26 +55,27 @@ class Args(run.Args):
     """smollm2 (SmolLM2-135M-Instruct), gpt2 (the small one, from Hugging Face's hub), new (SmolLM2's shape, from
     nothing), or the path of weights: a GGUF file, or a folder or file of Llama's or GPT-2's shape."""
     layers: int = 30
-    """Of new."""
+    """Layers of a new model."""
     width: int = 576
-    """Of new: a multiple of 192."""
+    """Width of a new model, a multiple of 192."""
     tune: Literal["full", "last", "lora", "head"] = "last"
     """What is trained with the head: everything; the last blocks and the final norm; low-rank adapters of all matrices
     of the blocks; nothing."""
     blocks: int = 4
-    """Of --tune last."""
+    """How many of the last blocks --tune last trains."""
     rank: int = 8
-    """Of --tune lora."""
+    """Rank of the adapters of --tune lora."""
     length: int = 48
     """Tokens that are read of a text; what is longer is cut off."""
     batch: int = 16
+    """Texts of a batch."""
     lr: float = 0.0
     """Peak learning rate, after a twentieth of the run; then it falls linearly to 0. 0: what suits --tune, 2e-5 for
     full, 1e-4 for last, 3e-4 for lora, 1e-3 for head."""
     weight_decay: float = 0.01
-    """Of matrices."""
+    """Weight decay of matrices."""
     dropout: float = 0.1
-    """Of what the head reads."""
+    """Dropout of what the head reads."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
@@ -247,8 +247,7 @@ def predict(
 def train(args: Args) -> None:
     corpus = labelled.load(args.data, args.data_dir)
     here = run.Run(args, NAME, Path(__file__), unit="texts")
-    if here.leads:
-        directory.write_json(here.path / LABELS, corpus.names)
+    here.once(lambda: run.write_json(here.path / LABELS, corpus.names))
     decoder, frozen = prepared(args, args.data_dir, here.device, here.dtype)
     parts = [classify.encoded(decoder.tokenizer, part, args.length) for part in corpus[1:4]]
     data, val, test = (tree.to(part, here.device) for part, _ in parts)
@@ -261,10 +260,10 @@ def train(args: Args) -> None:
     print(f"{sizes[0]:,} parameters are trained, of {sum(sizes):,}")
     update = here.compile(step, cfg=decoder.cfg, dtype=here.dtype)
     guess = partial(predict, frozen=frozen, cfg=decoder.cfg, args=args, dtype=here.dtype)
-    batches = here.batches(partial(batches.numbers, n=len(data.ids), size=args.batch))
+    numbers = here.batches(partial(batches.numbers, n=len(data.ids), size=args.batch))
 
     for n in here.progress():
-        index = next(batches)
+        index = next(numbers)
         state, out = update(state, index, data, frozen)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
@@ -280,7 +279,7 @@ def train(args: Args) -> None:
         return
     others = classify.baselines(corpus)
     results = [classify.report(title(args), guess(s.params, test), corpus, others) for _, s in here.each(state)]
-    here.finish(results, '--text "..."')
+    here.finish(results, '"A film to forget."')
 
 
 def title(args: Args) -> str:
@@ -294,36 +293,43 @@ def title(args: Args) -> str:
 
 
 @dataclass(frozen=True)
-class Use:
+class Use(run.Typed):
     """Classify a text, or each line that is typed, with the latest finished run."""
 
-    text: str | None = None
-    """Not given: read from the terminal, one a line; an empty line ends."""
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-    data_dir: Path | None = None
-    """Where to look for the released weights before downloading them."""
+
+class Trained(NamedTuple):
+    """What a run leaves: `predict` needs it."""
+
+    params: Tree
+    frozen: Tree
+    decoder: smollm.Released
+    names: list[str]  # of the labels
+    args: Args
+    dtype: torch.dtype
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
+def load(path: Path, args: Args) -> Trained:
+    """The model of a run's latest checkpoint, with the part of the released decoder that was not trained."""
     device = run.device(run.Args())
     dtype = run.dtype(args, device)
-    decoder, frozen = prepared(args, use.data_dir or args.data_dir, device, dtype)
-    names = directory.read_json(path / LABELS)
+    decoder, frozen = prepared(args, args.data_dir, device, dtype)
+    names = run.read_json(path / LABELS)
     trunk = None if decoder.params is None else tree.to(decoder.params, "meta")
     like = init_state(random.key(0, "meta"), trunk, decoder.cfg, len(names), args).params
     params = run.load(path, like, "params", device)
+    return Trained(params, frozen, replace(decoder, params=None), names, args, dtype)
 
-    def guess(text: str) -> Float[Tensor, "k"]:
-        data, cut = classify.encoded(decoder.tokenizer, [Example(text, 0)], args.length)
-        if cut:
-            print(f"only the first {args.length} tokens are read", file=sys.stderr)
-        return predict(params, tree.to(data, device), frozen, cfg=decoder.cfg, args=args, dtype=dtype)[0].exp()
 
-    classify.answer(use.text, names, guess)
+def answers(use: Use, model: Trained) -> Iterator[Answer]:
+    """Every label with its probability, the likeliest first. Raises DataError."""
+    text, args, cfg = classify.readable(use.text or ""), model.args, model.decoder.cfg
+    data, cut = classify.encoded(model.decoder.tokenizer, [Example(text, 0)], args.length)
+    if cut:
+        yield Note(f"only the first {args.length} tokens are read")
+    data = tree.to(data, model.params["head"]["w"].device)
+    logp = predict(model.params, data, model.frozen, cfg=cfg, args=args, dtype=model.dtype)[0]
+    yield classify.likeliest(logp.exp(), model.names)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

@@ -3,7 +3,7 @@
 What it shows: a decoder-only Transformer learns a novel's spelling, syntax and manner from nothing, and what the
 choices made since 2018 are worth: on Moby Dick, in five minutes on two cores, 1.841 ± .004 bits per byte of held-out
 text by the modern shape and 1.989 ± .008 by the book's, on as many tokens and with as many parameters in the blocks.
-`just run exp_gpt_hemingway` (any text by `--data`), then `just sample exp_gpt_hemingway --prompt "Call me"`.
+`just run exp_gpt_hemingway` (any text by `--data`), then `just sample exp_gpt_hemingway "Call me"`.
 The book's shape:
 
     just run exp_gpt_hemingway --norm layer --position learned --activation gelu --ff 1024 --bias all --head untied \
@@ -12,7 +12,7 @@ The book's shape:
 Bits per byte compare tokenizers too: `--tokens word`, `bpe` or `char`.
 """
 
-from lib.data import batches
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +25,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib import diagnose, muon, optim, parallel, random, run, transformer, tree
-from lib.data import texts, tokens
+from lib.data import batches, texts, tokens
 from lib.faults import RunError
 from lib.models import gpt
 from lib.random import Key
-from lib.run import cli
 from lib.tasks import writing
-from lib.tasks.writing import Use
+from lib.tasks.writing import Use, answers
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -74,8 +73,9 @@ class Args(run.Args):
     schedule: Literal["linear", "constant"] = "linear"
     """After the warm-up: linear to 0, or none (and no warm-up)."""
     warmup: int = 50
+    """Steps of the warm-up."""
     weight_decay: float = 0.1
-    """Of matrices."""
+    """Weight decay of matrices."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
@@ -109,8 +109,9 @@ DIAGNOSED = 8  # rows of a batch: second derivatives take three times the memory
 
 def model_config(args: Args, tokenizer: Tokenizer) -> gpt.Config:
     block = transformer.Config(
-        width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm, activation=args.activation, position=args.position, bias=args.bias
-    )
+        width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm,
+        activation=args.activation, position=args.position, bias=args.bias,
+    )  # fmt: skip
     return gpt.Config(tokenizer.get_vocab_size(), args.length, args.layers, block, args.head)
 
 
@@ -161,24 +162,28 @@ def step(
 # ---- training: plumbing ----
 
 
-def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, dtype: torch.dtype) -> writing.Writer:
+def go_on(
+    params: Tree, prompt: Int[Tensor, "b t"], key: Key | None = None, *, cfg: gpt.Config, room: int, **sampling: float
+) -> Iterator[Int[Tensor, "b"]]:
+    """`gpt.generate` with a cache for the whole context: a smaller one, for `room` tokens, would round differently, and
+    a text would not be the beginning of a longer one with the same key."""
+    return gpt.generate(params, prompt, key, cfg=cfg, **sampling)  # type: ignore[arg-type]
+
+
+def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, args: Args, dtype: torch.dtype) -> writing.Writer:
     params = tree.cast(params, dtype)
     return writing.Writer(
-        tokenizer, partial(gpt.generate, params, cfg=cfg), partial(gpt.nats, params, cfg=cfg),
-        params["embed"]["tokens"].device, cfg.context,
+        tokenizer, partial(go_on, params, cfg=cfg), partial(gpt.nats, params, cfg=cfg),
+        params["embed"]["tokens"].device, lambda: texts.load(args.data, args.data_dir).train, cfg.context,
     )  # fmt: skip
 
 
 def train(args: Args) -> None:
     if args.shard_optimizer and args.optimizer == "muon":
-        raise RunError(
-            "--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --optimizer adamw"
-        )
+        raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --optimizer adamw")
     corpus = texts.load(args.data, args.data_dir)
     here = run.Run(args, NAME, Path(__file__), unit="tokens", minimise="val/bits_per_byte")
-    if here.leads and here.step == 0:
-        tokens.save(here.path, tokens.train_lossless(args.tokens, corpus.train, args.vocabulary))
-    parallel.agree("the tokenizer is there")
+    here.once(lambda: tokens.save(here.path, tokens.train_lossless(args.tokens, corpus.train, args.vocabulary)))
     tokenizer = tokens.load(here.path)
     cfg, ids = model_config(args, tokenizer), texts.encode(tokenizer, corpus.train)
     data = here.batches(lambda key, first: batches.windows(ids, key, args.rows, args.length, first))
@@ -191,7 +196,7 @@ def train(args: Args) -> None:
     update = here.compile(step, cfg=cfg, dtype=here.dtype)
 
     def as_writer(s: TrainState) -> writing.Writer:
-        return writer(s.params, tokenizer, cfg, here.dtype)
+        return writer(s.params, tokenizer, cfg, args, here.dtype)
 
     for n in here.progress():
         state, out = update(state, window)
@@ -209,25 +214,19 @@ def train(args: Args) -> None:
     if not here.evaluates(state):
         return
     results = [writing.report(one, args.steps, as_writer(s), corpus, here.show_key) for one, s in here.each(state)]
-    here.finish(results, '--prompt "The"')
+    here.finish(results, '"The"')
 
 
 # ---- using a run ----
 
 
-def load(path: Path) -> writing.Writer:
+def load(path: Path, args: Args) -> writing.Writer:
     """The model of a run's latest checkpoint."""
-    args, tokenizer, device = run.load_config(path, Args), tokens.load(path), run.device(run.Args())
+    tokenizer, device = tokens.load(path), run.device(run.Args())
     cfg = model_config(args, tokenizer)
     params = run.load(path, gpt.init(random.key(0), cfg), "params", device)
-    return writer(params, tokenizer, cfg, run.dtype(args, device))
-
-
-def sample(use: Use) -> None:
-    """What is written may be longer than the context: see `gpt.generate`."""
-    path = use.run or run.latest_run(NAME, finished=True)
-    writing.answer(use, load(path), run.load_config(path, Args).data)
+    return writer(params, tokenizer, cfg, args, run.dtype(args, device))
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

@@ -3,10 +3,9 @@ characters.
 
 What it shows: held-out perplexity and bits per byte, and how much of what it writes is copied from the book; on Moby
 Dick 2.066 ± .011 bits per byte in four minutes on two cores, where a Transformer has 1.841 (exp_gpt_hemingway).
-`just run exp_lstm_novel`, then `just sample exp_lstm_novel --prompt "The whale"`.
+`just run exp_lstm_novel`, then `just sample exp_lstm_novel "The whale"`.
 """
 
-from lib.data import batches
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +20,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib import decode, diagnose, nn, optim, parallel, random, run, tree
-from lib.data import texts, tokens
+from lib.data import batches, texts, tokens
 from lib.lstm import State, lstm, lstm_init, zero_state
 from lib.random import Key
-from lib.run import cli
 from lib.tasks import writing
-from lib.tasks.writing import Use
+from lib.tasks.writing import Use, answers
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -43,12 +41,12 @@ class Args(run.Args):
     tokens: Literal["word", "bpe", "char"] = "bpe"
     """What the model reads and writes one at a time: words, byte pairs or characters."""
     vocabulary: int = 4000
-    """Entries, at most; 256 of them are bytes, which spell what is not in it."""
+    """Entries of the vocabulary, at most; 256 of them are bytes, which spell what is not in it."""
     layers: int = 2
     embedding: int = 256
     hidden: int = 256
     dropout: float = 0.3
-    """Of each layer's input and of what the head reads."""
+    """Dropout of each layer's input and of what the head reads."""
     rows: int = 32
     """Rows of a batch: the text is read in so many places at once, window after window, the state carried along."""
     length: int = 64
@@ -161,10 +159,10 @@ def everyones(carry: State, like: State) -> State:
 
 @torch.no_grad()
 def go_on(
-    params: Tree, prompt: Int[Tensor, "b t"], key: Key | None = None, *, args: Args, **sampling: float
+    params: Tree, prompt: Int[Tensor, "b t"], key: Key | None = None, *, args: Args, room: int = 0, **sampling: float
 ) -> Iterator[Int[Tensor, "b"]]:
     """Token after token behind a prompt, for ever. Token n is picked with `fold_in(key, n)`; `sampling` as in
-    `decode.pick`."""
+    `decode.pick`. `room` changes nothing: a recurrent state is as large before one token as before a thousand."""
     state, unread, n = zero_state(params["lstm"], len(prompt)), prompt, 0
     while True:
         logits, state = apply(params, unread, state, args=args)
@@ -189,7 +187,7 @@ def writer(params: Tree, tokenizer: Tokenizer, args: Args, dtype: torch.dtype) -
     params = tree.cast(params, dtype)
     return writing.Writer(
         tokenizer, partial(go_on, params, args=args), partial(nats, params, args=args, dtype=dtype),
-        params["embedding"].device,
+        params["embedding"].device, lambda: texts.load(args.data, args.data_dir).train,
     )  # fmt: skip
 
 
@@ -199,9 +197,7 @@ def writer(params: Tree, tokenizer: Tokenizer, args: Args, dtype: torch.dtype) -
 def train(args: Args) -> None:
     corpus = texts.load(args.data, args.data_dir)
     here = run.Run(args, NAME, Path(__file__), unit="tokens", minimise="val/bits_per_byte")
-    if here.leads and here.step == 0:
-        tokens.save(here.path, tokens.train_lossless(args.tokens, corpus.train, args.vocabulary))
-    parallel.agree("the tokenizer is there")
+    here.once(lambda: tokens.save(here.path, tokens.train_lossless(args.tokens, corpus.train, args.vocabulary)))
     tokenizer = tokens.load(here.path)
     ids, size = texts.encode(tokenizer, corpus.train), tokenizer.get_vocab_size()
     data = here.batches(lambda _, first: batches.streams(ids, args.rows, args.length, first))
@@ -228,11 +224,11 @@ def train(args: Args) -> None:
     if not here.evaluates(state):
         return
     results = [writing.report(one, args.steps, as_writer(s), corpus, here.show_key) for one, s in here.each(state)]
-    here.finish(results, '--prompt "It was"')
+    here.finish(results, '"It was"')
 
 
 def report(
-    here: run.Run | run.View, n: int, before: TrainState, after: TrainState, x: Tensor, tokenizer: Tokenizer, args: Args
+    here: run.Place, n: int, before: TrainState, after: TrainState, x: Tensor, tokenizer: Tokenizer, args: Args
 ) -> None:
     """A diagnosis of the loss from a state of zeros, without dropout."""
 
@@ -247,17 +243,12 @@ def report(
 # ---- using a run ----
 
 
-def load(path: Path) -> writing.Writer:
+def load(path: Path, args: Args) -> writing.Writer:
     """The model of a run's latest checkpoint."""
-    args, tokenizer, device = run.load_config(path, Args), tokens.load(path), run.device(run.Args())
+    tokenizer, device = tokens.load(path), run.device(run.Args())
     params = run.load(path, init(random.key(0), tokenizer.get_vocab_size(), args), "params", device)
     return writer(params, tokenizer, args, run.dtype(args, device))
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    writing.answer(use, load(path), run.load_config(path, Args).data)
-
-
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

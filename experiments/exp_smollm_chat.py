@@ -3,32 +3,29 @@
 What it shows: the blocks that serve translation and GPT run a model of Llama's shape (Touvron et al. 2023): rotary
 positions, swiglu, RMS norm, nine heads of queries that share three of keys. `just run exp_smollm_chat` measures what it
 knows (greedily, the capitals of forty countries), how well it predicts a novel and how fast it speaks; nothing is
-trained. `just sample exp_smollm_chat` talks, answers one `--prompt "..."`,
-or goes on with it as a text (`--plain --prompt "The capital of France is"`).
+trained. `just sample exp_smollm_chat` talks, `just sample exp_smollm_chat "Why is the sky blue?"` answers one question,
+and `just sample exp_smollm_chat --plain "The capital of France is"` goes on with a text.
 """
 
 import itertools
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, ClassVar, Self
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from tyro.conf import Positional, arg
 
 from lib import random, run, tree
+from lib.answers import Answer, Text
 from lib.data import texts
-from lib.faults import RunError
 from lib.models import gpt, smollm
 from lib.models.smollm import Released
-from lib.random import Key
-from lib.run import cli
 from lib.tasks import writing
+from lib.tasks.chat import Turn, remembered, speak
 
 NAME = Path(__file__).stem
-Turn = tuple[str, str]  # who speaks ("user" or "assistant"; first perhaps "system"), and what
 
 
 @dataclass(frozen=True)
@@ -36,14 +33,14 @@ class Args(run.Args):
     """Measure a released model; nothing is trained."""
 
     steps: int = 0
-    """0: there is nothing to train here."""
+    """Stays 0: there is nothing to train here."""
     weights: str = "default"
     """default (SmolLM2-135M-Instruct from its package), a GGUF file, or a folder with config.json, tokenizer.json and
     model.safetensors, such as another SmolLM2."""
     data: str = "default"
     """A text to predict: default (Moby Dick), anna, hemingway, or a text file or folder of .txt files."""
     scored: int = 10_000
-    """Bytes of its test part to predict."""
+    """Bytes of the text's test part to predict."""
 
     def __post_init__(self) -> None:
         if self.steps or self.replicas > 1 or self.sweep or self.resume:
@@ -56,6 +53,7 @@ PRESETS: dict[str, run.Args] = {
     "small": Args(),
     "best": Args(scored=1_000_000),
 }
+OTHERWISE = Args()  # where there is no run: released weights need none
 
 CAPITALS = {
     "Argentina": "Buenos Aires", "Australia": "Canberra", "Austria": "Vienna", "Belgium": "Brussels",
@@ -76,29 +74,7 @@ QUESTIONS = (
 ANSWER = 120  # tokens
 
 
-# ---- the model at work: edit here ----
-
-
-def speak(
-    model: Released, prompt: Int[Tensor, "t"], n: int, key: Key | None = None, **sampling: float
-) -> Iterator[str]:
-    """Up to n tokens behind the prompt, until the model ends its turn or text: each piece as soon as it is whole."""
-    ends = {model.special("<|im_end|>"), model.special("<|endoftext|>")}
-    prompt = prompt.to(model.params["embed"]["tokens"].device)
-    made = map(int, gpt.generate(model.params, prompt[None], key, cfg=model.cfg, room=n, **sampling))  # type: ignore[arg-type]
-    return writing.pieces(model.tokenizer, itertools.takewhile(lambda t: t not in ends, itertools.islice(made, n)))
-
-
-def remembered(model: Released, turns: Sequence[Turn], n: int) -> Int[Tensor, "t"]:
-    """The conversation's tokens with room for n more: the oldest exchanges are forgotten where it gets too long.
-    Raises RunError where the last question alone is."""
-    said = [turn for turn in turns if turn[0] != "system"]
-    system = list(turns[: len(turns) - len(said)])
-    while len(ids := model.chat([*system, *said])) + n > model.cfg.context:
-        if len(said) < 3:
-            raise RunError(f"{len(ids)} tokens and {n} of an answer do not fit in {model.cfg.context}: ask shorter")
-        said = said[2:]
-    return ids
+# ---- what is measured: edit here ----
 
 
 def capitals(model: Released) -> dict[str, str]:
@@ -134,83 +110,80 @@ def train(args: Args) -> None:
         "test/bits_per_byte": writing.bits_per_byte(nats, text),
         "test/perplexity": float(torch.tensor(nats / (len(ids) - 1)).exp()),
     }
-    started, tokens, answers = time.perf_counter(), 0, []
+    started, tokens, found = time.perf_counter(), 0, []
     for question in QUESTIONS:
         answer = "".join(speak(model, remembered(model, [("user", question)], ANSWER), ANSWER))
         tokens += len(texts.encode(model.tokenizer, answer)) + 1
-        answers.append((question, answer))
+        found.append((question, answer))
     values["perf/tokens_per_second"] = tokens / (time.perf_counter() - started)
 
     here.log(0, values)
     wrong = [f"{country}: {said[country].strip()!r}" for country, known in right.items() if not known]
     lines = [f"{name:<24}{value:10.3f}" for name, value in values.items()]
     lines += [f"capitals not known: {'; '.join(wrong) or 'none'}"]
-    for question, answer in answers:
+    for question, answer in found:
         here.writer.add_text(f"samples/{question}", answer, 0)
         lines += ["", f"> {question}", answer]
-    here.finish([(values, lines)], '--plain --prompt "The capital of France is"')
+    here.finish([(values, lines)], '--plain "The capital of France is"')
 
 
 # ---- using it ----
 
 
 @dataclass(frozen=True)
-class Use:
+class Use(run.Typed):
     """Talk with the model of the latest run, or with the default one where there was no run."""
 
-    prompt: str | None = None
+    text: Positional[Annotated[str | None, arg(metavar="[TEXT]")]] = None
     """A question to answer. Not given: a conversation, line by line; an empty line ends it."""
     plain: bool = False
-    """Go on with the prompt as a text instead of answering it."""
+    """Go on with the text instead of answering it."""
     system: str = ""
     """What the model is told before anything else; empty: nothing."""
-    n: int = 300
+    n: run.Count = 300
     """Tokens of an answer, at most."""
-    temperature: float = 0.2
-    """Above it bolder; 0: the likeliest token each time."""
-    top_k: int = 0
+    temperature: run.Amount = 0.2
+    """The higher, the bolder the answer; 0: the likeliest token each time."""
+    top_k: run.Natural = 0
     """Draw among the k likeliest tokens; 0: among all."""
-    top_p: float = 0.9
+    top_p: run.Share = 0.9
     """Draw among the likeliest tokens that together have this probability."""
     seed: int = 0
-    run: Path | None = None
-    """Run directory, which says which weights; the latest one if not given."""
-    data_dir: Path | None = None
-    """Where to look for the package before downloading it."""
+    """Decides what is drawn."""
+    earlier: tuple[str, ...] = ()
+    """What was said before: a question, its answer, and so on."""
+
+    hint: ClassVar[str] = "One question a line; an empty line ends."
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("--n must be at least 1, --temperature and --top-k at least 0 and --top-p in (0, 1]")
+        super().__post_init__()
+        if len(self.earlier) % 2:
+            raise ValueError("--earlier: the last question has no answer")
+
+    def after(self, said: str) -> Self:
+        return replace(self, earlier=(*self.earlier, self.text or "", said.removesuffix("\n")))
 
 
-def chosen(use: Use) -> Args:
-    try:
-        return run.load_config(use.run or run.latest_run(NAME, finished=True), Args)
-    except RunError:
-        if use.run:
-            raise
-        return Args()  # released weights need no run
+def load(path: Path | None, args: Args) -> Released:
+    """The weights that the run was of, or the default ones where there is no run."""
+    return released(args.weights, run.Args(data_dir=args.data_dir, precision=args.precision))
 
 
-def sample(use: Use) -> None:
-    args = chosen(use)
-    model = released(args.weights, Args(data_dir=use.data_dir, precision=args.precision))
+def answers(use: Use, model: Released) -> Iterator[Answer]:
+    """The answer to the text, piece by piece, or with `plain` the text and how it goes on. Each question of a
+    conversation has a key of its own."""
+    text = use.text or ""
+    said: list[Turn] = [*zip(itertools.cycle(("user", "assistant")), use.earlier, strict=False), ("user", text)]
+    turns = [("system", use.system), *said] if use.system else said
+    ids = texts.encode(model.tokenizer, text) if use.plain else remembered(model, turns, use.n)
     key = random.key(use.seed, model.params["embed"]["tokens"].device) if use.temperature > 0 else None
     sampling = {"temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
-    turns: list[Turn] = [("system", use.system)] if use.system else []
-    if use.prompt is None:
-        print("One question a line; an empty line ends.", file=sys.stderr)
-    for i, question in enumerate(writing.typed() if use.prompt is None else [use.prompt]):
-        turns.append(("user", question))
-        ids = texts.encode(model.tokenizer, question) if use.plain else remembered(model, turns, use.n)
-        answer = ""
-        print(question if use.plain else "", end="", flush=True)
-        for piece in speak(model, ids, use.n, random.fold_in(key, i), **sampling):
-            print(piece, end="", flush=True)
-            answer += piece
-        print()
-        turns.append(("assistant", answer))
+    if use.plain:
+        yield Text(text)
+    for piece in speak(model, ids, use.n, random.fold_in(key, len(use.earlier) // 2), **sampling):
+        yield Text(piece)
+    yield Text("\n")
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use, OTHERWISE)

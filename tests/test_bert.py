@@ -1,4 +1,5 @@
-"""lib/models/bert.py: parity with transformers, padding, the rule of masks, gradients, one graph, released weights."""
+"""lib/models/bert.py and minilm.py: parity with transformers, padding, the rule of masks, gradients, one graph,
+released weights."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from lib import random, tree
 from lib.data import tokens
 from lib.data.sources import at_hand
 from lib.faults import DataError
-from lib.models import bert, foreign
+from lib.models import bert, foreign, minilm
 from lib.transform import jit, value_and_grad
 
 V, T = 37, 9
@@ -54,7 +55,7 @@ def theirs(cfg, kind="BertModel"):
 @pytest.mark.parametrize("segments", [False, True])
 def test_transformers_gives_the_same_features(key, segments):
     model, (ids, mask) = theirs(CFG), some(key)
-    params, language = bert.released(model.state_dict(), CFG)
+    params, language = minilm.released(model.state_dict(), CFG)
     types = (torch.arange(T) > 3).long().expand(3, T) if segments else None
     with torch.no_grad():
         expected = model(ids, attention_mask=mask.long(), token_type_ids=types).last_hidden_state
@@ -65,42 +66,42 @@ def test_transformers_gives_the_same_features(key, segments):
 
 def test_transformers_gives_the_same_logits_and_takes_our_weights(key):
     model, (ids, mask) = theirs(CFG, "BertForMaskedLM"), some(key)
-    params, language = bert.released(model.state_dict(), CFG)
+    params, language = minilm.released(model.state_dict(), CFG)
     with torch.no_grad():
         expected = model(ids, attention_mask=mask.long()).logits
     found = bert.language({"bert": params, "language": language}, ids, mask, cfg=CFG)
     torch.testing.assert_close(found[mask], expected[mask], atol=1e-4, rtol=1e-4)
-    back = foreign.to_theirs(params, bert.TABLE, CFG.layers, h=CFG.block.heads)
+    back = foreign.to_theirs(params, minilm.TABLE, CFG.layers, h=CFG.block.heads)
     state = model.bert.state_dict()
     assert back.keys() == state.keys() and all(torch.equal(x, state[name]) for name, x in back.items())
 
 
 def test_names_of_the_first_release_and_what_is_left_out(key):
     params = make(key)["bert"]
-    weights = foreign.to_theirs(params, bert.TABLE, CFG.layers, h=CFG.block.heads)
+    weights = foreign.to_theirs(params, minilm.TABLE, CFG.layers, h=CFG.block.heads)
     old = {
         "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): x
         for name, x in weights.items()
     }
     old |= {"bert.embeddings.position_ids": torch.arange(T), "bert.pooler.dense.bias": torch.zeros(16)}
     old |= {"cls.seq_relationship.weight": torch.zeros(2, 16)}
-    found, language = bert.released(old, CFG)
+    found, language = minilm.released(old, CFG)
     assert language is None and all(map(torch.equal, tree.leaves(found), tree.leaves(params)))
 
 
 def test_every_fault_of_released_weights_is_named(key):
-    weights = foreign.to_theirs(make(key)["bert"], bert.TABLE, CFG.layers, h=CFG.block.heads)
+    weights = foreign.to_theirs(make(key)["bert"], minilm.TABLE, CFG.layers, h=CFG.block.heads)
     del weights["embeddings.LayerNorm.bias"]
     with pytest.raises(DataError, match=r"missing: embeddings\.LayerNorm\.bias\n.*left over: more"):
-        bert.released({**weights, "more": torch.zeros(1)}, CFG)
+        minilm.released({**weights, "more": torch.zeros(1)}, CFG)
 
 
-@pytest.mark.skipif(at_hand(bert.PACKAGE) is None, reason="the package with MiniLM's weights is not at hand")
+@pytest.mark.skipif(at_hand(minilm.PACKAGE) is None, reason="the package with MiniLM's weights is not at hand")
 def test_minilm_as_transformers_runs_it():
-    model = theirs(bert.MINILM)
-    params, tokenizer = bert.minilm()
-    assert tree.size(params) == 22_565_376 and tokenizer.get_vocab_size() == bert.MINILM.vocabulary
-    weights = foreign.to_theirs(params, bert.TABLE, bert.MINILM.layers, h=bert.MINILM.block.heads)
+    model = theirs(minilm.MINILM)
+    params, tokenizer = minilm.load()
+    assert tree.size(params) == 22_565_376 and tokenizer.get_vocab_size() == minilm.MINILM.vocabulary
+    weights = foreign.to_theirs(params, minilm.TABLE, minilm.MINILM.layers, h=minilm.MINILM.block.heads)
     model.load_state_dict(weights, strict=False)
     ids, _ = tokens.rows(tokenizer, ["A gripping, unaffected drama!", "Café [MASK]"], 12)
     assert ids[0].tolist() == [101, 1037, 13940, 1010, 24720, 3689, 999, 102, 0, 0, 0, 0]
@@ -108,7 +109,7 @@ def test_minilm_as_transformers_runs_it():
     mask = ids != tokens.PAD
     with torch.no_grad():
         expected = model(ids, attention_mask=mask.long()).last_hidden_state
-    found = bert.features(params, ids, mask, cfg=bert.MINILM)
+    found = bert.features(params, ids, mask, cfg=minilm.MINILM)
     torch.testing.assert_close(found[mask], expected[mask], atol=1e-4, rtol=1e-4)
 
 

@@ -1,7 +1,9 @@
 """experiments/exp_bert_entities.py as a user runs it, on made-up sentences: both starts, its step, bad input."""
 
+import io
 import json
 import re
+import sys
 from functools import partial
 
 import pytest
@@ -14,7 +16,7 @@ from experiments import exp_bert_entities as exp
 from lib import random, tree
 from lib.data import tokens
 from lib.data.entities import Sentence, Tagged
-from lib.models import bert
+from lib.models import bert, minilm
 from lib.transform import jit
 
 TINY = {
@@ -41,7 +43,7 @@ def fit(call, tagged, tmp_path):
 
 
 @pytest.mark.device
-def test_a_run_its_resumption_and_its_use(fit, call, device):
+def test_a_run_its_resumption_and_its_use(fit, call, device, monkeypatch):
     path, out = fit(eval_every=20, steps=40, lr=0.02, save_every=20)
     assert re.search(rf"^\d+ sentences to learn from; {device}, torch.float32$", out, re.MULTILINE)
     assert re.search(r"^test entities +n +precision +recall +F1$", out, re.MULTILINE)
@@ -59,8 +61,12 @@ def test_a_run_its_resumption_and_its_use(fit, call, device):
     assert status == 0 and out == "day3 [Tom Hanks](person) sees [New York](place)\n" and not told
     status, out, told = call(exp, "sample", *flags(run=path, text="Ann leaves Rome " * 9))
     assert status == 0 and "only the first 12 tokens are read" in told and out.count("Ann") == 9
-    status, _, told = call(exp, "sample", *flags(run=path, text=" "))
-    assert status == 1 and told == "error: nothing to mark: --text is empty"
+    status, _, told = call(exp, "sample", *flags(run=path), " ")
+    assert status == 1 and told == "error: nothing to mark: the text is empty"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("day1 Ann sees Rome\nday2 Bo Li sees Paris\n\nnot read\n"))
+    status, out, told = call(exp, "sample", *flags(run=path))
+    assert status == 0 and out == "day1 [Ann](person) sees [Rome](place)\nday2 [Bo Li](person) sees [Paris](place)\n"
+    assert told == "One text a line; an empty line ends.\n"
 
 
 def test_resumed_is_the_same_run(fit, call, monkeypatch):
@@ -83,8 +89,8 @@ def test_a_run_from_released_weights_replicas_and_a_diagnosis(fit, monkeypatch):
     tokenizer = tokens.train_wordpiece(["tom hanks sees new york in paris day0 day1"] * 3, 90)
     cfg = bert.Config(tokenizer.get_vocab_size(), 20, 1, bert.block_config(16, 2, 24))
     params = bert.init(random.key(9), cfg)
-    monkeypatch.setattr(bert, "MINILM", cfg)
-    monkeypatch.setattr(bert, "minilm", lambda data_dir: (params, tokenizer))
+    monkeypatch.setattr(minilm, "MINILM", cfg)
+    monkeypatch.setattr(minilm, "load", lambda data_dir: (params, tokenizer))
     path, _ = fit(start="minilm", lr=0.0, diagnose=4)
     state = load_file(path / "checkpoints" / "step-4.safetensors")
     assert all(torch.equal(x, state[f"params.bert.{name}"]) for name, x in tree.flatten(params).items())
@@ -128,7 +134,7 @@ def test_memory_alone():
     train = [Sentence(("Paris", "is", "on"), ("B-a", "O", "O")), Sentence(("paris", "it"), ("B-b", "O"))]
     train += [Sentence(("PARIS",), ("B-b",))]
     assert exp.commonest(train, [Sentence(("Paris", "unknown"), ("O", "O"))]) == [["B-b", "O"]]
-    corpus = Tagged("x", ["O", "B-b", "I-b"], train, [], [Sentence(("Paris", "x"), ("B-b", "O"))])
+    corpus = Tagged("x", train, [], [Sentence(("Paris", "x"), ("B-b", "O"))], ["O", "B-b", "I-b"])
     figures, _ = exp.report([["O", "O"]], corpus)
     assert figures == {"test/f1": 0, "test/precision": 0, "test/recall": 0, "test/memory_f1": 1}
 

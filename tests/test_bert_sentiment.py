@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from experiments import exp_bert_sentiment as exp
 from lib import checkpoint, random, tree
 from lib.data import batches, tokens
-from lib.models import bert
+from lib.models import bert, minilm
 from lib.transform import jit
 
 WHO, WHAT = ("film", "story", "actor", "ending", "music", "script"), ("the", "this", "that", "its", "one", "our")
@@ -38,8 +38,8 @@ def released(monkeypatch):
     tokenizer = tokens.train_wordpiece([f"{b} {a} number is good bad" for a in WHO for b in WHAT] * 2, 90)
     cfg = bert.Config(tokenizer.get_vocab_size(), 20, 1, bert.block_config(16, 2, 24))
     params = bert.init(random.key(9), cfg)
-    monkeypatch.setattr(bert, "MINILM", cfg)
-    monkeypatch.setattr(bert, "minilm", lambda data_dir: (params, tokenizer))
+    monkeypatch.setattr(minilm, "MINILM", cfg)
+    monkeypatch.setattr(minilm, "load", lambda data_dir: (params, tokenizer))
     return params
 
 
@@ -100,7 +100,7 @@ def test_a_run_from_released_weights(fit, call, released):
     state = load_file(path / "checkpoints" / "step-2.safetensors")
     assert all(torch.equal(x, state[f"params.bert.{name}"]) for name, x in tree.flatten(released).items())
     assert not any(name.startswith("filler") for name in state) and "masked words" not in out
-    status, out, _ = call(exp, "sample", *flags(run=path, text="a [MASK]"))
+    status, out, _ = call(exp, "sample", "a [MASK]", *flags(run=path))
     assert status == 0 and out.splitlines()[0].startswith("[MASK] is filled in by runs with --pretrain-steps only")
 
 
@@ -215,7 +215,7 @@ def test_between_the_phases(key):
 
 def test_batches_are_those_of_the_phases_wherever_one_begins(key):
     args = exp.Args(start="scratch", pretrain_steps=3, steps=9, rows=2)
-    make = partial(exp.batches, args=args, sizes={"pretrain": 20, "finetune": 5})
+    make = partial(exp.in_phases, args=args, sizes={"pretrain": 20, "finetune": 5})
     take = lambda first, n: [x.tolist() for _, x in zip(range(n), make(key, first), strict=False)]  # noqa: E731
     whole = take(0, 9)
     assert all(take(first, 9 - first) == whole[first:] for first in range(9))

@@ -48,12 +48,12 @@ def many(n):
 
 def test_splits_are_by_content(tmp_path):
     found = entities.split("x", [*many(300), *many(300), Sentence(("WORD7", "paris!"), ("O", "O"))])
-    assert found.tags == ["O", "B-place", "I-place"]
-    parts = [{s.words for s in part} for part in found[2:]]
-    assert sum(map(len, parts)) == sum(len(part) for part in found[2:]) == 300 and not parts[0] & parts[2]
+    assert found.names == ["O", "B-place", "I-place"]
+    parts = [{s.words for s in part} for part in found[1:4]]
+    assert sum(map(len, parts)) == sum(len(part) for part in found[1:4]) == 300 and not parts[0] & parts[2]
     assert 40 < len(parts[2]) < 80 and 5 < len(parts[1]) < 30
     more = entities.split("x", many(600))
-    assert all(part <= {s.words for s in bigger} for part, bigger in zip(parts, more[2:], strict=True))
+    assert all(part <= {s.words for s in bigger} for part, bigger in zip(parts, more[1:4], strict=True))
     with pytest.raises(DataError, match="1 sentences are too few, none falls into the"):
         entities.split("x", many(1))
     path = tmp_path / "made.txt"
@@ -64,7 +64,7 @@ def test_splits_are_by_content(tmp_path):
 @pytest.mark.skipif(at_hand(entities.TWEETS) is None, reason="the package with the tweets is not at hand")
 def test_the_tweets():
     found = entities.load("tweets")
-    assert sum(len(part) for part in found[2:]) == 2280 and len(found.tags) == 21
+    assert sum(len(part) for part in found[1:4]) == 2280 and len(found.names) == 21
     with zipfile.ZipFile(at_hand(entities.TWEETS)) as archive:
         assert len(list(entities.read(archive.read(entities.TWEETS_FILE), "x"))) == 2394
 

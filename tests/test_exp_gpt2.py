@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch._dynamo.utils import counters
 
 from experiments import exp_gpt2 as exp
-from lib import checkpoint, metrics, random, tree
+from lib import checkpoint, machine, random, tree
 from lib.data import sources, tokens
 from lib.models import gpt, gpt2
 from lib.tasks import writing
@@ -103,7 +103,7 @@ def test_a_run_that_trains_nothing_measures_and_writes(fit, call, device, weight
     assert call(exp, *ask, "--seed", 1)[1] != first[1]
     words = [call(exp, *ask, *more)[1] for more in (["--top-k", 1], ["--temperature", 0], ["--top-p", 1e-6])]
     assert len(set(words)) == 1
-    assert call(exp, "sample", *flags(run=path, prompt="", n=3))[0] == 0
+    assert call(exp, "sample", "", *flags(run=path, n=3))[0] == 0
     status, _, error = call(exp, "--resume", "--run", path)
     assert status == 1 and "is at step 0 already: go on with more --steps" in error
     shutil.rmtree(weights)
@@ -142,7 +142,8 @@ def test_writing_stops_at_the_end_of_a_text(weights):
     """Weights that say END after anything, once the scale of the last norm is 0."""
     params, cfg = gpt2.load(weights)
     norm = {"scale": torch.zeros(16), "bias": params["embed"]["tokens"][V - 1]}
-    w = exp.writer({**params, "decoder": {**params["decoder"], "norm": norm}}, small_tokenizer(), cfg, torch.float32, 5)
+    params = {**params, "decoder": {**params["decoder"], "norm": norm}}
+    w = exp.writer(params, small_tokenizer(), cfg, tiny_args(), torch.float32)
     assert w.end == V - 1 and w.write("On day", None) == "" and exp.speed(w) > 0
 
 
@@ -257,7 +258,7 @@ def test_the_step_is_one_graph_and_released_weights_stay_as_they_are(key):
         (["--data", "nowhere.txt"], "neither default, anna, hemingway, a file nor a folder"),
         (["--size", "huge"], "invalid choice"),
         (["--scored", "-1"], "--scored and --steps must be at least 0"),
-        (["sample", "--top-p", "0"], "--top-p in (0, 1]"),
+        (["sample", "--top-p", "0"], "--top-p must be above 0 and at most 1"),
         (["sample"], "no finished run of exp_gpt2"),
     ],
 )
@@ -303,7 +304,7 @@ def test_the_hub(call, story, weights, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("words", [{}, {"weights": "hub"}, {"steps": 1}])
 def test_a_model_without_room(call, story, words, monkeypatch):
-    monkeypatch.setattr(metrics, "free_memory", lambda device: 10_000)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 10_000)
     monkeypatch.setattr(gpt, "init", lambda *_: pytest.fail("something was made"))
     status, _, told = call(exp, *flags(data=story, **TINY, **words))
     assert status == 1 and re.search(r"error: GPT-2 small needs 0\.0 GB .*, this machine has 0\.0 GB free", told)

@@ -1,5 +1,5 @@
-"""lib/models/foreign.py: tables from their names and shapes to ours and back, and every kind of file that is not as it should
-be."""
+"""lib/models/foreign.py: tables from their names and shapes to ours and back, and every kind of file that is not as it
+should be."""
 
 import json
 

@@ -54,7 +54,9 @@ def test_shapes_are_those_of_new_parameters(key, cfg):
 
 
 def test_the_books_number_of_parameters(key):
-    block = transformer.Config(width=256, heads=4, ff=1024, dropout=0.1, norm="layer", activation="gelu", position="learned", bias="all")
+    block = transformer.Config(
+        width=256, heads=4, ff=1024, dropout=0.1, norm="layer", activation="gelu", position="learned", bias="all"
+    )
     p = gpt.init(random.key(0, "meta"), gpt.Config(10_600, 128, 3, block, "untied"))  # shapes alone
     assert tree.size(p) == 7_829_760 and tree.size(p) - p["embed"]["head"].numel() == 5_116_160  # printed: 5.12 M
     assert gpt.matmul_weights(p) == p["embed"]["head"].numel() + tree.size(p["decoder"])
@@ -70,7 +72,13 @@ def test_a_tied_head_is_one_leaf(key, name):
 
 
 def test_new_weights_have_their_spread(key):
-    cfg = gpt.Config(500, 64, 8, transformer.Config(width=64, heads=4, ff=256, norm="layer", position="learned", bias="all"), "untied")
+    cfg = gpt.Config(
+        500,
+        64,
+        8,
+        transformer.Config(width=64, heads=4, ff=256, norm="layer", position="learned", bias="all"),
+        "untied",
+    )
     for path, x in tree.flatten(gpt.init(key, cfg)).items():
         if x.ndim < 2:
             assert torch.equal(x, torch.ones_like(x) if path.endswith("scale") else torch.zeros_like(x)), path

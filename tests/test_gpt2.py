@@ -1,5 +1,5 @@
-"""lib/models/gpt2.py: logits and generation of transformers' GPT-2 for the same weights, every way that weights come in, and
-OpenAI's tokenizer."""
+"""lib/models/gpt2.py: logits and generation of transformers' GPT-2 for the same weights, every way that weights come
+in, and OpenAI's tokenizer."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import metrics, random, tree
+from lib import machine, random, tree
 from lib.data import sources
 from lib.faults import DataError, RunError
 from lib.models import foreign, gpt, gpt2
@@ -239,7 +239,7 @@ def test_the_hub_cannot_be_reached(tmp_path, monkeypatch):
 
 
 def test_a_model_without_room_is_refused_before_it_is_made(folder, monkeypatch):
-    monkeypatch.setattr(metrics, "free_memory", lambda device: 3_150_000_000)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 3_150_000_000)
     cpu = torch.device("cpu")
     with pytest.raises(RunError) as error:
         gpt2.check_room(gpt2.config("xl"), torch.float32, cpu)
@@ -252,7 +252,7 @@ def test_a_model_without_room_is_refused_before_it_is_made(folder, monkeypatch):
     gpt2.check_room(gpt2.config("small"), torch.float32, cpu)
 
     monkeypatch.setattr(foreign, "to_ours", lambda *_, **__: pytest.fail("something was made"))
-    monkeypatch.setattr(metrics, "free_memory", lambda device: 100)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 100)
     with pytest.raises(RunError, match="of another size needs"):
         gpt2.load(folder)
 

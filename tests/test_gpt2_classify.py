@@ -1,4 +1,5 @@
-"""experiments/exp_gpt2_classify.py as a user runs it, on made-up sentences and tiny weights; its step; lib/tasks/classify."""
+"""experiments/exp_gpt2_classify.py as a user runs it, on made-up sentences and tiny weights; its step; and
+lib/tasks/classify."""
 
 import dataclasses
 import io
@@ -19,6 +20,7 @@ from experiments import exp_gpt2_classify as exp
 from lib import random, transformer, tree
 from lib.data import labelled, tokens
 from lib.data.labelled import Example
+from lib.faults import DataError
 from lib.models import gpt, gpt2, smollm
 from lib.tasks import classify
 from lib.tasks.classify import Encoded
@@ -83,7 +85,7 @@ def test_a_run_its_figures_and_its_use(fit, call, device, films, monkeypatch):
     assert "samples/mistakes/text_summary" in events.Tags()["tensors"]
 
     for word, label in (("great", "up"), ("awful", "down")):
-        status, out, _ = call(exp, "sample", *flags(run=path, text=f" The story of part 2 is {word}. "))
+        status, out, _ = call(exp, "sample", f" The story of part 2 is {word}. ", *flags(run=path))
         found = [re.fullmatch(r" *([\d.]+) %  (\w+)", line) for line in out.splitlines()]
         assert status == 0 and [m[2] for m in found] == [label, "down" if label == "up" else "up"]
         assert float(found[0][1]) > 50 and sum(float(m[1]) for m in found) == pytest.approx(100, abs=0.02)
@@ -125,7 +127,17 @@ def test_diagnosed(fit):
 def test_weights_of_gpt2s_shape_and_none(fit, tiny_llama, tmp_path, monkeypatch):
     tiny = smollm.load(str(tiny_llama))
     monkeypatch.setattr(gpt2, "tokenizer", lambda _: tiny.tokenizer)
-    block = transformer.Config(width=24, heads=3, ff=48, dropout=0.0, norm="layer", activation="gelu_tanh", position="learned", bias="all", eps=1e-5)
+    block = transformer.Config(
+        width=24,
+        heads=3,
+        ff=48,
+        dropout=0.0,
+        norm="layer",
+        activation="gelu_tanh",
+        position="learned",
+        bias="all",
+        eps=1e-5,
+    )
     cfg = gpt.Config(tiny.cfg.vocabulary, 32, 2, block, "tied")
     gpt2.export(tmp_path / "gpt2", gpt.init(random.key(1), cfg), cfg)
     path, out = fit("of_gpt2", weights=tmp_path / "gpt2", tune="full")
@@ -147,7 +159,17 @@ def test_weights_of_gpt2s_shape_and_none(fit, tiny_llama, tmp_path, monkeypatch)
 def case(tune, layers=3, **values):
     """(args, cfg, trunk, frozen, data, state) of a tiny decoder."""
     args = exp.Args(**{**COMMON, "tune": tune, "steps": 40, "length": 6, "dropout": 0.1, **values})
-    block = transformer.Config(width=16, heads=4, ff=24, dropout=0.0, norm="rms", activation="swiglu", position="rotary", bias="none", kv_heads=2)
+    block = transformer.Config(
+        width=16,
+        heads=4,
+        ff=24,
+        dropout=0.0,
+        norm="rms",
+        activation="swiglu",
+        position="rotary",
+        bias="none",
+        kv_heads=2,
+    )
     cfg = gpt.Config(40, 8, layers, block)
     trunk, ids = gpt.init(random.key(1), cfg), random.randint(random.key(2), (12, 6), 0, 40).long()
     data = Encoded(ids, random.randint(random.key(3), (12,), 0, 6).long(), torch.arange(12) % 3)
@@ -256,7 +278,7 @@ def test_encoded(tiny_llama):
 def test_baselines_and_report():
     train = [Example(f"good {i}", 1) for i in range(6)] + [Example(f"bad {i}", 0) for i in range(5)]
     test = [Example("bad a", 0), Example("bad b", 0), Example("good c", 1)]
-    corpus = labelled.Labelled("made", ["down", "up", "rare"], train, [], test)
+    corpus = labelled.Labelled("made", train, [], test, ["down", "up", "rare"])
     others = classify.baselines(corpus)
     assert others == {"majority": pytest.approx(1 / 3), "tfidf": 1.0}
     logp = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.1, 0.9, 0.0]]).log()
@@ -264,6 +286,17 @@ def test_baselines_and_report():
     assert result == {"test/accuracy": pytest.approx(2 / 3), "test/majority": pytest.approx(1 / 3), "test/tfidf": 1.0}
     assert [line.split()[-2] for line in lines[1:]] == ["33.3", "100.0", "66.7", "50.0", "100.0"]
     assert not any("rare" in line for line in lines)
+
+
+def test_a_text_and_the_likeliest_labels():
+    assert classify.readable("  a – b \n") == "a – b"
+    for text, message in (("", "no text"), (" \n", "no text"), ("caf\udce9", "not UTF-8: character 3 of")):
+        with pytest.raises(DataError, match=message):
+            classify.readable(text)
+    table = classify.likeliest(torch.tensor([0.125, 0.625, 0.25]), ["a", "b", "c"])
+    assert table.columns == ("percent", "label") and table.rows == [(62.5, "b"), (25.0, "c"), (12.5, "a")]
+    assert table.lines() == " 62.50 %  b\n 25.00 %  c\n 12.50 %  a\n"
+    assert classify.likeliest(torch.tensor([0.125, 0.625, 0.25]), ["a", "b", "c"], 1).rows == [(62.5, "b")]
 
 
 # ---- bad input ----

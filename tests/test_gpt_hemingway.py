@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from experiments import exp_gpt_hemingway as exp
-from lib import checkpoint, random, tree
+from lib import checkpoint, random, run, tree
 from lib.data import tokens
 from lib.models import gpt
 from lib.tasks import writing
@@ -81,7 +81,11 @@ def test_a_run_its_resumption_and_its_use(fit, call, device, monkeypatch):
     assert call(exp, "sample", *flags(run=whole, prompt="On day", n=30, top_k=1))[1] == call(
         exp, "sample", *flags(run=whole, prompt="On day", n=30, temperature=0)
     )[1]  # fmt: skip
-    assert call(exp, "sample", *flags(run=whole, prompt="", n=3))[0] == 0
+    assert call(exp, "sample", "On day", *flags(run=whole, n=30, seed=0))[1] == answers[0][1]
+    status, out, told = call(exp, "sample", "", *flags(run=whole, n=3), "--copy-check")
+    assert status == 0 and re.fullmatch(
+        rf"longest run copied word for word: \d+ of {len(out) - 1} characters, .*\n", told
+    )
     monkeypatch.setattr(sys, "stdin", io.StringIO("On day 3\nthe boy\n\nnot read\n"))
     status, out, _ = call(exp, "sample", *flags(run=whole, n=3))
     assert status == 0 and "On day 3" in out and "the boy" in out and "not read" not in out
@@ -174,6 +178,16 @@ def test_the_books_preset_has_the_books_size():
     assert tree.size(params) == 7_829_760
 
 
+@pytest.mark.device
+def test_a_text_is_the_beginning_of_a_longer_one(fit):
+    """Whatever is said of how many tokens are wanted, the same bits are computed."""
+    path, _ = fit()
+    w = exp.load(path, run.load_config(path, exp.Args))
+    key = random.key(0, w.device)
+    short, long = ("".join(w.stream("On day", n, key)) for n in (5, 30))
+    assert long.startswith(short.removesuffix("\ufffd"))
+
+
 # ---- bad input ----
 
 
@@ -183,7 +197,7 @@ def test_the_books_preset_has_the_books_size():
         (b"", "no text"),
         (b" \n", "no text"),
         (b"too short for a batch", "do not fill one batch of 4 rows of 16 tokens"),
-        (b"good \xff bad" * 99, "byte 5: not UTF-8"),
+        (b"good\n\xff bad" * 99, "line 2: not UTF-8"),
     ],
 )
 def test_bad_texts(call, tmp_path, content, message):
@@ -201,7 +215,7 @@ def test_bad_texts(call, tmp_path, content, message):
         (["--width", "10", "--heads", "4"], "not a multiple"),
         (["--width", "12", "--heads", "4"], "even number of channels"),
         (["--optimizer", "sgd"], "sgd"),
-        (["sample", "--top-p", "0"], "--top-p in (0, 1]"),
+        (["sample", "--top-p", "0"], "--top-p must be above 0 and at most 1"),
         (["sample", "--n", "0"], "--n must be at least 1"),
     ],
 )

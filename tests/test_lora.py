@@ -9,7 +9,22 @@ from lib.models import gpt
 from lib.transform import value_and_grad
 
 PATTERN = r"blocks\.\d+\.(attn\.w_\w|ff\.\w+\.w)$"
-CFG = gpt.Config(30, 8, 2, transformer.Config(width=12, heads=3, ff=20, dropout=0.0, norm="rms", activation="swiglu", position="rotary", bias="all", kv_heads=1))
+CFG = gpt.Config(
+    30,
+    8,
+    2,
+    transformer.Config(
+        width=12,
+        heads=3,
+        ff=20,
+        dropout=0.0,
+        norm="rms",
+        activation="swiglu",
+        position="rotary",
+        bias="all",
+        kv_heads=1,
+    ),
+)
 
 
 @pytest.fixture

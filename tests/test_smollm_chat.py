@@ -1,5 +1,6 @@
 """experiments/exp_smollm_chat.py on a random model of Llama's shape: its figures, its talk, and what it refuses."""
 
+import dataclasses
 import io
 import json
 
@@ -9,9 +10,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments import exp_smollm_chat as exp
 from lib import random
+from lib.answers import Text
 from lib.data import texts
 from lib.faults import RunError
 from lib.models import gpt, smollm
+from lib.tasks import chat
 from tests.test_smollm import byte_pairs
 
 
@@ -90,36 +93,56 @@ def test_a_conversation_is_remembered(call, model, weights, monkeypatch, tmp_pat
 @pytest.mark.device
 def test_a_text_goes_on(call, model, weights, monkeypatch, tmp_path, story):
     call(exp, *SMALL, *weights, "--data", story, "--run", tmp_path / "r")
-    prompts = speaking(model, monkeypatch, [" Paris"])
-    status, out, _ = call(exp, "sample", "--run", tmp_path / "r", "--plain", "--prompt", "The capital is", "--n", 9)
-    assert (status, out, prompts) == (0, "The capital is Paris\n", ["The capital is"])
+    for words in (["--plain", "--prompt", "The capital is"], ["The capital is", "--plain"]):
+        prompts = speaking(model, monkeypatch, [" Paris"])
+        status, out, _ = call(exp, "sample", "--run", tmp_path / "r", "--n", 9, *words)
+        assert (status, out, prompts) == (0, "The capital is Paris\n", ["The capital is"])
+
+
+def test_what_was_said_earlier(model, monkeypatch):
+    """A use can be told of it instead of the lines that are typed, and the next one is told."""
+    use = exp.Use(text="Sure?", earlier=("Is it?", "Yes."), n=100, system="Be brief.")
+    prompts = speaking(model, monkeypatch, ["No."])
+    said = [*exp.answers(use, model)]
+    assert "".join(piece.text for piece in said) == "No.\n" and said[-1] == Text("\n")
+    turns = [("system", "Be brief."), ("user", "Is it?"), ("assistant", "Yes."), ("user", "Sure?")]
+    assert prompts == [model.tokenizer.decode(model.chat(turns).tolist(), skip_special_tokens=False)]
+    assert use.after("No.\n") == dataclasses.replace(use, earlier=("Is it?", "Yes.", "Sure?", "No."))
+    with pytest.raises(ValueError, match="the last question has no answer"):
+        exp.Use(text="Sure?", earlier=("Is it?",))
+
+
+def test_each_question_has_a_key_of_its_own(model):
+    """In --plain too, where nothing else of earlier ones matters."""
+    say = lambda *earlier: [*exp.answers(exp.Use(text="a", earlier=earlier, plain=True, n=9, temperature=9.0), model)]  # noqa: E731
+    assert say() == say() != say("x", "y") == say("v", "w")
 
 
 def test_answers_stream_and_follow_the_seed(model):
     prompt = model.chat([("user", "What?")])
-    say = lambda key: list(exp.speak(model, prompt, 12, key, temperature=1.0))  # noqa: E731
+    say = lambda key: list(chat.speak(model, prompt, 12, key, temperature=1.0))  # noqa: E731
     assert say(random.key(3)) == say(random.key(3)) != say(random.key(4))
     greedy = gpt.generate(model.params, prompt[None], cfg=model.cfg)
     ids = [int(next(greedy)) for _ in range(12)]
     if not {0, 2} & set(ids):
-        assert "".join(exp.speak(model, prompt, 12)) == model.tokenizer.decode(ids)
+        assert "".join(chat.speak(model, prompt, 12)) == model.tokenizer.decode(ids)
 
 
 def test_old_exchanges_are_forgotten(model):
     said = [(who, f"{n} " + "word " * 6) for n in range(8) for who in ("user", "assistant")]
     turns = [("system", "Be brief."), *said, ("user", "And now?")]
-    text = model.tokenizer.decode(exp.remembered(model, turns, 40).tolist(), skip_special_tokens=False)
-    assert len(exp.remembered(model, turns, 40)) <= 256 - 40
+    text = model.tokenizer.decode(chat.remembered(model, turns, 40).tolist(), skip_special_tokens=False)
+    assert len(chat.remembered(model, turns, 40)) <= 256 - 40
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
     assert "And now?" in text and "user\n7" in text and "user\n0" not in text
     with pytest.raises(RunError, match="do not fit in 256"):
-        exp.remembered(model, [("user", "word " * 300)], 40)
+        chat.remembered(model, [("user", "word " * 300)], 40)
 
 
 def test_without_a_run_the_default_talks(call, model, monkeypatch):
     monkeypatch.setattr(smollm, "load", lambda weights, *rest: {"default": model}[weights])
     speaking(model, monkeypatch, ["Yes."])
-    assert call(exp, "sample", "--prompt", "Is it?", "--n", 9)[:2] == (0, "Yes.\n")
+    assert call(exp, "sample", "Is it?", "--n", 9)[:2] == (0, "Yes.\n")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import torch
 from lib import random
 from lib.data import batches, texts, tokens
 from lib.faults import DataError
+from lib.tasks import writing
 
 LEVELS = ("word", "bpe", "char")
 
@@ -68,16 +69,16 @@ def test_read(tmp_path, raw, expected):
 
 
 @pytest.mark.parametrize(
-    ("raw", "byte"),
-    [(b"caf\xe9 x", 3), (b"\xef\xbb\xbfab\xff", 5), ("é".encode("utf-16"), 0), ("ééé".encode()[:-1], 4)],
+    ("raw", "line"),
+    [(b"a\r\nb\ncaf\xe9 x", 3), (b"\xef\xbb\xbfab\xff", 1), ("é".encode("utf-16"), 1), ("é\néé".encode()[:-1], 2)],
     ids=["Latin-1", "after a byte order mark", "UTF-16", "cut off"],
 )
-def test_what_is_not_utf8_is_named_with_its_place(tmp_path, raw, byte):
+def test_what_is_not_utf8_is_named_with_its_place(tmp_path, raw, line):
     (tmp_path / "good.txt").write_text("good")
     (tmp_path / "my bad.txt").write_bytes(raw)
-    with pytest.raises(DataError, match=rf"my bad\.txt, byte {byte}: not UTF-8"):
+    with pytest.raises(DataError, match=rf"my bad\.txt, line {line}: not UTF-8"):
         texts.load(str(tmp_path / "my bad.txt"))
-    with pytest.raises(DataError, match=rf"my bad\.txt, byte {byte}: not UTF-8"):
+    with pytest.raises(DataError, match=rf"my bad\.txt, line {line}: not UTF-8"):
         texts.load(str(tmp_path))
 
 
@@ -360,9 +361,9 @@ def equal(a, b):
 
 def test_windows_of_an_epoch_share_only_their_ends():
     ids = torch.arange(1000) + 7
-    batches = take(batches.windows(ids, random.key(0), rows=4, length=16), 61 // 4)
-    assert {tuple(batch.shape) for batch in batches} == {(4, 17)} and batches[0].dtype == ids.dtype
-    rows = torch.cat(batches)
+    made = take(batches.windows(ids, random.key(0), rows=4, length=16), 61 // 4)
+    assert {tuple(batch.shape) for batch in made} == {(4, 17)} and made[0].dtype == ids.dtype
+    rows = torch.cat(made)
     assert torch.equal(rows, rows[:, :1] + torch.arange(17))  # text as it stands
     read = rows[:, :-1].flatten().tolist()
     assert len(set(read)) == len(read) == 60 * 16
@@ -371,8 +372,8 @@ def test_windows_of_an_epoch_share_only_their_ends():
 
 
 def test_each_epoch_cuts_anew_and_the_whole_text_is_used():
-    batches = take(batches.windows(torch.arange(50), random.key(0), rows=2, length=4), 100 * 5)
-    epochs = [torch.cat(batches[i : i + 5]) for i in range(0, len(batches), 5)]
+    made = take(batches.windows(torch.arange(50), random.key(0), rows=2, length=4), 100 * 5)
+    epochs = [torch.cat(made[i : i + 5]) for i in range(0, len(made), 5)]
     assert {int(epoch[0, 0]) % 4 for epoch in epochs} == set(range(4))
     assert torch.cat(epochs).unique().tolist() == list(range(50))
 
@@ -389,18 +390,18 @@ def test_a_run_goes_on_with_the_window_it_stopped_at(length):
 
 def test_streams_go_on_where_the_batch_before_ended():
     ids = torch.arange(103)
-    batches = take(batches.streams(ids, rows=3, length=8), 12)  # three epochs of four batches
-    assert [bool(batch.fresh.all()) for batch in batches] == [True, False, False, False] * 3
-    assert {(tuple(batch.tokens.shape), batch.fresh.dtype, batch.fresh.shape) for batch in batches} == {
+    made = take(batches.streams(ids, rows=3, length=8), 12)  # three epochs of four batches
+    assert [bool(batch.fresh.all()) for batch in made] == [True, False, False, False] * 3
+    assert {(tuple(batch.tokens.shape), batch.fresh.dtype, batch.fresh.shape) for batch in made} == {
         ((3, 9), torch.bool, (3,))
     }
-    for before, after in pairwise(batches):
+    for before, after in pairwise(made):
         if not after.fresh.any():
             assert torch.equal(before.tokens[:, -1], after.tokens[:, 0])
     for epoch in range(3):
-        rows = torch.cat([batch.tokens[:, :-1] for batch in batches[4 * epoch : 4 * epoch + 4]], dim=1)
+        rows = torch.cat([batch.tokens[:, :-1] for batch in made[4 * epoch : 4 * epoch + 4]], dim=1)
         assert rows.flatten().tolist() == list(range(6 * (epoch % 2), 6 * (epoch % 2) + 96))
-    assert int(batches[7].tokens.max()) == 102  # the end of the text, in odd epochs
+    assert int(made[7].tokens.max()) == 102  # the end of the text, in odd epochs
 
 
 def test_a_run_goes_on_with_the_stream_it_stopped_at():

@@ -1,21 +1,23 @@
-"""lib/tasks/writing.py: what is told of a text, and how a text reaches the terminal."""
+"""lib/tasks/writing.py: what is told of a text, and how a text is written piece by piece."""
 
 import math
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
 import torch
 
+from lib.answers import Note, Text
 from lib.data import texts, tokens
 from lib.faults import DataError
 from lib.tasks import writing
 
 
-def writer(says=b"", level="char", nats=lambda ids: 0.0, context=None):
+def writer(says=b"", level="char", nats=lambda ids: 0.0, training=lambda: pytest.fail("loaded"), **more):
     """One that goes on with these bytes again and again."""
     tokenizer = tokens.train_lossless(level, "abc", 300)
-    go_on = lambda prompt, key, **sampling: (torch.tensor([byte]) for byte in cycle(says))  # noqa: E731
-    return writing.Writer(tokenizer, go_on, nats, torch.device("cpu"), context)
+    go_on = lambda prompt, key, *, room, **sampling: (torch.tensor([byte]) for byte in cycle(says))  # noqa: E731
+    return writing.Writer(tokenizer, go_on, nats, torch.device("cpu"), training, **more)
 
 
 def test_a_stream_holds_back_half_a_character():
@@ -70,30 +72,59 @@ def test_a_token_between_texts_is_the_neutral_prompt_and_the_end():
     made = writer(b"ab\x05cd")
     seen, prompts = [], []
 
-    def go_on(prompt, key, **sampling):
+    def go_on(prompt, key, *, room, **sampling):
         prompts.append(prompt.tolist())
-        return made.go_on(prompt, key)
+        return made.go_on(prompt, key, room=room)
 
     nats = lambda ids: float(len(seen.append(ids) or ids) - 1)  # noqa: E731
-    w = writing.Writer(made.tokenizer, go_on, nats, made.device, 16, end=5)
+    w = replace(made, go_on=go_on, nats=nats, context=16, end=5)
     assert list(w.stream("", 9, None)) == ["a", "b"] and list(w.stream("é", 1, None)) == ["a"]
     assert prompts == [[[5]], [list("é".encode())]]
     assert w.score("abc")["loss"] == 1 and seen[0].tolist() == [5, *b"abc"]
 
 
 def test_writing_may_end_in_half_a_character():
-    w = writer("é".encode()[:1] + b"\x05")
-    w = writing.Writer(w.tokenizer, w.go_on, w.nats, w.device, end=5)
+    w = writer("é".encode()[:1] + b"\x05", end=5)
     assert list(w.stream("", 9, None)) == ["\ufffd"]
 
 
-def test_an_answer_is_printed_as_it_comes(capsys):
-    w, printed = writer(b"ab"), []
+def test_an_answer_comes_piece_by_piece():
+    """Each before the next token is asked for."""
+    w, asked = writer(b"ab"), []
 
-    def go_on(prompt, key, **sampling):
-        for byte in b"abab":
+    def go_on(prompt, key, *, room, **sampling):
+        for n, byte in enumerate(b"abab"):
+            asked.append((n, room))
             yield torch.tensor([byte])
-            printed.append(capsys.readouterr().out)
 
-    writing.answer(writing.Use(prompt="see ", n=4), writing.Writer(w.tokenizer, go_on, w.nats, w.device), "none")
-    assert printed == ["see a", "b", "a"] and capsys.readouterr().out == "b\n"
+    answers = writing.answers(writing.Use(text="see ", n=4), replace(w, go_on=go_on))
+    assert next(answers) == Text("see a") and asked == [(0, 4)]
+    assert [*answers] == [Text("b"), Text("a"), Text("b"), Text("\n")] and asked[-1] == (3, 4)
+
+
+def test_the_training_text_is_loaded_for_a_copy_check_alone():
+    w = writer(b"ab", training=lambda: "xabax")
+    *written, note = writing.answers(writing.Use(text="", n=4, copy_check=True), w)
+    assert written == [Text("a"), Text("b"), Text("a"), Text("b"), Text("\n")]
+    assert note == Note("longest run copied word for word: 3 of 4 characters, 'aba'")
+    assert [*writing.answers(writing.Use(text="", n=1), writer(b"ab"))] == [Text("a"), Text("\n")]
+
+
+def test_words_that_are_spelled_in_bytes_are_noted():
+    assert next(writing.answers(writing.Use(text="漢 a", n=1), writer(b"ab"))) == Note(
+        "warning: not in the vocabulary, so spelled in bytes: 漢"
+    )
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"n": 0}, "--n must be at least 1"),
+        ({"temperature": -0.1}, "--temperature must be at least 0"),
+        ({"top_k": -1}, "--top-k must be at least 0"),
+        ({"top_p": 0.0}, "--top-p must be above 0 and at most 1"),
+    ],
+)
+def test_numbers_out_of_their_bounds(values, message):
+    with pytest.raises(ValueError, match=message):
+        writing.Use(**values)

@@ -53,7 +53,9 @@ def main(
 
     try:
         if words[:1] == ["sample"]:
-            sample(asked(experiment, kind, words[1:]), answered)
+            use = asked(experiment, kind, words[1:])
+            model(use.run, use.data_dir)  # what is wrong with a run is told before anybody types a line
+            sample(use, answered)
         elif words[:1] == ["serve"]:
             with contextlib.redirect_stdout(sys.stderr):  # what anybody prints is no answer
                 worker.serve(kind, answered, sys.stdin, sys.__stdout__ or sys.stdout)

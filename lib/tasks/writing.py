@@ -177,7 +177,7 @@ class Use(run.Typed):
     n: run.Count = SHOWN
     """Tokens to write."""
     temperature: run.Amount = 0.8
-    """Above 1 bolder, below 1 safer; 0: the likeliest token each time."""
+    """Above 1 the writing is bolder, below 1 safer; 0: the likeliest token each time."""
     top_k: run.Natural = 0
     """Draw among the k likeliest tokens; 0: among all."""
     top_p: run.Share = 0.95
