@@ -148,7 +148,8 @@ def working():
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def asked(process, **request):
