@@ -5,6 +5,11 @@ distance on the features of our own classifier, .052 where training pictures hav
 `just run exp_gan_fashion`, then `just sample exp_gan_fashion --n 64`.
 """
 
+from lib.data import batches
+import json
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +22,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import conv, diagnose, gan, metrics, nn, optim, parallel, plot, random, run, tree
-from lib.data import batches, images
+from lib.data import images
 from lib.data.images import FASHION_NAMES as NAMES
 from lib.data.images import Images
 from lib.faults import RunError
+from lib.models import cnn
 from lib.random import Key
 from lib.run import cli
 from lib.transform import value_and_grad
