@@ -16,7 +16,7 @@ from lib import random, tree
 from lib.data import faces
 from lib.faults import DataError, RunError
 from lib.run.use import verbs
-from lib.tasks import arithmetic
+from lib.tasks import arithmetic, codes
 from lib.transform import jit
 
 TINY = {"size": 16, "faces": 60, "width": 4, "code": 6, "batch": 8, "steps": 4, "eval_every": 2, "save_every": 2}
@@ -139,6 +139,19 @@ def test_names_of_values():
         faces.value("hat", NAMES)
     with pytest.raises(DataError, match="there are none"):
         faces.value("hat", {})
+
+
+def test_data_is_loaded_for_numbers_only(tmp_path):
+    args, state = made()
+    coder = exp.coder(state.params, args)._replace(faces=lambda: pytest.fail("loaded"))
+    file = str(tmp_path / "face.png")
+    Image.new("RGB", (16, 16)).save(file)
+    uses = codes.Reconstruct((file,)), codes.Way((file, file)), codes.Combine((file,), (file,), (file,)), codes.Draw(3)
+    for use in uses:
+        (answer,) = exp.answers(use, coder)
+        assert answer.file == use.out
+    with pytest.raises(RunError, match="no picture: give numbers"):
+        list(exp.answers(codes.Reconstruct(()), coder))
 
 
 @pytest.mark.device
