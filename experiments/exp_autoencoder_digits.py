@@ -3,11 +3,11 @@
 What it shows: with 20 numbers each, held-out digits come back with less than half of PCA's squared error, 7.7 a picture
 against 18.6; with two (--bottleneck 2 --steps 3000) 31.9 against 43.3. A linear probe reads 88 % of the labels off 20
 numbers and 65 % off two, off PCA's 88 % and 43 %. The run takes 47 s of CPU time.
-`just run exp_autoencoder_digits`, then `just sample exp_autoencoder_digits --interpolate 3 7`.
+`just run exp_autoencoder_digits`, then `just sample exp_autoencoder_digits way 3 7`.
 """
 
-from lib.data import batches
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,15 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
+from tyro.conf import Positional
 
 from lib import diagnose, nn, optim, parallel, plot, random, run, tree
-from lib.data import images
+from lib.answers import Answer, Picture, Text
+from lib.data import batches, images
 from lib.data.images import Images
 from lib.faults import RunError
 from lib.random import Key
-from lib.run import cli
+from lib.tasks import pictures
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -38,17 +40,19 @@ class Args(run.Args):
     """Train an autoencoder of small grey pictures."""
 
     data: str = "digits"
-    """digits (10,000 of MNIST's), mnist, fashion, or a folder with a subfolder of pictures per label."""
+    """Which pictures: digits (10,000 of MNIST's), mnist, fashion, or a folder with a subfolder of them per label."""
     hidden: tuple[int, ...] = (400, 200)
     """Widths between the pixels and the code; the decoder has the same, backwards."""
     bottleneck: int = 20
-    """Numbers in a code."""
+    """How many numbers a code has."""
     batch: int = 128
+    """Pictures of a batch."""
     lr: float = 2e-3
-    """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0; or constant."""
+    """Learning rate, the highest where it changes."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """cosine: a warm-up of a twentieth of the run, then half a cosine to 0; or a constant learning rate."""
     shift: int = 1
-    """Shift each training picture by up to so many pixels, differently each time."""
+    """By how many pixels, at most, each training picture is shifted, differently each time."""
 
 
 PRESETS: dict[str, run.Args] = {
@@ -175,10 +179,10 @@ def in_turn(data: Images) -> Images:
     return Images(data.pixels[order], data.labels[order])
 
 
-def interpolation(params: Tree, x: Float[Tensor, "2 1 h w"], n: int = 10) -> Float[Tensor, "n 1 h w"]:
+def interpolation(params: Tree, x: Float[Tensor, "2 1 h w"]) -> Float[Tensor, "n 1 h w"]:
     """From one picture to another: the decoded codes on the straight line between theirs."""
     first, last = encode(params, x)
-    return decode(params, torch.lerp(first, last, torch.linspace(0, 1, n, device=x.device)[:, None]))
+    return decode(params, pictures.between(first, last, 10))
 
 
 def latent_map(params: Tree, data: Images, names: list[str], n: int = 20) -> Figure:
@@ -208,11 +212,11 @@ def train(args: Args) -> None:
     state = here.start(init_state)
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
+    order = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
     base = pca(data.pixels / 255, args.bottleneck)
 
     for n in here.progress():
-        index = next(batches)
+        index = next(order)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
@@ -227,7 +231,7 @@ def train(args: Args) -> None:
             one.writer.add_image("diagnose/surprising", plot.tile(data.pixels[i][worst] / 255, 8), n + 1)
     if not here.evaluates(state):
         return
-    here.finish([score(s.params, base, data, test) for _, s in here.each(state)], "--interpolate 3 7")
+    here.finish([score(s.params, base, data, test) for _, s in here.each(state)], "way 3 7")
 
 
 @torch.no_grad()
@@ -250,7 +254,7 @@ def score(params: Tree, base: Pca, data: Images, test: Images) -> tuple[dict[str
 
 
 @torch.no_grad()
-def show(here: run.Run | run.View, n: int, params: Tree, test: Images, names: list[str]) -> None:
+def show(here: run.Place, n: int, params: Tree, test: Images, names: list[str]) -> None:
     """Test pictures above their reconstructions, ways from one to the next, and the map of a plane of codes."""
     x = test.pixels[:10] / 255
     codes = encode(params, x)
@@ -265,58 +269,71 @@ def show(here: run.Run | run.View, n: int, params: Tree, test: Images, names: li
 # ---- using a run ----
 
 
-@dataclass(frozen=True)
-class Use:
-    """Turn test pictures into codes and back with the latest finished run; one of these at a time."""
+class Model(NamedTuple):
+    params: Tree
+    bottleneck: int
+    test: Callable[[], UInt8[Tensor, "n 1 h w"]]
 
-    reconstruct: tuple[int, ...] = ()
-    """Numbers of test pictures, drawn above their reconstructions; 0 to 9 if nothing else is asked for."""
-    interpolate: tuple[int, int] | None = None
-    """Numbers of two test pictures: the decoded codes between theirs. Digits take turns: 3 and 13 are threes."""
-    code: tuple[float, ...] = ()
-    """A code to decode, as many numbers as the bottleneck."""
-    image: Path | None = None
-    """A picture of one's own, light on dark: its code is printed and its reconstruction drawn."""
-    out: Path | None = None
-    """Picture file; reconstruction.png, interpolation.png or code.png in this folder if not given."""
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-    data_dir: Path | None = None
-    """Where to look for data files before downloading them."""
+
+def load(path: Path, args: Args) -> Model:
+    """The parameters of a finished run, and its test pictures, which are loaded when one is asked for."""
+    test = functools.cache(lambda: in_turn(images.load(args.data, args.data_dir).test).pixels)
+    return Model(run.load(path, init_state(random.key(0), args)).params, args.bottleneck, test)
+
+
+@dataclass(frozen=True)
+class Reconstruct(run.Use):
+    """Draw pictures above their reconstructions; the codes of files are printed."""
+
+    pictures: Positional[tuple[str, ...]] = tuple(map(str, range(10)))
+    """Numbers of test pictures, or picture files, light on dark. Digits take turns: 3 and 13 are threes."""
+    out: Path = Path("reconstruction.png")
+    """Where to save the picture."""
+
+
+@dataclass(frozen=True)
+class Way(run.Use):
+    """Draw the way from one picture to another: decoded codes on the straight line between theirs."""
+
+    pictures: Positional[tuple[str, str]] = ("3", "7")
+    """Two numbers of test pictures, or picture files, light on dark. Digits take turns: 3 and 13 are threes."""
+    out: Path = Path("interpolation.png")
+    """Where to save the picture."""
+
+
+@dataclass(frozen=True)
+class Decode(run.Use):
+    """Draw the picture that a code stands for."""
+
+    code: Positional[tuple[float, ...]] = ()
+    """The code: as many numbers as the run's bottleneck has."""
+    out: Path = Path("code.png")
+    """Where to save the picture."""
+
+
+Use = Reconstruct | Way | Decode
 
 
 @torch.no_grad()
-def sample(use: Use) -> None:
-    if sum(bool(x) for x in (use.reconstruct, use.interpolate, use.code, use.image)) > 1:
-        raise RunError("one of --reconstruct, --interpolate, --code and --image at a time")
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
-    params = run.load(path, init_state(random.key(0), args)).params
-    columns, name = 1, "code.png"
-    if use.code:
-        if len(use.code) != args.bottleneck:
-            raise RunError(f"--code has {len(use.code)} numbers: this run's codes have {args.bottleneck}")
-        sheet = decode(params, torch.tensor([use.code]))
-    else:
-        x = images.read(use.image, SIDE)[None] / 255 if use.image else chosen(use, args)
-        if use.image:
-            print(*(f"{value:.4f}" for value in encode(params, x)[0].tolist()))
-        if use.interpolate:
-            sheet, columns, name = interpolation(params, x), 10, "interpolation.png"
-        else:
-            sheet, columns, name = torch.cat([x, decode(params, encode(params, x))]), len(x), "reconstruction.png"
-    plot.save(plot.tile(sheet, columns), use.out or Path(name), scale=4)
-    print(use.out or name)
-
-
-def chosen(use: Use, args: Args) -> Float[Tensor, "b 1 h w"]:
-    """The test pictures that are asked for. Raises RunError."""
-    test = in_turn(images.load(args.data, use.data_dir).test).pixels
-    numbers = use.interpolate or use.reconstruct or tuple(range(10))
-    if outside := [i for i in numbers if not 0 <= i < len(test)]:
-        raise RunError(f"{outside[0]}: the test pictures are 0 to {len(test) - 1}")
-    return test[list(numbers)] / 255
+def answers(use: Use, model: Model) -> Iterator[Answer]:
+    """Raises DataError, RunError."""
+    match use:
+        case Decode():
+            if len(use.code) != model.bottleneck:
+                raise RunError(f"a code of {len(use.code)} numbers: this run's codes have {model.bottleneck}")
+            sheet, columns = decode(model.params, torch.tensor([use.code])), 1
+        case Way():
+            x, _ = pictures.picked(use.pictures, model.test, SIDE, channels=1)
+            sheet, columns = interpolation(model.params, x / 255), 10
+        case Reconstruct():
+            x, numbers = pictures.picked(use.pictures, model.test, SIDE, channels=1)
+            codes = encode(model.params, x / 255)
+            for code, number in zip(codes.tolist(), numbers, strict=True):
+                if number is None:
+                    yield Text(" ".join(f"{value:.4f}" for value in code) + "\n")
+            sheet, columns = torch.cat([x / 255, decode(model.params, codes)]), len(x)
+    yield Picture(plot.tile(sheet, columns), use.out, scale=4)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

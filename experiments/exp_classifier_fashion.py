@@ -2,11 +2,12 @@
 
 What it shows: ten kinds of clothes told apart by 73,000 parameters: 91.8 % of the test pictures after two minutes and a
 half on two CPU cores (RESULTS.md), the confusion matrix and the mistakes it is surest of in TensorBoard.
-`just run exp_classifier_fashion`, then `just sample exp_classifier_fashion --image photo.png`.
+`just run exp_classifier_fashion`, then `just sample exp_classifier_fashion photo.png`.
 """
 
-from lib.data import batches
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,14 +17,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from tyro.conf import Positional
 
 from lib import diagnose, nn, optim, parallel, plot, random, run, tree
-from lib.data import images
+from lib.answers import Answer, Table
+from lib.data import batches, images
 from lib.data.images import Images
 from lib.faults import RunError
 from lib.models import cnn
 from lib.random import Key
-from lib.run import cli
+from lib.tasks import classify, pictures
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -35,24 +38,29 @@ class Args(run.Args):
     """Train a classifier of small pictures."""
 
     data: str = "fashion"
-    """fashion, mnist, digits, or a folder with a subfolder of pictures per label."""
+    """Which pictures: fashion, mnist, digits, or a folder with a subfolder of them per label."""
     labels: tuple[str, ...] = ()
-    """Only these labels (two for the binary task: t-shirt "ankle boot"); all if none."""
+    """Only these labels are told apart (two for the binary task: t-shirt "ankle boot"); all if none is given."""
     model: Literal["mlp", "cnn"] = "cnn"
+    """Dense layers, or convolutions."""
     hidden: tuple[int, ...] = (256, 128, 64)
     """Widths of the mlp's hidden layers."""
     widths: tuple[int, ...] = (16, 32, 64)
     """Channels of the cnn's stages."""
     batch: int = 128
+    """Pictures of a batch."""
     lr: float = 3e-3
-    """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0; constant for the mlp's book."""
+    """Learning rate, the highest where it changes."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """cosine: a warm-up of a twentieth of the run, then half a cosine to 0; or a constant learning rate."""
     weight_decay: float = 0.05
+    """Weight decay of matrices, times the learning rate."""
     smoothing: float = 0.0
     """Label smoothing."""
     dropout: float = 0.0
+    """Dropout probability in training."""
     augment: bool = False
-    """Shift by up to two pixels and mirror, differently each time. In a run of a few epochs it costs accuracy."""
+    """Shift pictures by up to two pixels and mirror them, differently each time. It costs a short run accuracy."""
 
 
 PRESETS: dict[str, run.Args] = {
@@ -170,10 +178,10 @@ def chosen(data: Images, names: list[str], labels: tuple[str, ...]) -> Images:
 
 
 @torch.no_grad()
-def predict(state: TrainState, data: Images, args: Args, dtype: torch.dtype) -> Float[Tensor, "n k"]:
+def predict(state: TrainState, x: UInt8[Tensor, "n 1 28 28"], args: Args, dtype: torch.dtype) -> Float[Tensor, "n k"]:
     """Log-probabilities."""
     params = tree.cast(state.params, dtype)
-    parts = [apply(params, state.model, x, args=args)[0].float() for x in data.pixels.split(1000)]
+    parts = [apply(params, state.model, part, args=args)[0].float() for part in x.split(1000)]
     return torch.cat(parts).log_softmax(-1)
 
 
@@ -193,15 +201,15 @@ def train(args: Args) -> None:
     state = here.start(init_state, classes=len(names))
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
+    order = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
 
     for n in here.progress():
-        index = next(batches)
+        index = next(order)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
-                show(one, n + 1, predict(s, val, args, here.dtype), val, names)
+                show(one, n + 1, predict(s, val.pixels, args, here.dtype), val, names)
         for one, before, after, i in here.diagnosed(n, state, index):
             examples = Images(data.pixels[i], data.labels[i])
             fixed = partial(fixed_loss, state=after.model, args=args)
@@ -209,9 +217,7 @@ def train(args: Args) -> None:
             one.writer.add_image("diagnose/surprising", plot.tile(examples.pixels[worst] / 255, 8), n + 1)
     if not here.evaluates(state):
         return
-    here.finish(
-        [score(predict(s, test, args, here.dtype), test, names) for _, s in here.each(state)], "--image PICTURE"
-    )
+    here.finish([score(predict(s, test.pixels, args, here.dtype), test, names) for _, s in here.each(state)], "PICTURE")
 
 
 def score(logp: Float[Tensor, "n k"], test: Images, names: list[str]) -> tuple[dict[str, float], list[str]]:
@@ -225,7 +231,7 @@ def score(logp: Float[Tensor, "n k"], test: Images, names: list[str]) -> tuple[d
     return {"test/accuracy": accuracy}, lines
 
 
-def show(here: run.Run | run.View, n: int, logp: Float[Tensor, "n k"], val: Images, names: list[str]) -> None:
+def show(here: run.Place, n: int, logp: Float[Tensor, "n k"], val: Images, names: list[str]) -> None:
     """Held-out loss and accuracy, who is taken for whom, and the mistakes the model is surest of."""
     guess, labels = logp.argmax(-1), val.labels
     accuracy = float((guess == labels).float().mean())
@@ -244,40 +250,47 @@ def show(here: run.Run | run.View, n: int, logp: Float[Tensor, "n k"], val: Imag
 
 
 @dataclass(frozen=True)
-class Use:
-    """Say what is on a picture, or on test pictures of the data set, with the latest finished run."""
+class Use(run.Use):
+    """Say what is on pictures with the latest finished run."""
 
-    image: Path | None = None
-    """A picture of one's own: its middle square is taken, grey and 28 pixels wide, light on dark."""
-    index: tuple[int, ...] = ()
-    """Numbers of test pictures; the first ten if none."""
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-    data_dir: Path | None = None
-    """Where to look for data files before downloading them."""
+    pictures: Positional[tuple[str, ...]] = ()
+    """Numbers of test pictures, or picture files, light on dark: the middle square is taken, grey and 28 pixels wide.
+    The first ten test pictures if none is given."""
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
-    splits = images.load(args.data, use.data_dir)
-    names = list(args.labels) or splits.names
-    state = run.load(path, init_state(random.key(0), args, len(names)))
-    if use.image:
-        pixels = images.read(use.image, 28)[None]
-        p = predict(state, Images(pixels, torch.zeros(1)), args, torch.float32)[0].exp()
-        for k in p.argsort(descending=True)[:3].tolist():
-            print(f"{100 * float(p[k]):6.2f} %  {names[k]}")
-        return
-    test = chosen(splits.test, splits.names, args.labels)
-    numbers = use.index or tuple(range(min(10, len(test.labels))))
-    if outside := [i for i in numbers if not 0 <= i < len(test.labels)]:
-        raise RunError(f"--index {outside[0]}: the test pictures are 0 to {len(test.labels) - 1}")
-    index = torch.tensor(numbers)
-    p = predict(state, Images(test.pixels[index], test.labels[index]), args, torch.float32).exp()
-    for i, row in zip(numbers, p, strict=True):
-        print(f"{i:>5}  {names[test.labels[i]]:<12} taken for {names[row.argmax()]} ({100 * float(row.max()):.1f} %)")
+class Model(NamedTuple):
+    state: TrainState
+    args: Args
+    names: list[str]
+    test: Callable[[], Images]
+
+
+def load(path: Path, args: Args) -> Model:
+    """A finished run, and its test pictures, which are loaded when one is asked for."""
+    known = images.label_names(args.data)
+    names = list(args.labels) or known
+    test = functools.cache(lambda: chosen(images.load(args.data, args.data_dir).test, known, args.labels))
+    return Model(run.load(path, init_state(random.key(0), args, len(names))), args, names, test)
+
+
+def answers(use: Use, model: Model) -> Iterator[Answer]:
+    """What each test picture is taken for; of each file, the likeliest labels. Raises DataError, RunError."""
+    names = model.names
+    asked = use.pictures or tuple(map(str, range(min(10, len(model.test().labels)))))
+    pixels, numbers = pictures.picked(asked, lambda: model.test().pixels, 28, channels=1)
+    p = predict(model.state, pixels, model.args, torch.float32).exp()
+    rows = [
+        (i, names[model.test().labels[i]], names[row.argmax()], 100 * float(row.max()))
+        for i, row in zip(numbers, p, strict=True)
+        if i is not None
+    ]
+    if rows:
+        columns = ("picture", "label", "taken for", "percent")
+        yield Table(columns, rows, "{:>5}  {:<12} taken for {} ({:.1f} %)")
+    for file, i, row in zip(asked, numbers, p, strict=True):
+        if i is None:
+            yield replace(classify.likeliest(row, names, 3), head=file if len(asked) > 1 else "")
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

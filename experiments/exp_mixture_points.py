@@ -5,8 +5,8 @@ rule from p(x|y) p(y) as good as the discriminative one: 95.3 %, which is the tr
 `just run exp_mixture_points`, then `just sample exp_mixture_points --label 2 --out points.png`.
 """
 
-from lib.data import batches
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,14 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from tyro.conf import Positional
 
-from lib import diagnose, nn, optim, parallel, plot, random, run, tree
-from lib.data import images
+from lib import diagnose, nn, optim, parallel, random, run, tree
+from lib.answers import Answer, Picture, Table, Text
+from lib.data import batches
+from lib.data.points import truth
 from lib.faults import RunError
 from lib.random import Key
-from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -40,16 +42,17 @@ class Args(run.Args):
     """Fit the densities p(x) and p(x|y) and the classifier p(y|x) to the same points."""
 
     data: str = "pinwheel"
-    """pinwheel: three arms of five Gaussians each; pair: two classes of one Gaussian each."""
+    """Which points: pinwheel, three arms of five Gaussians each, or pair, two classes of one Gaussian each."""
     points: int = 20_000
-    """Training points; as many for validation, and for the test."""
+    """How many training points; there are as many for validation, and for the test."""
     components: int = 24
-    """Of p(x)."""
+    """How many Gaussians p(x) has."""
     class_components: int = 8
-    """Of each p(x|y)."""
+    """How many Gaussians each p(x|y) has."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the classifier's hidden layers."""
     batch: int = 512
+    """Points of a batch."""
     lr: float = 2e-2
     """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0."""
 
@@ -176,30 +179,6 @@ def step(
 # ---- training: plumbing ----
 
 
-def truth(data: str) -> Tree:
-    """The density that the points are drawn from: "conditional" and "prior", as in the model. Each class of the
-    pinwheel is a spiral, r = 0.1 + 3.2 t at angle 2 t, of Gaussians that lie along it. Raises RunError."""
-    if data == "pinwheel":
-        t, prior = torch.linspace(0.1, 1, 5), torch.tensor([0.4, 0.35, 0.25])
-        spiral = torch.polar(0.1 + 3.2 * t, 2 * t)
-        along = spiral * (3.2 / (0.1 + 3.2 * t) + 2j)  # the derivative
-        along = along / along.abs()
-        turn = torch.polar(torch.ones(3), 2 * math.pi / 3 * torch.arange(3))[:, None]
-        mean = torch.view_as_real(turn * spiral)
-        axes = torch.view_as_real(turn[..., None] * torch.stack([0.42 * along, (0.2 + 0.25 * t) * 1j * along], -1))
-    elif data == "pair":
-        mean, prior = torch.tensor([[[-0.9, 0.3]], [[1.1, -0.2]]]), torch.tensor([0.6, 0.4])
-        axes = torch.tensor([[[[0.9, 0.4], [0.0, 0.6]]], [[[0.5, -0.3], [0.0, 1.1]]]])
-    else:
-        raise RunError(f"--data {data}: pinwheel or pair")
-    cholesky = torch.linalg.cholesky(einsum(axes, axes, "y k a d, y k a e -> y k d e"))
-    cholesky = cholesky.tril(-1) + torch.diag_embed(cholesky.diagonal(dim1=-2, dim2=-1).log())
-    return {
-        "conditional": {"logits": torch.zeros(mean.shape[:2]), "mean": mean, "cholesky": cholesky},
-        "prior": prior.log(),
-    }
-
-
 def made(key: Key, p: Tree, n: int) -> Points:
     """Points of sum_y p(y) p(x|y), drawn as from one mixture whose component i belongs to class i // k."""
     weights = p["prior"].log_softmax(0)[:, None] + p["conditional"]["logits"].log_softmax(1)
@@ -228,10 +207,10 @@ def train(args: Args) -> None:
     state = here.start(init_state, classes=len(true["prior"]))
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(batches.numbers, n=args.points, size=args.batch))
+    order = here.batches(partial(batches.numbers, n=args.points, size=args.batch))
 
     for n in here.progress():
-        index = next(batches)
+        index = next(order)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
@@ -295,65 +274,73 @@ def picture(params: Tree, true: Tree, data: Points) -> Figure:
 # ---- using a run ----
 
 
-@dataclass(frozen=True)
-class Use:
-    """Draw points with the latest finished run, or say what its densities and its classifier make of one point."""
+def load(path: Path, args: Args) -> Tree:
+    return run.load(path, init_state(random.key(0), args, len(truth(args.data)["prior"]))).params
 
-    n: int = 10
-    """Points to draw."""
+
+@dataclass(frozen=True)
+class Draw(run.Use):
+    """Draw points with the latest finished run."""
+
+    n: run.Count = 10
+    """How many points."""
     label: int | None = None
     """Draw from p(x|y) of this class; from p(x) if not given."""
     out: Path | None = None
     """Write the points to this .csv, or draw them with the density's contours (.png); printed if not given."""
-    point: tuple[float, float] | None = None
-    """Say log p(x), log p(x|y) and p(y|x) of this point instead."""
     seed: int = 0
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
+    """Decides which points are drawn."""
+
+
+@dataclass(frozen=True)
+class Score(run.Use):
+    """Say what the densities and the classifier of the latest finished run make of a point."""
+
+    point: Positional[tuple[float, float]] = (0.0, 0.0)
+    """The point, of which log p(x), log p(x|y) and p(y|x) are printed."""
+
+
+Use = Draw | Score
 
 
 @torch.no_grad()
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
-    classes = len(truth(args.data)["prior"])
-    p = run.load(path, init_state(random.key(0), args, classes)).params
-    if use.point:
-        x = torch.tensor([use.point])
-        joint = log_joint(p, x)[0]
-        print(f"log p(x) {float(log_density(p['marginal'], x)):.4f}")
-        print(f"{'y':>3}{'log p(x|y)':>12}{'p(y|x) by Bayes rule':>23}{'discriminative':>16}")
-        columns = [joint - p["prior"].log_softmax(0), joint.softmax(0), logits(p, x)[0].softmax(0)]
-        for y, (likelihood, bayes, classifier) in enumerate(torch.stack(columns, 1).tolist()):
-            print(f"{y:>3}{likelihood:12.4f}{bayes:23.4f}{classifier:16.4f}")
-        return
+def answers(use: Use, p: Tree) -> Iterator[Answer]:
+    """Raises RunError."""
+    match use:
+        case Draw():
+            yield from drawn(use, p)
+        case Score():
+            x = torch.tensor([use.point])
+            joint = log_joint(p, x)[0]
+            columns = [joint - p["prior"].log_softmax(0), joint.softmax(0), logits(p, x)[0].softmax(0)]
+            rows = [(y, *row) for y, row in enumerate(torch.stack(columns, 1).tolist())]
+            names = ("y", "log p(x|y)", "p(y|x) by Bayes rule", "discriminative")
+            yield Text(f"log p(x) {float(log_density(p['marginal'], x)):.4f}\n")
+            yield Table(names, rows, "{:>3}{:12.4f}{:23.4f}{:16.4f}", head="{:>3}{:>12}{:>23}{:>16}".format(*names))
+
+
+def drawn(use: Draw, p: Tree) -> Iterator[Answer]:
+    classes = len(p["prior"])
     if use.label is not None and not 0 <= use.label < classes:
         raise RunError(f"--label {use.label}: the labels are 0 to {classes - 1}")
-    if use.n < 1:
-        raise RunError(f"--n {use.n}: at least one point")
     mixture = p["marginal"] if use.label is None else tree.map(lambda leaf: leaf[use.label], p["conditional"])
     name = "p(x)" if use.label is None else f"p(x|y={use.label})"
     x, _ = draw(random.key(use.seed), mixture, use.n)
     log_p = log_density(mixture, x)
-    rows = [",".join(f"{value:.4f}" for value in row) for row in torch.cat([x, log_p[:, None]], 1).tolist()]
-    table = "\n".join(["x1,x2,log " + name, *rows])
-    if use.out is None:
-        print(table)
-        return
-    if use.out.suffix == ".csv":
-        try:
-            use.out.write_text(table + "\n")
-        except OSError as error:
-            raise RunError(f"cannot write {use.out}: {error}") from error
+    if use.out is None or use.out.suffix == ".csv":
+        columns = ("x1", "x2", f"log {name}")
+        rows = [tuple(row) for row in torch.cat([x, log_p[:, None]], 1).tolist()]
+        yield Table(columns, rows, "{:.4f},{:.4f},{:.4f}", head=",".join(columns), file=use.out)
     else:
         figure = Figure(figsize=(6, 6), layout="constrained")
         axes = figure.subplots()
         axes.plot(*x.T.numpy(), ".", markersize=3)
         contours(axes, log_density(mixture, GRID))
         axes.set(title=name, aspect="equal")
-        plot.save(figure, use.out)
-    print(f"{use.out}: {use.n} points, mean log {name} {float(log_p.mean()):.4f}")
+        yield Picture(figure, use.out, caption=None)
+    if use.out is not None:
+        yield Text(f"{use.out}: {use.n} points, mean log {name} {float(log_p.mean()):.4f}\n")
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

@@ -1,14 +1,13 @@
 """Faces from a code of a hundred numbers: a convolutional variational autoencoder (Kingma & Welling 2014).
 
 What it shows: 2.07 bits per dimension of held-out faces; ways from face to face; glasses and hair added to codes, which
-a classifier of faces sees in all of them (RESULTS.md, lib/tasks/judge.py). The bound is on -log2 p(picture) per pixel and
-colour, averaged over the test faces with one draw of the code each, always by the same key.
-`just run exp_vae_faces`, then `just sample exp_vae_faces --add glasses --to 3`.
+a classifier of faces sees in all of them (RESULTS.md, lib/tasks/judge.py). The bound is on -log2 p(picture) per pixel
+and colour, averaged over the test faces with one draw of the code each, always by the same key.
+`just run exp_vae_faces`, then `just sample exp_vae_faces change 3 --add glasses`.
 """
 
-from lib.data import batches
+import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,20 +20,17 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import conv, diagnose, metrics, nn, optim, parallel, plot, random, run, tree
-from lib.data import faces, images
-from lib.data.faces import Faces, Part
-from lib.faults import RunError
+from lib.data import batches, faces
+from lib.data.faces import Faces
 from lib.random import Key
-from lib.run import cli
+from lib.tasks import arithmetic, pictures
 from lib.tasks import judge as judges
+from lib.tasks.codes import Coder, Use, answers
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
 NAME = Path(__file__).stem
 BIN = 1 / 255  # width of a pixel's value, of [0, 1]
-ENOUGH = 20  # training faces with a value of an attribute, for a mean of their codes
-KINDS = ("before", "once", "twice", "by_threes")
-JUDGED = 200  # test faces in each figure of the arithmetic, at most
 
 
 @dataclass(frozen=True)
@@ -42,31 +38,33 @@ class Args(run.Args):
     """Train a variational autoencoder of faces."""
 
     data: str = "default"
-    """default (drawn faces), glasses, celeba, anime (each under --data-dir), or a folder of pictures."""
+    """Which faces: default (drawn ones), glasses, celeba, anime (each under --data-dir), or a folder of pictures."""
     size: int = 64
-    """Pixels of a side: --coarsest, doubled once or more."""
+    """Pixels of a picture's side: --coarsest, doubled once or more."""
     faces: int = 10_000
-    """Drawn faces to train on."""
+    """How many drawn faces to train on."""
     code: int = 100
-    """Numbers in a code."""
+    """How many numbers a code has."""
     width: int = 32
-    """Channels at the finest of the convolutions; each halving of the side doubles them."""
+    """Channels of the finest convolution; each halving of the side doubles them."""
     coarsest: int = 4
     """Pixels of a side of the last map before the code."""
     hidden: int = 0
-    """Width of a dense layer between that map and the code; 0: none."""
+    """Width of a dense layer between the last map and the code; 0: there is none."""
     likelihood: Literal["logistic", "gaussian"] = "logistic"
-    """Of a pixel's value in its bin: logistic, its middle and scale decoded; or the book's squared error."""
+    """What is maximised: a pixel's logistic probability, its middle and scale decoded; or the book's squared error."""
     beta: float = 1.0
-    """Weight of the code's divergence (Higgins et al. 2017); 1 is the bound itself."""
+    """Weight of the code's divergence (Higgins et al. 2017); with 1 the loss is the bound itself."""
     kl_warmup: int = 0
-    """Steps in which that weight grows from 0."""
+    """Steps in which the weight --beta grows from 0."""
     batch: int = 32
+    """Pictures of a batch."""
     lr: float = 2e-3
-    """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0; or constant."""
+    """Learning rate, the highest where it changes."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """cosine: a warm-up of a twentieth of the run, then half a cosine to 0; or a constant learning rate."""
     clip: float = 1.0
-    """Largest global norm of the gradient of bits per dimension; 0: no clipping."""
+    """Largest global norm of the gradient of bits per dimension; 0: it is not clipped."""
 
     def __post_init__(self) -> None:
         possible = [self.coarsest * 2**i for i in range(1, 9) if 8 <= self.coarsest * 2**i <= 1024]
@@ -232,7 +230,7 @@ def codes(params: Tree, x: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n z"]:
 
 
 @torch.no_grad()
-def pictures(params: Tree, code: Float[Tensor, "n z"], args: Args) -> Float[Tensor, "n 3 h w"]:
+def decoded(params: Tree, code: Float[Tensor, "n z"], args: Args) -> Float[Tensor, "n 3 h w"]:
     """The middles, in [0, 1]."""
     return torch.cat([decode(params, part, args).middle.clamp(0, 1) for part in code.split(250)])
 
@@ -249,29 +247,6 @@ def held_out(params: Tree, x: UInt8[Tensor, "n 3 h w"], key: Key, args: Args) ->
     return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 
-def path(code: Float[Tensor, "2 z"], n: int) -> Float[Tensor, "n z"]:
-    """Codes on the straight line from one to the other."""
-    return torch.lerp(code[0], code[1], torch.linspace(0, 1, n, device=code.device)[:, None])
-
-
-class Means(NamedTuple):
-    """Mean codes of training faces: `of[name][v]` of those whose attribute `name` has value number v, `but[name][v]`
-    of the others. Values that fewer than ENOUGH faces have, or lack, are nan."""
-
-    of: dict[str, Float[Tensor, "k z"]]
-    but: dict[str, Float[Tensor, "k z"]]
-
-
-def means(code: Float[Tensor, "n z"], part: Part, names: dict[str, list[str]]) -> Means:
-    found = Means({}, {})
-    for name, values in names.items():
-        has = (part.attributes[name][:, None] == torch.arange(len(values), device=code.device)).float()
-        for table, which in ((found.of, has), (found.but, 1 - has)):
-            n = which.sum(0)[:, None]
-            table[name] = torch.where(n < ENOUGH, torch.nan, which.T @ code / n)
-    return found
-
-
 # ---- training: plumbing ----
 
 
@@ -285,10 +260,10 @@ def train(args: Args) -> None:
     state = here.start(init_state)
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(batches.numbers, n=len(data), size=args.batch))
+    order = here.batches(partial(batches.numbers, n=len(data), size=args.batch))
 
     for n in here.progress():
-        index = next(batches)
+        index = next(order)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
@@ -296,7 +271,7 @@ def train(args: Args) -> None:
                 values = held_out(s.params, val, here.show_key, args)
                 one.log(n + 1, {f"val/{name}": value for name, value in values.items()})
                 one.write(f"step {n + 1}: held out " + ", ".join(f"{k} {v:.3f}" for k, v in values.items()))
-                show(one, n + 1, s.params, test, here.show_key, args)
+                show(one, n + 1, coder(s.params, args), test, here.show_key)
         for one, before, after, i in here.diagnosed(n, state, index):
             plain = lambda p, x: loss(p, x, None, args=args, dtype=torch.float32)[0]  # noqa: E731
             worst = diagnose.report(one, n + 1, before, after, {"params": plain}, data[i])[:32]
@@ -305,42 +280,30 @@ def train(args: Args) -> None:
         return
     found = found._replace(train=tree.to(found.train, here.device), test=tree.to(found.test, here.device))
     results = [score(one, s.params, found, here.show_key, args) for one, s in here.each(state)]
-    here.finish(results, f"--add {next(iter(found.names.values()))[1]} --to 0 1 2" if found.names else "--n 64")
+    here.finish(results, f"change 0 1 2 --add {next(iter(found.names.values()))[1]}" if found.names else "--n 64")
 
 
 @torch.no_grad()
-def show(here: run.Run | run.View, n: int, params: Tree, test: Tensor, key: Key, args: Args) -> None:
+def show(here: run.Place, n: int, coder: Coder, test: UInt8[Tensor, "n 3 h w"], key: Key) -> None:
     """Test pictures above their reconstructions, pictures of codes drawn at random, and ways between faces."""
     x = test[:10]
-    code = codes(params, x)
-    both = torch.cat([x / 255, pictures(params, code, args)])
-    here.writer.add_image("samples/reconstruction", plot.tile(both, len(x)), n)
-    here.writer.add_image("samples/grid", plot.tile(drawn_at_random(params, 40, key, args), 10), n)
-    ways = [path(code[[i, (i + 1) % len(x)]], 10) for i in range(0, len(x), 2)]
-    here.writer.add_image("samples/interpolation", plot.tile(pictures(params, torch.cat(ways), args), 10), n)
-    plot.add_gif(here.writer, "samples/animation", animation(params, code[[0, -1]], args), n)
+    code = coder.encode(x)
+    here.writer.add_image("samples/reconstruction", plot.tile(torch.cat([x / 255, coder.decode(code)]), len(x)), n)
+    here.writer.add_image("samples/grid", plot.tile(coder.generated(40, key), 10), n)
+    ways = [pictures.between(code[i], code[(i + 1) % len(x)], 10) for i in range(0, len(x), 2)]
+    here.writer.add_image("samples/interpolation", plot.tile(coder.decode(torch.cat(ways)), 10), n)
+    plot.add_gif(here.writer, "samples/animation", coder.animation(code[0], code[-1]), n)
 
 
-def drawn_at_random(params: Tree, n: int, key: Key, args: Args) -> Float[Tensor, "n 3 h w"]:
-    return pictures(params, random.normal(key, (n, args.code)), args)
-
-
-def animation(params: Tree, code: Float[Tensor, "2 z"], args: Args) -> bytes:
-    """A GIF of the way from one to the other and back, at least 192 pixels wide."""
-    frames = pictures(params, path(code, 24), args)
-    return plot.gif(F.interpolate(frames, scale_factor=max(1, 192 // args.size)))
-
-
-def score(
-    here: run.Run | run.View, params: Tree, found: Faces, key: Key, args: Args
-) -> tuple[dict[str, float], list[str]]:
+def score(here: run.Place, params: Tree, found: Faces, key: Key, args: Args) -> tuple[dict[str, float], list[str]]:
     """The bound on test pictures, arithmetic on codes as the judge sees it, and the lines to print; draws the files."""
     test = found.test.pixels
     values = {f"test/{name}": value for name, value in held_out(params, test, key, args).items()}
     lines = [f"{name:<22} {value:.4f} bits per dimension" for name, value in values.items()]
-    sheet = drawn_at_random(params, max(64, len(test)), key, args)
+    model = coder(params, args)
+    sheet = model.generated(max(64, len(test)), key)
     plot.save(plot.tile(sheet[:64], 8), here.path / "samples.png", scale=2)
-    plot.save(animation(params, codes(params, test[[0, -1]]), args), here.path / "interpolation.gif")
+    plot.save(model.animation(*model.encode(test[[0, -1]])), here.path / "interpolation.gif")
     if not found.names:
         return values, lines
     judge = judges.load(found, here.device)
@@ -351,177 +314,23 @@ def score(
     lines.append(
         f"{'kid of samples':<22} {values['test/kid']:.4f}, of training pictures {floor:.4f}, by judge {judge.name}"
     )
-    more, table = arithmetic(here, params, found, judge, key, args)
+    size = args.size if args.data == "default" else None
+    more, table = arithmetic.report(here, model.encode, model.decode, found, judge, key, size)
     return values | more, lines + table
-
-
-@torch.no_grad()
-def arithmetic(
-    here: run.Run | run.View, params: Tree, found: Faces, judge: judges.Judge, key: Key, args: Args
-) -> tuple[dict[str, float], list[str]]:
-    """Test faces moved between the first two values of each attribute, by the difference of the mean codes of training
-    faces, twice that, or the difference of three random ones of either kind: the shares in which the judge sees the new
-    value, and sees the other attributes as in the plain reconstruction."""
-    train = codes(params, found.train.pixels)
-    mean = means(train, found.train, found.names)
-    values: dict[str, float] = {}
-    lines = ["\n% in which the judge sees the new value, and of other attributes as they were"]
-    lines += [f"{'to':<14}{'faces':>6}" + "".join(f"{kind.replace('_', ' '):>15}" for kind in KINDS)]
-    draw = partial(pictures, params, args=args)
-    for name, of in mean.of.items():
-        for old, new in ((0, 1), (1, 0)):
-            x = found.test.pixels[found.test.attributes[name] == old][:JUDGED]
-            if not len(x) or of[[old, new]].isnan().any():
-                continue
-            code, key = codes(params, x), random.fold_in(key, 1)
-            three = [
-                train[kind][random.randint(k, (len(x), 3), 0, int(kind.sum()))].mean(1)
-                for k, kind in zip(
-                    random.split(key), (found.train.attributes[name] == v for v in (old, new)), strict=True
-                )
-            ]
-            way = of[new] - of[old]
-            way = of[new] - of[old]
-            looks = [draw(code + by) for by in (0, way, 2 * way, three[1] - three[0])]
-            seen = [{k: p.argmax(1) for k, p in judge.probabilities(2 * y - 1).items()} for y in looks]
-            stays = [
-                torch.stack([each[k] == seen[0][k] for k in each if k != name] or [torch.ones(1)]) for each in seen
-            ]
-            value = found.names[name][new]
-            tag, cells = value.replace(" ", "_"), ""
-            for kind, each, stay in zip(KINDS, seen, stays, strict=True):
-                share, kept = float((each[name] == new).float().mean()), float(stay.float().mean())
-                values |= {f"{tag}/{kind}": share, f"{tag}/{kind}/others": kept}
-                cells += f"{100 * share:9.1f} {100 * kept:5.1f}"
-            lines.append(f"{value:<14}{len(x):6}{cells}")
-            if len(lines) == 3:  # the first
-                rows = torch.cat([x[:10] / 255, *(y[:10] for y in looks[:3])])
-                plot.save(plot.tile(rows, min(len(x), 10)), here.path / "arithmetic.png", scale=2)
-    if args.data == "default" and not mean.of["glasses"].isnan().any():  # the same faces drawn with glasses and without
-        without, with_ = (
-            codes(params, faces.draw("test", 200, args.size, glasses=x).pixels.to(here.device)) for x in (False, True)
-        )
-        target, added = draw(with_), without + mean.of["glasses"][1] - mean.of["glasses"][0]
-        near, far = (float((draw(code) - target).abs().mean()) for code in (added, without))
-        values |= {"pairs/l1": near, "pairs/l1_before": far}
-        lines += [
-            "",
-            f"200 faces with glasses added: L1 to the reconstruction of their true pair {near:.4f}, before {far:.4f}",
-        ]
-    return values, lines
 
 
 # ---- using a run ----
 
 
-@dataclass(frozen=True)
-class Use:
-    """Draw faces with the latest finished run, or change test faces, which go by number."""
-
-    n: int = 64
-    """Faces to draw from random codes, if nothing else is asked for."""
-    reconstruct: tuple[int, ...] = ()
-    """Test faces to draw above their reconstructions."""
-    interpolate: tuple[int, int] | None = None
-    """Two test faces: the way from one to the other; an animation where --out ends in .gif."""
-    image: Path | None = None
-    """A picture of one's own, whose middle square is reconstructed; with --add or --remove changed, too."""
-    add: str | None = None
-    """An attribute's value, such as glasses, blond or skin=brown, to give to the faces --to or the --image."""
-    remove: str | None = None
-    """Likewise, to take away."""
-    strength: float = 2.0
-    """How often the difference of mean codes is added or taken away."""
-    to: tuple[int, ...] = ()
-    """Test faces."""
-    plus: tuple[int, ...] = ()
-    """Test faces: the mean code of these, less that of --minus, plus that of --base is decoded."""
-    minus: tuple[int, ...] = ()
-    base: tuple[int, ...] = ()
-    out: Path | None = None
-    """Picture file; samples.png, reconstruction.png, interpolation.png or arithmetic.png here if not given."""
-    seed: int = 0
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-    data_dir: Path | None = None
-    """Where the data is; the run's own --data-dir if not given."""
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("--n must be at least 1")
-        group = bool(self.plus) + bool(self.minus) + bool(self.base)
-        asked = {
-            "--reconstruct": self.reconstruct, "--interpolate": self.interpolate, "--image": self.image,
-            "--to": self.to, "--plus, --minus and --base": group,
-        }  # fmt: skip
-        if len(given := [flag for flag, x in asked.items() if x]) > 1:
-            raise ValueError(f"{given[0]} and {given[1]}: one at a time")
-        if group % 3:
-            raise ValueError("--plus, --minus and --base go together")
-        change = self.add or self.remove
-        if change and not (self.to or self.image):
-            raise ValueError("--add and --remove need faces: --to NUMBERS or --image FILE")
-        if self.to and not change:
-            raise ValueError("--to needs --add or --remove; for reconstructions there is --reconstruct")
+def coder(params: Tree, args: Args) -> Coder:
+    """The parameters as what `just sample` asks: codes are means, pictures middles. It loads data where it must."""
+    data = functools.cache(partial(faces.load, args.data, args.data_dir, size=args.size, n=args.faces))
+    return Coder(partial(codes, params), partial(decoded, params, args=args), args.code, args.size, data)
 
 
-@torch.no_grad()
-def sample(use: Use) -> None:
-    folder = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(folder, Args)
-    params = run.load(folder, init_state(random.key(0), args)).params
-    draw = partial(pictures, params, args=args)
-    numbers = use.reconstruct or use.interpolate or use.to or (*use.plus, *use.minus, *use.base)
-    change = use.add or use.remove
-    if numbers or change:
-        found = faces.load(args.data, use.data_dir or args.data_dir, size=args.size, n=args.faces)
-        if outside := [i for i in numbers if not 0 <= i < len(found.test.pixels)]:
-            raise RunError(f"{outside[0]}: the test faces are 0 to {len(found.test.pixels) - 1}")
-    if use.image or numbers:
-        x = images.read(use.image, args.size, channels=3)[None] if use.image else found.test.pixels[list(numbers)]
-        code = codes(params, x)
-    if use.interpolate:
-        name, sheet, columns = "interpolation.png", draw(path(code, 10)), 10
-    elif use.base:
-        groups = [part.mean(0, keepdim=True) for part in code.split([len(use.plus), len(use.minus), len(use.base)])]
-        name, columns = "arithmetic.png", 4
-        sheet = draw(torch.cat([*groups, groups[0] - groups[1] + groups[2]]))
-    elif change:
-        changed = code + use.strength * shift(use, found, params, [] if use.image else list(numbers))
-        name, columns = "arithmetic.png", len(x)
-        sheet = torch.cat([x / 255, draw(code), draw(changed)])
-    elif use.image or use.reconstruct:
-        name, sheet, columns = "reconstruction.png", torch.cat([x / 255, draw(code)]), len(x)
-    else:
-        name, sheet, columns = "samples.png", drawn_at_random(params, use.n, random.key(use.seed), args), 8
-    out = use.out or Path(name)
-    moving = use.interpolate and out.suffix == ".gif"
-    plot.save(animation(params, code, args) if moving else plot.tile(sheet, columns), out, scale=2)
-    print(out)
-
-
-def shift(use: Use, found: Faces, params: Tree, numbers: Sequence[int]) -> Float[Tensor, "b z"]:
-    """What --add and --remove add to the codes of the test faces `numbers`, or of a picture, of which nothing is known:
-    the mean code of faces with a value, less that of faces with the value that this face has, or of all others."""
-    asked = [faces.value(word, found.names) if word else None for word in (use.add, use.remove)]
-    mean, total = means(codes(params, found.train.pixels), found.train, found.names), torch.zeros(())
-    for place, sign in zip(asked, (1, -1), strict=True):
-        if place is None:
-            continue
-        name, v = place
-        of, but = mean.of[name], mean.but[name]
-        if of[v].isnan().any() or but[v].isnan().any():
-            raise RunError(f"{found.names[name][v]}: fewer than {ENOUGH} training faces have it, or have it not")
-        if not numbers:
-            total = total + sign * (of[v] - but[v])
-            continue
-        own = found.test.attributes[name][list(numbers)].long()
-        if sign > 0:
-            total = total + of[v] - torch.where(of[own].isnan(), but[v], of[own])
-        else:
-            total = total + torch.where((own == v)[:, None], but[v] - of[v], 0.0)
-    return total
+def load(path: Path, args: Args) -> Coder:
+    return coder(run.load(path, init_state(random.key(0), args)).params, args)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

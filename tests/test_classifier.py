@@ -22,7 +22,6 @@ from lib import checkpoint, random, tree
 from lib.data import images
 from lib.data.images import Images
 from lib.faults import RunError
-from lib.run import cli
 from lib.transform import jit
 
 ROOT = Path(__file__).parent.parent
@@ -64,37 +63,18 @@ def finished(data, device, tmp_path_factory):
     return folder / "run", done
 
 
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """The same command in this process, in a folder of its own; returns its status, output and error output."""
-    monkeypatch.chdir(tmp_path)
-
-    def main(*words):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [exp.NAME, *(str(word) for word in words)])
-        try:
-            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.sample, exp.Use)
-            status, message = 0, ""
-        except SystemExit as stop:
-            status, message = (1, stop.code) if isinstance(stop.code, str) else (stop.code, "")
-        told = capsys.readouterr()
-        return status, told.out, told.err + message
-
-    return main
-
-
 # ---- a whole run ----
 
 
 @pytest.mark.device
 def test_what_a_run_prints_and_leaves(finished, data, device):
     path, done = finished
-    train, _, test = (len(part.labels) for part in images.load(str(data))[:3])
+    train, _, test = (len(part.labels) for part in images.load(str(data))[1:4])
     assert f"{train} training pictures of down, left, up; {device}, torch.float32\n" in done.stdout
     accuracy = json.loads((path / "result.json").read_text())["test/accuracy"]
     assert f"test accuracy {100 * accuracy:.2f} % of {test}\n" in done.stdout and accuracy > 0.6  # a third by chance
     assert all(re.search(rf"^  {name} +[\d.]+ %$", done.stdout, flags=re.MULTILINE) for name in NAMES)
-    assert f"next: just sample {exp.NAME} --image PICTURE\n" in done.stdout
+    assert f"next: just sample {exp.NAME} PICTURE\n" in done.stdout
     assert re.search(r"step 6: held-out accuracy [\d.]+ %", done.stderr) and "Traceback" not in done.stderr
     assert (path / "experiment.py").read_text() == Path(exp.__file__).read_text()
     state = load_file(path / "checkpoints" / "step-12.safetensors")
@@ -115,17 +95,19 @@ def test_what_tensorboard_shows(finished):
 
 
 def test_only_some_labels(call, data):
-    status, out, _ = call(*flags(data=data, steps=2, run="two", **TINY), "--labels", "up", "down", "--model", "mlp")
+    status, out, _ = call(
+        exp, *flags(data=data, steps=2, run="two", **TINY), "--labels", "up", "down", "--model", "mlp"
+    )
     assert status == 0 and re.search(r"^1[1-5]\d training pictures of up, down;", out)
     assert "left" not in out and load_file(checkpoint.latest(Path("two/checkpoints")))["params.2.w"].shape == (8, 2)
-    status, out, _ = call("sample", "--run", "two", "--index", 0)
+    status, out, _ = call(exp, "sample", "--run", "two", 0)
     assert status == 0 and re.match(r" +0  (up|down) +taken for (up|down) \([\d.]+ %\)$", out.splitlines()[0])
-    status, _, err = call(*flags(data=data, steps=2, run="none", **TINY), "--labels", "up", "right")
+    status, _, err = call(exp, *flags(data=data, steps=2, run="none", **TINY), "--labels", "up", "right")
     assert status == 1 and err.splitlines()[-1] == "error: no label 'right' in this data: down, left, up"
 
 
 def test_more_in_a_batch_than_there_is(call, data):
-    status, _, err = call(*flags(data=data, steps=2, run="here", **TINY | {"batch": 500}))
+    status, _, err = call(exp, *flags(data=data, steps=2, run="here", **TINY | {"batch": 500}))
     assert status == 1 and re.search(r"error: \d+ training examples are fewer than a batch of 500$", err)
 
 
@@ -140,7 +122,7 @@ def test_a_picture_of_ones_own(finished, call, mode):
     picture[:14] += 120
     photo = np.pad(picture.repeat(4, 0).repeat(4, 1), ((0, 0), (34, 34)), constant_values=255)
     Image.fromarray(photo).convert(mode).save("photo.png")
-    status, out, _ = call("sample", "--run", finished[0], "--image", "photo.png")
+    status, out, _ = call(exp, "sample", "--run", finished[0], "photo.png")
     found = [re.fullmatch(r" *([\d.]+) %  (\w+)", line) for line in out.splitlines()]
     assert status == 0 and {m[2] for m in found} == set(NAMES) and found[0][2] == "up"
     p = [float(m[1]) for m in found]
@@ -150,23 +132,42 @@ def test_a_picture_of_ones_own(finished, call, mode):
 @pytest.mark.device
 def test_test_pictures(finished, call, data):
     test = images.load(str(data)).test
-    status, out, _ = call("sample", "--run", finished[0], "--index", 3, 0)
+    status, out, _ = call(exp, "sample", "--run", finished[0], 3, 0)
     found = [re.fullmatch(r" +(\d)  (\w+) +taken for (\w+) \([\d.]+ %\)", line) for line in out.splitlines()]
     assert status == 0 and [(int(m[1]), m[2]) for m in found] == [(i, NAMES[test.labels[i]]) for i in (3, 0)]
+
+
+def test_the_first_ten_if_none_is_asked_for(finished, call):
+    status, out, _ = call(exp, "sample", "--run", finished[0])
+    assert status == 0 and [int(line.split()[0]) for line in out.splitlines()] == list(range(10))
+
+
+def test_files_need_no_data_and_stand_under_their_names(finished, call, data, monkeypatch):
+    files = [data / "up" / "0.png", data / "down" / "0.png"]
+    monkeypatch.setattr(exp.images, "load", None)
+    status, out, err = call(exp, "sample", "--run", finished[0], *files)
+    assert status == 0 and [line for line in out.splitlines() if " %  " not in line] == [str(f) for f in files], err
+    monkeypatch.undo()
+
+
+def test_numbers_and_files_together(finished, call, data):
+    status, out, _ = call(exp, "sample", "--run", finished[0], data / "up" / "0.png", 2)
+    first, second, *rest = out.splitlines()
+    assert status == 0 and first.split()[0] == "2" and second.endswith("0.png") and len(rest) == len(NAMES)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--image", "missing.png"], "cannot read missing.png"),
-        (["--image", "text.png"], "cannot read text.png"),
-        (["--index", 0, 9999], "--index 9999: the test pictures are 0 to"),
-        (["--index", -1], "--index -1: the test pictures are 0 to"),
+        (["missing.png"], "cannot read missing.png"),
+        (["text.png"], "cannot read text.png"),
+        ([0, 9999], "picture 9999: the held-out pictures are 0 to"),
+        ([-1], "cannot read -1"),
     ],
 )
 def test_what_cannot_be_done_is_said(finished, call, words, message):
     Path("text.png").write_text("no picture")
-    status, _, err = call("sample", "--run", finished[0], *words)
+    status, _, err = call(exp, "sample", "--run", finished[0], *words)
     assert status == 1 and message in err
 
 
@@ -218,7 +219,7 @@ def test_the_loss_is_cross_entropy_and_the_accuracy_that_of_the_batch():
     logits, _ = exp.apply(state.params, [], data.pixels, args=args)
     torch.testing.assert_close(value, F.cross_entropy(logits, data.labels, label_smoothing=0.2))
     assert accuracy == (logits.argmax(-1) == data.labels).float().mean()
-    logp = exp.predict(state, data, args, torch.float32)
+    logp = exp.predict(state, data.pixels, args, torch.float32)
     torch.testing.assert_close(logp, logits.log_softmax(-1))
 
 

@@ -19,6 +19,7 @@ from experiments import exp_mixture_points as mixture
 from lib import checkpoint, random, tree
 from lib.data import batches
 from lib.data.images import Images
+from lib.data.points import truth
 from lib.transform import jit
 
 EXPERIMENTS = [mixture, autoencoder]
@@ -30,6 +31,8 @@ TINY = {
     mixture: {"points": 200, "components": 4, "class_components": 2, "hidden": (8,), "batch": 32},
     autoencoder: {"hidden": (16,), "bottleneck": 2, "batch": 16, "shift": 1},
 }
+
+NEXT = {mixture: "--label 1 --out points.png", autoencoder: "way 3 7"}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_a_run_by_command(exp, call, folder):
         exp, "small", *(word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", v))
     )
     assert status == 0 and "2/2" in err and "Traceback" not in err
-    assert "run: here\n" in out and f"next: just sample {exp.NAME} --" in out
+    assert "run: here\n" in out and f"next: just sample {exp.NAME} {NEXT[exp]}\n" in out
     expected = [r"log p\(x\|y\) ( *-\d+\.\d{4}){2}", "Bayes' rule +\\d+"]
     if exp is autoencoder:
         expected = [rf"^{name} +\d\.\d{{5}} +\d+\.\d\d +\d+\.\d %$" for name in ("autoencoder", "PCA")]
@@ -100,7 +103,7 @@ def test_what_a_run_leaves(exp, finished):
 def started(exp, args):
     """(step, state, data) of a small problem."""
     if exp is mixture:
-        true = exp.truth("pinwheel")
+        true = truth("pinwheel")
         return exp.init_state(random.key(1), args, 3), exp.made(random.key(2), true, args.points)
     pixels = random.randint(random.key(2), (100, 1, 28, 28), 0, 256).to(torch.uint8)
     return exp.init_state(random.key(1), args), Images(pixels, torch.zeros(100, dtype=torch.int64))
@@ -195,15 +198,15 @@ def test_the_joint_is_likelihood_times_prior(key):
 @pytest.mark.parametrize("data", ["pinwheel", "pair"])
 def test_the_true_density_integrates_to_one(data):
     side = torch.linspace(-9, 9, 400)
-    joint = mixture.log_joint(mixture.truth(data), torch.cartesian_prod(side, side))
+    joint = mixture.log_joint(truth(data), torch.cartesian_prod(side, side))
     mass = joint.exp().sum(0) * float(side[1] - side[0]) ** 2
-    torch.testing.assert_close(mass, mixture.truth(data)["prior"].exp(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(mass, truth(data)["prior"].exp(), atol=1e-4, rtol=0)
     assert abs(float(mass.sum()) - 1) < 1e-4
 
 
 @pytest.mark.parametrize("data", ["pinwheel", "pair"])
 def test_points_are_drawn_from_the_true_density(data):
-    true = mixture.truth(data)
+    true = truth(data)
     points = mixture.made(random.key(1), true, 50_000)
     shares = torch.bincount(points.labels) / len(points.labels)
     torch.testing.assert_close(shares, true["prior"].exp(), atol=0.01, rtol=0)
@@ -223,10 +226,11 @@ def test_points_as_a_user(finished, call):
     assert status == 0 and rows[0] == "x1,x2,log p(x)" and len(rows) == 6
     assert call(mixture, *words, "--n", 5)[1] == out != call(mixture, *words, "--n", 5, "--seed", 1)[1]
     x1, x2, log_p = rows[1].split(",")
-    status, out, _ = call(mixture, *words, "--point", x1, x2)
+    status, out, _ = call(mixture, "sample", "score", "--run", finished[mixture].run, x1, x2)
     assert status == 0 and abs(float(out.split()[2]) - float(log_p)) < 1e-3
     assert len(out.splitlines()) == 5  # a line a class
-    assert call(mixture, *words, "--label", 2, "--n", 7, "--out", "a.csv")[0] == 0
+    told = call(mixture, *words, "--label", 2, "--n", 7, "--out", "a.csv")
+    assert told[0] == 0 and re.fullmatch(r"a\.csv: 7 points, mean log p\(x\|y=2\) -\d+\.\d{4}\n", told[1])
     assert len(Path("a.csv").read_text().splitlines()) == 8 and "y=2" in Path("a.csv").read_text()
     assert call(mixture, *words, "--out", "a.png")[0] == 0 and Image.open("a.png").size[0] > 300
 
@@ -263,22 +267,23 @@ def test_labels_take_turns():
 
 @pytest.mark.device
 def test_pictures_as_a_user(finished, folder, call):
-    words = ["sample", "--run", finished[autoencoder].run]
+    run = ["--run", finished[autoencoder].run]
     for more, name, columns, rows in (
         ([], "reconstruction.png", 10, 2),
-        (["--reconstruct", "0", "1", "2"], "reconstruction.png", 3, 2),
-        (["--interpolate", "3", "7"], "interpolation.png", 10, 1),
-        (["--code", "0.1", "-2"], "code.png", 1, 1),
-        (["--reconstruct", "1", "--out", "a.png"], "a.png", 1, 2),
+        (["reconstruct", "0", "1", "2"], "reconstruction.png", 3, 2),
+        (["way"], "interpolation.png", 10, 1),
+        (["way", "3", folder / "lying" / "5-4.png"], "interpolation.png", 10, 1),
+        (["decode", "0.1", "-2"], "code.png", 1, 1),
+        (["reconstruct", "1", "--out", "a.png"], "a.png", 1, 2),
     ):
-        status, out, err = call(autoencoder, *words, *more)
+        status, out, err = call(autoencoder, "sample", *more, *run)
         assert status == 0 and out == f"{name}\n", err
         assert Image.open(name).size == (4 * (30 * columns + 2), 4 * (30 * rows + 2))
-    status, out, _ = call(autoencoder, *words, "--image", folder / "lying" / "5-4.png")
+    status, out, _ = call(autoencoder, "sample", "reconstruct", *run, folder / "lying" / "5-4.png")
     code = out.splitlines()[0].split()
     assert status == 0 and len(code) == 2
     first = Path("reconstruction.png").read_bytes()
-    assert call(autoencoder, *words, "--code", *code)[0] == 0
+    assert call(autoencoder, "sample", "decode", *run, *code)[0] == 0
     decoded, reconstructed = (Image.open(name).convert("L") for name in ("code.png", "reconstruction.png"))
     below = reconstructed.crop((0, 30 * 4, *reconstructed.size))
     worst = max(abs(a - b) for a, b in zip(decoded.tobytes(), below.tobytes(), strict=True))
@@ -290,20 +295,32 @@ def test_pictures_as_a_user(finished, folder, call):
     [
         (mixture, ["--label", "3"], "the labels are 0 to 2"),
         (mixture, ["--label", "-1"], "the labels are 0 to 2"),
-        (mixture, ["--n", "0"], "--n 0"),
         (mixture, ["--out", "no/such/folder/a.csv"], "a.csv"),
         (mixture, ["--out", "a.docx"], "a.docx"),
-        (autoencoder, ["--code", "1"], "--code has 1 numbers: this run's codes have 2"),
-        (autoencoder, ["--reconstruct", "0", "999"], "999: the test pictures are 0 to"),
-        (autoencoder, ["--interpolate", "-1", "3"], "-1: the test pictures are 0 to"),
-        (autoencoder, ["--image", "missing.png"], "cannot read missing.png"),
-        (autoencoder, ["--code", "1", "2", "--interpolate", "0", "1"], "at a time"),
-        (autoencoder, ["--code", "1", "2", "--out", "a.docx"], "a.docx"),
+        (autoencoder, ["decode", "1"], "a code of 1 numbers: this run's codes have 2"),
+        (autoencoder, ["decode"], "a code of 0 numbers: this run's codes have 2"),
+        (autoencoder, ["reconstruct", "0", "999"], "picture 999: the held-out pictures are 0 to"),
+        (autoencoder, ["way", "-1", "3"], "cannot read -1"),
+        (autoencoder, ["reconstruct", "missing.png"], "cannot read missing.png"),
+        (autoencoder, ["decode", "1", "2", "--out", "a.docx"], "a.docx"),
     ],
 )
 def test_what_cannot_be_done_is_said(exp, words, message, finished, call):
-    status, _, err = call(exp, "sample", "--run", finished[exp].run, *words)
+    status, _, err = call(exp, "sample", *words, "--run", finished[exp].run)
     assert status == 1 and message in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("exp", "words", "message"),
+    [
+        (mixture, ["--n", "0"], "--n must be at least 1"),
+        (mixture, ["score", "1"], "tuple"),
+        (autoencoder, ["way", "1"], "tuple"),
+    ],
+)
+def test_a_wrong_command_line_is_told(exp, words, message, finished, call):
+    status, _, err = call(exp, "sample", *words, "--run", finished[exp].run)
+    assert status == 2 and message in err and "Traceback" not in err
 
 
 def test_unknown_data_is_told_before_a_run_begins(call):

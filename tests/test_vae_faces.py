@@ -14,7 +14,9 @@ from torch.distributions import Normal, kl_divergence
 from experiments import exp_vae_faces as exp
 from lib import random, tree
 from lib.data import faces
-from lib.faults import DataError
+from lib.faults import DataError, RunError
+from lib.run.use import verbs
+from lib.tasks import arithmetic, codes
 from lib.transform import jit
 
 TINY = {"size": 16, "faces": 60, "width": 4, "code": 6, "batch": 8, "steps": 4, "eval_every": 2, "save_every": 2}
@@ -99,25 +101,57 @@ def test_it_learns_a_few_pictures():
 
 
 def test_means(monkeypatch):
-    monkeypatch.setattr(exp, "ENOUGH", 2)
+    monkeypatch.setattr(arithmetic, "ENOUGH", 2)
     code = torch.arange(10.0)[:, None]
     hair = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
     part = faces.Part(torch.zeros(10), {"hair": hair, "glasses": hair > 0, "skin": hair * 0})
-    found = exp.means(code, part, NAMES)
+    found = arithmetic.means(code, part, NAMES)
     torch.testing.assert_close(found.of["hair"][:2], torch.tensor([[2.0], [6.5]]))
     torch.testing.assert_close(found.but["hair"][0], torch.tensor([7.0]))
     assert found.of["hair"][2].isnan() and found.but["skin"][0].isnan()
     torch.testing.assert_close(found.of["glasses"], torch.tensor([[2.0], [7.0]]))
 
 
+def test_shifts(monkeypatch):
+    """Of faces with black, blond, red (which is rare) and unknown hair."""
+    monkeypatch.setattr(arithmetic, "ENOUGH", 2)
+    hair = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
+    part = faces.Part(torch.zeros(10), {"hair": hair, "glasses": hair > 0, "skin": hair * 0})
+    mean = arithmetic.means(torch.arange(10.0)[:, None], part, NAMES)
+    black, blond, others = 2.0, 6.5, 19 / 6  # mean codes; the last of all that are not blond
+    own = {"hair": [0, 1, 2, None]}.__getitem__
+    found = arithmetic.shift(mean, NAMES, "blond", own).flatten().tolist()
+    assert found == pytest.approx([blond - black, 0, blond - others, blond - others])
+    found = arithmetic.shift_away(mean, NAMES, "blond", own).flatten().tolist()
+    assert found == pytest.approx([0, others - blond, 0, others - blond])
+    for shift in (arithmetic.shift, arithmetic.shift_away):
+        with pytest.raises(RunError, match="red: fewer than 2 training faces"):
+            shift(mean, NAMES, "hair=red", own)
+        with pytest.raises(DataError, match="'hat' is not the value"):
+            shift(mean, NAMES, "hat", own)
+
+
 def test_names_of_values():
-    assert exp.faces.value("glasses", NAMES) == ("glasses", 1)
-    assert exp.faces.value("no glasses", NAMES) == ("glasses", 0)
-    assert exp.faces.value("hair=red", NAMES) == ("hair", 2) and exp.faces.value("skin=red", NAMES) == ("skin", 0)
+    assert faces.value("glasses", NAMES) == ("glasses", 1)
+    assert faces.value("no glasses", NAMES) == ("glasses", 0)
+    assert faces.value("hair=red", NAMES) == ("hair", 2) and faces.value("skin=red", NAMES) == ("skin", 0)
     with pytest.raises(DataError, match=r"'hat' is not the value.*glasses=glasses, hair=black"):
-        exp.faces.value("hat", NAMES)
+        faces.value("hat", NAMES)
     with pytest.raises(DataError, match="there are none"):
-        exp.faces.value("hat", {})
+        faces.value("hat", {})
+
+
+def test_data_is_loaded_for_numbers_only(tmp_path):
+    args, state = made()
+    coder = exp.coder(state.params, args)._replace(faces=lambda: pytest.fail("loaded"))
+    file = str(tmp_path / "face.png")
+    Image.new("RGB", (16, 16)).save(file)
+    uses = codes.Reconstruct((file,)), codes.Way((file, file)), codes.Combine((file,), (file,), (file,)), codes.Draw(3)
+    for use in uses:
+        (answer,) = exp.answers(use, coder)
+        assert answer.file == use.out
+    with pytest.raises(RunError, match="no picture: give numbers"):
+        list(exp.answers(codes.Reconstruct(()), coder))
 
 
 @pytest.mark.device
@@ -145,13 +179,16 @@ def test_as_a_user(call, few_faces):
     for name in ("samples.png", "interpolation.gif", "arithmetic.png"):
         Image.open(Path("whole", name)).verify()
 
-    use = partial(call, exp, "sample", "--run", "whole")
+    def use(*words):  # the verb is the first word
+        verb = words[:1] if words[0] in verbs(exp.Use) else []
+        return call(exp, "sample", *verb, "--run", "whole", *words[len(verb) :])
+
     Image.new("RGBA", (20, 30), (0, 0, 0, 0)).save("clear.png")
     Image.new("L", (5, 30)).save("tiny.png")
     for words in (
-        ["--n", 3], ["--reconstruct", 0, 1], ["--interpolate", 0, 1], ["--interpolate", 0, 1, "--out", "way.gif"],
-        ["--add", "glasses", "--to", 0, 1], ["--remove", "glasses", "--image", "clear.png"], ["--image", "clear.png"],
-        ["--plus", 0, 1, 2, "--minus", 3, 4, 5, "--base", 1],
+        ["--n", 3], ["reconstruct", 0, 1], ["way", 0, 1], ["way", 0, "clear.png", "--out", "way.gif"],
+        ["change", 0, 1, "--add", "glasses"], ["change", "clear.png", 0, "--remove", "glasses"],
+        ["combine", "--plus", 0, 1, 2, "--minus", 3, "clear.png", 5, "--base", 1], ["reconstruct", "clear.png"],
     ):  # fmt: skip
         status, out, err = use(*words)
         assert status == 0 and Path(out.strip()).exists(), err
@@ -159,18 +196,16 @@ def test_as_a_user(call, few_faces):
     white = Image.open("reconstruction.png").convert("RGB").getpixel((20, 20))
     assert white == (255, 255, 255)
     for words, told in (
-        (["--reconstruct", 99], "99: the test faces are 0 to "),
-        (["--reconstruct", -1], "-1: the test faces are 0 to "),
-        (["--add", "hat", "--to", 1], "'hat' is not the value"),
-        (["--add", "blond", "--to", 1], "blond: fewer than 20"),
-        (["--image", "none.png"], "cannot read none.png"),
-        (["--image", "tiny.png"], "tiny.png has 5 x 30 pixels, fewer than 8 x 8"),
-        (["--to", 1], "--to needs --add"),
-        (["--add", "glasses"], "need faces"),
-        (["--reconstruct", 1, "--image", "clear.png"], "one at a time"),
-        (["--plus", 1], "go together"),
+        (["reconstruct", 99], "picture 99: the held-out pictures are 0 to "),
+        (["reconstruct", -1], "cannot read -1"),
+        (["change", 1, "--add", "hat"], "'hat' is not the value"),
+        (["change", 1, "--add", "blond"], "blond: fewer than 20"),
+        (["reconstruct", "none.png"], "cannot read none.png"),
+        (["reconstruct", "tiny.png"], "tiny.png has 5 x 30 pixels, fewer than 8 x 8"),
+        (["change", 1], "a change needs --add or --remove"),
+        (["combine", "--plus", 1], "go together"),
         (["--n", 0], "at least 1"),
-        (["--interpolate", 0, 1, "--out", "no/where.gif"], "cannot draw no/where.gif"),
+        (["way", 0, 1, "--out", "no/where.gif"], "cannot draw no/where.gif"),
     ):
         status, _, err = use(*words)
         assert status != 0 and told in " ".join(err.replace("│", " ").split()), err
@@ -185,7 +220,7 @@ def test_faces_without_attributes(call, few_faces, tmp_path):
         Image.fromarray(x).save(path)
     status, out, err = call(exp, *WORDS, "--data", "anime", "--data-dir", tmp_path / "anime", "--run", "anime-run")
     assert status == 0 and "no attributes: no arithmetic" in out and "kid" not in out, err
-    status, _, err = call(exp, "sample", "--run", "anime-run", "--add", "glasses", "--to", 0)
+    status, _, err = call(exp, "sample", "change", "--run", "anime-run", 0, "--add", "glasses")
     assert status == 1 and "there are none" in err
 
 

@@ -27,7 +27,10 @@ def picked(
     pictures: Sequence[str], held_out: Callable[[], UInt8[Tensor, "n c h w"]], size: int, channels: int = 3
 ) -> tuple[UInt8[Tensor, "m c h w"], list[int | None]]:
     """The pictures that are asked for, and their numbers: each is the number of a held-out one, which are loaded where
-    one is asked for, or a file, which has none. Raises DataError, and RunError for a number that there is not."""
+    one is asked for, or a file, which has none. Raises DataError, and RunError for a number that there is not, or
+    where nothing is asked for."""
+    if not pictures:
+        raise RunError("no picture: give numbers of held-out pictures, or files")
     numbers = [int(word) if word.isdecimal() and not Path(word).exists() else None for word in pictures]
     known = held_out() if any(number is not None for number in numbers) else None
     found = []
