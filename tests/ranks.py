@@ -34,6 +34,7 @@ from experiments import (
 )
 from lib import nn, parallel, random, threefry, transformer, tree
 from lib.data import packing, texts, tokens
+from lib.data.domains import Domains
 from lib.data.images import Images
 from lib.faults import ParallelError
 from lib.models import bert, gpt, seq2seq
@@ -91,11 +92,11 @@ def cyclegan_case(**change):
         identity=0.5, flip=True, lr=5e-5, steps=STEPS, **change,
     )  # fmt: skip
     drawn = (random.randint(random.key(i), (32, 3, 16, 16), 0, 256).to(torch.uint8) for i in (3, 4))
-    data = exp_cyclegan_hair.Pair(*drawn)
+    data = Domains(*drawn)
     init = lambda key, args: tree.cast(exp_cyclegan_hair.init_state(key, args), torch.float64)  # noqa: E731
     batches = indexed(exp_cyclegan_hair, data, 32, args)[-1]
     step = partial(exp_cyclegan_hair.step, args=args, dtype=torch.float64)
-    return init, step, args, [(exp_cyclegan_hair.Pair(i, i.flip(0)), data) for i, _ in batches]
+    return init, step, args, [(Domains(i, i.flip(0)), data) for i, _ in batches]
 
 
 def dcgan_case(**change):
@@ -155,7 +156,21 @@ def vae_case(**change):
 
 def gpt_case(**change):
     args = replace(exp_gpt_hemingway.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, warmup=2, **change)
-    cfg = gpt.Config(40, args.length, 1, transformer.Config(width=16, heads=2, ff=24, dropout=args.dropout, norm="rms", activation="swiglu", position="rotary", bias="none"))
+    cfg = gpt.Config(
+        40,
+        args.length,
+        1,
+        transformer.Config(
+            width=16,
+            heads=2,
+            ff=24,
+            dropout=args.dropout,
+            norm="rms",
+            activation="swiglu",
+            position="rotary",
+            bias="none",
+        ),
+    )
     ids = random.randint(random.key(6), (400,), 0, 40).long()
     data = batches.windows(ids, random.key(1), 4, args.length)
     step = partial(exp_gpt_hemingway.step, cfg=cfg, args=args, dtype=torch.float32)
@@ -164,7 +179,21 @@ def gpt_case(**change):
 
 def gpt2_case(**change):
     args = replace(exp_gpt2.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, **change)
-    cfg = gpt.Config(40, 16, 1, transformer.Config(width=16, heads=2, ff=24, dropout=args.dropout, norm="layer", activation="gelu_tanh", position="learned", bias="all"))
+    cfg = gpt.Config(
+        40,
+        16,
+        1,
+        transformer.Config(
+            width=16,
+            heads=2,
+            ff=24,
+            dropout=args.dropout,
+            norm="layer",
+            activation="gelu_tanh",
+            position="learned",
+            bias="all",
+        ),
+    )
     released = gpt.init(random.key(9), cfg)
     ids = random.randint(random.key(6), (400,), 0, 40).long()
     data = batches.windows(ids, random.key(1), 4, args.length)
@@ -208,7 +237,14 @@ def lstm_case(**change):
 
 def classify_case(**change):
     args = replace(exp_gpt2_classify.PRESETS["small"], tune="lora", rank=2, length=6, lr=1e-3, steps=STEPS, **change)
-    cfg = gpt.Config(40, 8, 1, transformer.Config(width=16, heads=2, ff=24, dropout=0.0, norm="rms", activation="swiglu", position="rotary", bias="none"))
+    cfg = gpt.Config(
+        40,
+        8,
+        1,
+        transformer.Config(
+            width=16, heads=2, ff=24, dropout=0.0, norm="rms", activation="swiglu", position="rotary", bias="none"
+        ),
+    )
     trunk, ids = gpt.init(random.key(1), cfg), random.randint(random.key(6), (32, args.length), 0, 40).long()
     data = Encoded(ids, random.randint(random.key(3), (32,), 0, args.length).long(), torch.arange(32) % 3)
     init = lambda key, args: exp_gpt2_classify.init_state(key, trunk, cfg, 3, args)  # noqa: E731
