@@ -46,7 +46,7 @@ class Args(run.Args):
     disc_width: int = 16
     """Channels of the discriminators' first layer, doubled by each further one."""
     disc_downs: int = 2
-    """Layers of stride 2 in a discriminator, which judges patches of 16 (1), 34 (2) or 70 (3) pixels."""
+    """Layers of stride 2 in a discriminator, which sees patches of 16 (1), 34 (2) or 70 (3) pixels."""
     batch: int = 4
     """Faces of each domain in a batch."""
     lr: float = 1e-3

@@ -1,8 +1,8 @@
 """Sequences of ten multiples of k, as one-hot vectors, with a GAN (Goodfellow et al. 2014).
 
-What it shows: the book's generator gives some multiples of 5 a thousand times as often as others. A softmax output,
-judged ten numbers at a time with a gradient penalty, gives nothing but multiples, all nearly equally often (the
-numbers of one sequence are not quite independent, as the data's are).
+What it shows: the book's generator gives some multiples of 5 a thousand times as often as others. A softmax output
+and a discriminator that sees ten numbers at a time, with a gradient penalty, give nothing but multiples, all nearly
+equally often (the numbers of one sequence are not quite independent, as the data's are).
 `just run exp_gan_multiples --k 7`, then `just sample exp_gan_multiples`.
 """
 
@@ -38,7 +38,7 @@ class Args(run.Args):
     k: int = 5
     """The number whose multiples are learnt, 2 to 50."""
     judged: Literal["sequence", "number"] = "sequence"
-    """What a latent stands for and the discriminator judges: ten numbers together, or each by itself as in the book,
+    """What a latent stands for and the discriminator sees: ten numbers together, or each by itself as in the book,
     where 4 of 20 values were never made: ten together show what is missing (as in PacGAN, Lin et al. 2018)."""
     output: Literal["softmax", "relu"] = "softmax"
     """What the discriminator sees of the generator's logits; relu is the book's. A sequence is their argmax."""
@@ -71,7 +71,7 @@ class Args(run.Args):
 PRESETS: dict[str, run.Args] = {
     # Eager: a cold compilation would take longer than it gains.
     "small": Args(steps=1500, compile="off", eval_every=250, save_every=500, log_every=50),
-    # Chapter 3: one linear layer each (101 and 10,100 parameters), sequences one at a time, every number judged by
+    # Chapter 3: one linear layer each (101 and 10,100 parameters), sequences one at a time, every number seen by
     # itself; no early stopping, which its generator's collapse would please.
     "book": Args(
         steps=10_000, judged="number", output="relu", latent=100, generator=(), discriminator=(), r1=0.0, batch=1,

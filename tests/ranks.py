@@ -156,21 +156,7 @@ def vae_case(**change):
 
 def gpt_case(**change):
     args = replace(exp_gpt_hemingway.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, warmup=2, **change)
-    cfg = gpt.Config(
-        40,
-        args.length,
-        1,
-        transformer.Config(
-            width=16,
-            heads=2,
-            ff=24,
-            dropout=args.dropout,
-            norm="rms",
-            activation="swiglu",
-            position="rotary",
-            bias="none",
-        ),
-    )
+    cfg = gpt.Config(40, args.length, 1, transformer.Config(width=16, heads=2, ff=24, dropout=args.dropout, norm="rms", activation="swiglu", position="rotary", bias="none"))
     ids = random.randint(random.key(6), (400,), 0, 40).long()
     data = batches.windows(ids, random.key(1), 4, args.length)
     step = partial(exp_gpt_hemingway.step, cfg=cfg, args=args, dtype=torch.float32)
@@ -179,21 +165,7 @@ def gpt_case(**change):
 
 def gpt2_case(**change):
     args = replace(exp_gpt2.PRESETS["small"], dropout=0.2, length=12, steps=STEPS, **change)
-    cfg = gpt.Config(
-        40,
-        16,
-        1,
-        transformer.Config(
-            width=16,
-            heads=2,
-            ff=24,
-            dropout=args.dropout,
-            norm="layer",
-            activation="gelu_tanh",
-            position="learned",
-            bias="all",
-        ),
-    )
+    cfg = gpt.Config(40, 16, 1, transformer.Config(width=16, heads=2, ff=24, dropout=args.dropout, norm="layer", activation="gelu_tanh", position="learned", bias="all"))
     released = gpt.init(random.key(9), cfg)
     ids = random.randint(random.key(6), (400,), 0, 40).long()
     data = batches.windows(ids, random.key(1), 4, args.length)
@@ -237,14 +209,7 @@ def lstm_case(**change):
 
 def classify_case(**change):
     args = replace(exp_gpt2_classify.PRESETS["small"], tune="lora", rank=2, length=6, lr=1e-3, steps=STEPS, **change)
-    cfg = gpt.Config(
-        40,
-        8,
-        1,
-        transformer.Config(
-            width=16, heads=2, ff=24, dropout=0.0, norm="rms", activation="swiglu", position="rotary", bias="none"
-        ),
-    )
+    cfg = gpt.Config(40, 8, 1, transformer.Config(width=16, heads=2, ff=24, dropout=0.0, norm="rms", activation="swiglu", position="rotary", bias="none"))
     trunk, ids = gpt.init(random.key(1), cfg), random.randint(random.key(6), (32, args.length), 0, 40).long()
     data = Encoded(ids, random.randint(random.key(3), (32,), 0, args.length).long(), torch.arange(32) % 3)
     init = lambda key, args: exp_gpt2_classify.init_state(key, trunk, cfg, 3, args)  # noqa: E731
