@@ -1,16 +1,15 @@
 """Faces as they are asked for, with glasses or without: a conditional WGAN with gradient penalty (Gulrajani et al.
 2017; Mirza & Osindero 2014).
 
-What it shows: drawn faces with glasses or without as asked for in 99.3 %, and hair of the colour that was asked for,
-of fourteen, in 99.98 %, as a classifier of faces sees them (lib/tasks/judge.py; it is right about 99.1 and 100 % of held-out
-faces); labels and latents blended, six by six. `small` differs from the paper in a critic that reads labels, and
-normalises groups, and in a generator that is told the label in every normalisation.
+What it shows: generated faces with glasses or without as asked for in 99.3 %, and hair of the colour that was asked
+for, of fourteen, in 99.98 %, as a classifier of faces sees them (lib/tasks/judge.py; it is right about 99.1 and 100 %
+of held-out faces); labels and latents blended, six by six (lib/tasks/conditional.py). `small` differs from the paper in
+a critic that reads labels, and normalises groups, and in a generator that is told the label in every normalisation.
 `just run exp_cgan_glasses`, then `just sample exp_cgan_glasses --label glasses blond`.
 """
 
-from lib.data import batches
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,17 +22,16 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import diagnose, gan, metrics, nn, optim, parallel, plot, random, run, tree
-from lib.data import faces, images
-from lib.faults import RunError
+from lib.data import batches, faces
 from lib.models import dcgan
 from lib.random import Key
-from lib.run import cli, directory
 from lib.tasks import judge
+from lib.tasks.conditional import Generator, Use, answers
+from lib.tasks.pictures import Names, one_hot
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
 NAME = Path(__file__).stem
-Names = dict[str, list[str]]  # of each attribute's values
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Args(run.Args):
     width: int = 32
     """Channels of the generator's finest map; each halving of the side doubles them."""
     critic_width: int = 16
-    """The same of the critic."""
+    """Channels of the critic's finest map, likewise."""
     condition: Literal["auxiliary", "planes"] = "auxiliary"
     """auxiliary: the generator is told the label in every normalisation, and the critic reads it off a real picture and
     none off others. planes: the generator has it beside z, and the critic as constant channels."""
@@ -62,7 +60,7 @@ class Args(run.Args):
     norm: Literal["group", "instance"] = "group"
     """Normalisation in the critic. Of instances it takes away what is the same all over a picture, labels too."""
     emphasis: float = 1.5
-    """How far apart the two values of such labels as glasses are for faces that are drawn; in training 1."""
+    """How far apart the two values of such labels as glasses are when the generator is used; in training 1."""
     critic_steps: int = 5
     """Updates of the critic for each of the generator."""
     penalty: float = 10.0
@@ -70,11 +68,11 @@ class Args(run.Args):
     batch: int = 64
     lr: float = 1e-4
     schedule: Literal["linear", "constant"] = "linear"
-    """Of the learning rate: linearly to 0, or constant."""
+    """How the learning rate goes: linearly to 0, or constant."""
     beta1: float = 0.0
-    """First moment's decay of Adam, for both networks; the second's is .9."""
+    """Decay of Adam's first moment, for both networks; the second's is .9."""
     ema_decay: float = 0.995
-    """Decay of the averaged generator that is drawn from; 0: the generator itself."""
+    """Decay of the averaged generator that is used; 0: the generator itself."""
 
     def __post_init__(self) -> None:
         dcgan.widths(self.size, self.width)
@@ -98,7 +96,7 @@ PRESETS: dict[str, run.Args] = {
 
 
 # ---- model and loss: edit here ----
-# Axes: b batch, k values of all labels side by side, z latent, s side of a picture. The networks are lib/models/dcgan.py's.
+# Axes: b batch, k values of all labels side by side, z latent, s side of a picture. Networks: lib/models/dcgan.py.
 
 
 class Labelled(NamedTuple):
@@ -107,9 +105,9 @@ class Labelled(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    params: Tree  # {"g": generator, "d": critic}, and so is opt
+    params: gan.Pair
     model: Tree  # running statistics of the generator's batch normalisation
-    opt: Tree
+    opt: gan.Pair
     ema: Tree  # averaged parameters and statistics of the generator
     key: Key
     step: Int[Tensor, ""]
@@ -160,9 +158,9 @@ def misread(logits: Float[Tensor, "b k"], label: Float[Tensor, "b k"]) -> Float[
 def critic_loss(
     d: Tree, real: Tensor, fake: Tensor, label: Tensor, key: Key, *, args: Args, dtype: torch.dtype
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The loss, and the distance that the critic sees between real and made-up pictures.
+    """The loss, and the distance that the critic sees between real and generated pictures.
 
-    It learns to read labels off real pictures and none off made-up ones, and no faster than by one for each unit of
+    It learns to read labels off real pictures and none off generated ones, and no faster than by one for each unit of
     change in a picture: a reader that is trained as usual finds glasses in noise, and is shown it (LOG.md)."""
     d = tree.cast(d, dtype)
     k_score, k_read = random.split(key)
@@ -192,14 +190,14 @@ def init_state(key: Key, args: Args, k: int) -> TrainState:
     d = critic_init(k_d, args, k)
     init, ema = optimizer(args, args.steps).init, tree.map(torch.clone, {"params": g, "model": model})
     step = torch.zeros((), dtype=torch.int32, device=key.device)
-    return TrainState({"g": g, "d": d}, model, {"g": init(g), "d": init(d)}, ema, k_train, step)
+    return TrainState(gan.Pair(g, d), model, gan.Pair(init(g), init(d)), ema, k_train, step)
 
 
 def critic_step(
     d: Tree, opt: Tree, model: Tree, g: Tree, real: Tensor, label: Tensor, key: Key, *, args: Args, dtype: torch.dtype
 ) -> tuple[Tree, Tree, Tree, dict[str, Tensor]]:
     """The critic, its optimiser's state and the generator's statistics after one batch of real pictures and as many
-    made-up ones with the same labels; g is cast already."""
+    generated ones with the same labels; g is cast already."""
     k_z, k_between = random.split(key)
     fake, model = generate(g, model, random.normal(k_z, (len(real), args.latent)), label, train=True)
     objective = value_and_grad(partial(critic_loss, args=args, dtype=dtype), has_aux=True)
@@ -214,7 +212,7 @@ def step(
 ) -> tuple[TrainState, dict[str, Tensor]]:
     """c steps of the critic, then one of the generator, against the new critic and with the labels of its last."""
     k_g, *keys = random.split(random.fold_in(state.key, state.step), 1 + args.critic_steps)
-    (g, d), model, opt_d = state.params.values(), state.model, state.opt["d"]
+    (g, d), model, opt_d = state.params, state.model, state.opt.d
     cast = tree.cast(g, dtype)
     for picked, key in zip(index.unbind(1), keys, strict=True):
         real, label = data.pixels[picked] / 127.5 - 1, data.label[picked]
@@ -229,11 +227,11 @@ def step(
 
     (loss_g, model), grads_g = value_and_grad(g_loss, has_aux=True)(g)
     loss_g, grads_g = parallel.mean((loss_g, grads_g))
-    g, opt_g = optimizer(args, args.steps).update(grads_g, state.opt["g"], g)
+    g, opt_g = optimizer(args, args.steps).update(grads_g, state.opt.g, g)
 
     ema = optim.ema(state.ema, {"params": g, "model": model}, args.ema_decay, state.step)
     out = {**out, "train/loss_g": loss_g, "grad/norm_g": tree.global_norm(grads_g)}
-    return TrainState({"g": g, "d": d}, model, {"g": opt_g, "d": opt_d}, ema, state.key, state.step + 1), out
+    return TrainState(gan.Pair(g, d), model, gan.Pair(opt_g, opt_d), ema, state.key, state.step + 1), out
 
 
 def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
@@ -244,39 +242,9 @@ def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
         return criticise(d, x, label, args)[0], criticise(d, fake, label, args)[0]
 
     return {
-        "params.d": lambda d, examples: gan.wasserstein_critic(*scores(state.params["g"], d, *examples)),
-        "params.g": lambda g, examples: gan.wasserstein_generator(scores(g, state.params["d"], *examples)[1]),
+        "params.d": lambda d, examples: gan.wasserstein_critic(*scores(state.params.g, d, *examples)),
+        "params.g": lambda g, examples: gan.wasserstein_generator(scores(g, state.params.d, *examples)[1]),
     }
-
-
-# ---- labels ----
-
-
-def one_hot(values: dict[str, Int[Tensor, "n"]], names: Names, apart: float = 1.0) -> Float[Tensor, "n k"]:
-    """Of each label in the order of `names`. `apart`: how far the two values of a label that has two are from
-    each other: above 1 they lie beyond 0 and 1 on their line, which makes a generator more decided."""
-    parts = [(values[name][:, None] == torch.arange(len(of)).to(values[name])).float() for name, of in names.items()]
-    return torch.cat([0.5 + apart * (x - 0.5) if x.shape[1] == 2 else x for x in parts], dim=1)
-
-
-def chosen(names: Names, asked: Sequence[str]) -> dict[str, int]:
-    """{label: number of its value} of values by name. Raises DataError, or RunError for two of one label."""
-    found = [faces.value(word, names) for word in asked]
-    if len(dict(found)) < len(found):
-        raise RunError(f"two values of one label: {', '.join(asked)}")
-    return dict(found)
-
-
-def in_turn(n: int, names: Names, fixed: dict[str, int]) -> dict[str, Int[Tensor, "n"]]:
-    """Numbers of values: the fixed ones, and every combination of the others in turn."""
-    free = [torch.tensor([fixed[name]] if name in fixed else range(len(of))) for name, of in names.items()]
-    every = torch.cartesian_prod(*free).view(-1, len(free))
-    return dict(zip(names, every[torch.arange(n) % len(every)].T, strict=True))
-
-
-def blend(a: Float[Tensor, "1 k"], b: Float[Tensor, "1 k"], n: int = 6) -> Float[Tensor, "n k"]:
-    """Label arithmetic: n labels on the straight line from a to b."""
-    return torch.lerp(a, b, torch.linspace(0, 1, n)[:, None])
 
 
 # ---- training: plumbing ----
@@ -289,10 +257,8 @@ def draw(ema: Tree, z: Float[Tensor, "n z"], label: Float[Tensor, "n k"]) -> Flo
     return torch.cat([generate(ema["params"], ema["model"], *pair, train=False)[0] for pair in pairs]) / 2 + 0.5
 
 
-def crossed(ema: Tree, z: Float[Tensor, "r z"], label: Float[Tensor, "c k"]) -> UInt8[Tensor, "3 h w"]:
-    """A sheet with a row for each latent and a column for each label."""
-    rows, columns = repeat(z, "r z -> (r c) z", c=len(label)), repeat(label, "c k -> (r c) k", r=len(z))
-    return plot.tile(draw(ema, rows, columns), len(label))
+def generator(ema: Tree, names: Names, args: Args) -> Generator:
+    return Generator(partial(draw, ema), args.latent, names, args.emphasis)
 
 
 def labelled(part: faces.Part, names: Names, device: torch.device) -> Labelled:
@@ -307,12 +273,11 @@ def train(args: Args) -> None:
     data, k = labelled(splits.train, names, here.device), sum(map(len, names.values()))
     print(f"{len(data.label):,} training faces of {splits.name}; {here.device}, {here.dtype}")
     state = here.start(init_state, k=k)
-    if here.leads and here.step == 0:
-        directory.write_json(here.path / "labels.json", names)
+    here.once(lambda: run.write_json(here.path / "labels.json", names))
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
     # Rows are examples and columns critic steps, so that ranks share each critic step's batch.
-    batches = here.batches(partial(rows, n=len(data.label), size=args.batch, c=args.critic_steps))
+    order = here.batches(partial(rows, n=len(data.label), size=args.batch, c=args.critic_steps))
 
     real, val = (extractor.features(part.pixels.to(here.device) / 127.5 - 1) for part in (splits.test, splits.val))
     k_show, k_val, k_test = random.split(here.show_key, 3)
@@ -320,13 +285,14 @@ def train(args: Args) -> None:
     z_val, z_test = (random.normal(key, (n, args.latent)) for key, n in ((k_val, len(val)), (k_test, 5 * len(real))))
 
     for n in here.progress():
-        index = next(batches)
+        index = next(order)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
-                show(one, n + 1, s.ema, shown, names, args.emphasis)
-                values = evaluate(s.ema, z_val, names, args.emphasis, val, extractor)
+                g = generator(s.ema, names, args)
+                g.show(one, n + 1, shown)
+                values = g.scores(z_val, val, extractor)
                 one.log(n + 1, {f"val/{name}": value for name, value in values.items()})
                 one.write(f"step {n + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         for one, before, after, picked in here.diagnosed(n, state, index):
@@ -340,13 +306,14 @@ def train(args: Args) -> None:
     floor = metrics.kid(real, extractor.features(data.pixels[: 5 * len(real)] / 127.5 - 1))[0]
     results = []
     for one, s in here.each(state):
-        values = evaluate(s.ema, z_test, names, args.emphasis, real, extractor)
-        lines = [f"{'':<24}{'made':>9}{'real':>9}"]
+        g = generator(s.ema, names, args)
+        values = g.scores(z_test, real, extractor)
+        lines = [f"{'':<22}{'generated':>11}{'real':>9}"]
         lines += [f"{name:<24}{value:9.4f}{(accuracy | {'kid': floor})[name]:9.4f}" for name, value in values.items()]
-        lines += [f"{len(z_test):,} made-up faces; real: of held-out faces, the KID of training faces"]
+        lines += [f"{len(z_test):,} generated faces; real: of held-out faces, the KID of training faces"]
         lines += [f"judge and features: {extractor.name}"]
-        plot.save(grid(s.ema, shown, names, args.emphasis), one.path / "samples.png", scale=2)
-        plot.save(both(s.ema, shown, names, args.emphasis), one.path / "arithmetic.png", scale=2)
+        plot.save(g.grid(shown), one.path / "samples.png", scale=2)
+        plot.save(g.both(shown), one.path / "arithmetic.png", scale=2)
         results.append(({f"test/{name}": value for name, value in values.items()}, lines))
     here.finish(results, f'--label "{next(iter(names.values()))[-1]}"')
 
@@ -356,97 +323,14 @@ def rows(key: Key, n: int, size: int, c: int, first: int = 0) -> Iterator[Int[Te
         yield rearrange(index, "(b c) -> b c", c=c)
 
 
-def evaluate(
-    ema: Tree, z: Float[Tensor, "n z"], names: Names, apart: float, real: Float[Tensor, "m d"], extractor: judge.Judge
-) -> dict[str, float]:
-    """KID against real features, and of each label how often the judge sees the value that was asked for."""
-    wanted = {name: value.to(z.device) for name, value in in_turn(len(z), names, {}).items()}
-    pictures = 2 * draw(ema, z, one_hot(wanted, names, apart)) - 1
-    agreement = extractor.agreement(pictures, wanted)
-    values = {"kid": metrics.kid(real, extractor.features(pictures))[0]}
-    return values | {f"agreement/{name}": value for name, value in agreement.items()}
-
-
-def grid(ema: Tree, z: Float[Tensor, "8 z"], names: Names, apart: float) -> UInt8[Tensor, "3 h w"]:
-    """The same latents, one a row, under eight labels from the first combination of values to the last."""
-    n = math.prod(map(len, names.values()))
-    every = one_hot(in_turn(n, names, {}), names, apart)
-    return crossed(ema, z, every[torch.linspace(0, n - 1, min(8, n)).long()])
-
-
-def both(ema: Tree, z: Float[Tensor, "8 z"], names: Names, apart: float) -> UInt8[Tensor, "3 h w"]:
-    """Six by six: from one latent to another downwards, from the first label's first value to its last rightwards."""
-    changed, *others = names
-    ends = [in_turn(1, names, dict.fromkeys(others, 0) | {changed: i}) for i in (0, len(names[changed]) - 1)]
-    first, last = (one_hot(end, names, apart) for end in ends)
-    return crossed(ema, dcgan.between(z[0], z[1], 6), blend(first, last))
-
-
-def show(one: run.Run | run.View, n: int, ema: Tree, z: Tensor, names: Names, apart: float) -> None:
-    one.writer.add_image("samples/grid", grid(ema, z, names, apart), n)
-    one.writer.add_image("samples/arithmetic", both(ema, z, names, apart), n)
-
-
 # ---- using a run ----
 
 
-@dataclass(frozen=True)
-class Use:
-    """Draw faces with the latest finished run. Faces have numbers from 0: number 3 is the same person under every
-    label."""
-
-    n: int = 32
-    label: tuple[str, ...] = ()
-    """What to ask for, such as: glasses blond. What is left open takes turns."""
-    to: tuple[str, ...] = ()
-    """Label arithmetic: on the way from --label to this, in six steps."""
-    between: tuple[int, int] | None = None
-    """Numbers of two faces: on the way from one to the other, in six steps; with --to six by six."""
-    plus: tuple[int, ...] = ()
-    """Vector arithmetic: numbers of faces whose latents are added, shown before the result."""
-    minus: tuple[int, ...] = ()
-    """And of those that are subtracted."""
-    out: Path = Path("samples.png")
-    seed: int = 0
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-
-    def __post_init__(self) -> None:
-        if self.n < 1 or any(i < 0 for i in (*self.plus, *self.minus, *(self.between or ()))):
-            raise ValueError("--n must be at least 1, and faces are numbered from 0")
-        if self.between and (self.plus or self.minus):
-            raise ValueError("one of --between and --plus, --minus at a time")
-
-
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
-    names: Names = directory.read_json(path / "labels.json")
-    ema = run.load(path, init_state(random.key(0), args, sum(map(len, names.values()))).ema, "ema")
-
-    def latents(numbers: Sequence[int]) -> Tensor:
-        return torch.stack([random.normal(random.fold_in(random.key(use.seed), i), (args.latent,)) for i in numbers])
-
-    if use.between:
-        first, last = latents(use.between)
-        z = dcgan.between(first, last, 6)
-    elif use.plus or use.minus:
-        z = latents([*use.plus, *use.minus])
-        total = z[: len(use.plus)].sum(0) - z[len(use.plus) :].sum(0)
-        z = torch.cat([z, (total * z.norm(dim=1).mean() / total.norm().clamp(min=1e-6))[None]])
-    else:
-        z = latents(range(use.n))
-    asked = chosen(names, use.label)
-    values = in_turn(1 if use.to or use.between else len(z), names, asked)
-    label = one_hot(values, names, args.emphasis)
-    if use.to:
-        end = in_turn(1, names, {name: int(x) for name, x in values.items()} | chosen(names, use.to))
-        sheet = crossed(ema, z, blend(label, one_hot(end, names, args.emphasis)))
-    else:
-        sheet = plot.tile(draw(ema, z, label.expand(len(z), -1)), min(8, len(z)))
-    plot.save(sheet, use.out, scale=2)
-    print(use.out)
+def load(path: Path, args: Args) -> Generator:
+    names = run.read_json(path / "labels.json")
+    like = init_state(random.key(0), args, sum(map(len, names.values()))).ema
+    return generator(run.load(path, like, "ema"), names, args)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

@@ -3,35 +3,30 @@
 What it shows: two networks learn to turn black hair blond and back without ever seeing one face in both colours.
 Drawn faces exist in both, so that it can be measured: hair's mean error on held-out faces falls from .63 of the range
 to .09, while all else is off by .03 (RESULTS.md).
-`just run exp_cyclegan_hair`, then `just sample exp_cyclegan_hair --image me.png --to blond`.
+`just run exp_cyclegan_hair`, then `just sample exp_cyclegan_hair me.png --to blond`.
 """
 
-from lib.data import batches
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import conv, diagnose, gan, optim, parallel, plot, random, run, tree
-from lib.data import albums, faces, images
-from lib.data.faces import Faces
-from lib.faults import DataError, RunError
+from lib.data import domains
+from lib.data.domains import Domains
 from lib.random import Key
-from lib.run import cli, directory
-from lib.tasks import judge as judges
-from lib.tasks.judge import Judge
+from lib.tasks import judge, unpaired
+from lib.tasks.unpaired import Model, Translators, Use, answers
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
 NAME = Path(__file__).stem
-COLOURS = ("black", "blond")
-VAL, TEST, SHOWN = 200, 500, 8  # held-out faces of each domain: at most so many in an evaluation, and in the pictures
+VAL, TEST = 200, 500  # held-out faces of each domain in an evaluation, at most
 
 
 @dataclass(frozen=True)
@@ -51,12 +46,12 @@ class Args(run.Args):
     disc_width: int = 16
     """Channels of the discriminators' first layer, doubled by each further one."""
     disc_downs: int = 2
-    """Layers of stride 2 in a discriminator, which judges patches of 16 (1), 34 (2) or 70 (3) pixels."""
+    """Layers of stride 2 in a discriminator, which sees patches of 16 (1), 34 (2) or 70 (3) pixels."""
     batch: int = 4
-    """Faces of each domain."""
+    """Faces of each domain in a batch."""
     lr: float = 1e-3
     schedule: Literal["linear", "constant"] = "linear"
-    """linear: constant for the first half of the run, then linearly to 0."""
+    """How the learning rate goes: constant for the first half of the run, then linearly to 0 (linear); constant."""
     cycle: float = 10.0
     """Weight of the L1 distance between a face and its round trip, in [-1, 1]."""
     identity: float = 0.5
@@ -98,13 +93,6 @@ PRESETS: dict[str, run.Args] = {
 
 # ---- model and loss: edit here ----
 # Axes: b batch, h height, w width, n pictures.
-
-
-class Pair(NamedTuple):
-    """Of the two domains."""
-
-    a: Any
-    b: Any
 
 
 def generator_init(key: Key, args: Args) -> Tree:
@@ -165,12 +153,12 @@ def l1(x: Tensor, y: Tensor) -> Float[Tensor, ""]:
     return (x - y).abs().mean()
 
 
-def translated(g: Tree, real: Pair) -> Pair:
+def translated(g: Tree, real: Domains) -> Domains:
     """The faces of each domain that the other one's have become."""
-    return Pair(generate(g["ba"], real.b), generate(g["ab"], real.a))
+    return Domains(generate(g["ba"], real.b), generate(g["ab"], real.a))
 
 
-def generator_loss(g: Tree, d: Tree, real: Pair, *, args: Args) -> tuple[Tensor, tuple[Pair, dict[str, Tensor]]]:
+def generator_loss(g: Tree, d: Tree, real: Domains, *, args: Args) -> tuple[Tensor, tuple[Domains, dict[str, Tensor]]]:
     """E (D(fake) - 1)^2 + cycle (L1 of round trips + identity L1 of translations into the own domain), each the sum of
     both directions (equations 1 to 3 with 7.1's squares, and 5.2's identity loss); the translations and the parts."""
     fake = translated(g, real)
@@ -185,7 +173,7 @@ def generator_loss(g: Tree, d: Tree, real: Pair, *, args: Args) -> tuple[Tensor,
     return total, (fake, parts)
 
 
-def discriminator_loss(d: Tree, real: Pair, fake: Pair) -> Float[Tensor, ""]:
+def discriminator_loss(d: Tree, real: Domains, fake: Domains) -> Float[Tensor, ""]:
     """Mean over both discriminators of 1/2 E (D(real) - 1)^2 + 1/2 E D(fake)^2."""
     of_each = [
         gan.least_squares_discriminator(*discriminate(p, torch.cat([x, y])).chunk(2))
@@ -195,17 +183,17 @@ def discriminator_loss(d: Tree, real: Pair, fake: Pair) -> Float[Tensor, ""]:
 
 
 class TrainState(NamedTuple):
-    params: Tree  # {"g": {"ab": from a to b, "ba"}, "d": {"a": of domain a, "b"}}
-    opt: Tree  # of "g" and of "d"
+    params: gan.Pair  # g: {"ab": from a to b, "ba"}, d: {"a": of domain a, "b"}
+    opt: gan.Pair
     ema: Tree  # averaged parameters of the generators
-    buffers: Tree  # of translations to "a" and to "b"; empty without
+    buffers: Tree  # of translations to "a" and to "b"; empty without them
     key: Key
     step: Int[Tensor, ""]
 
 
 def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
     """Each network's loss on real faces, the other three as they are; discriminators see no buffer."""
-    g, d = state.params["g"], state.params["d"]
+    g, d = state.params
 
     def of_generator(name: str) -> diagnose.Loss:
         return lambda p, real: generator_loss({**g, name: p}, d, real, args=args)[0]
@@ -229,8 +217,8 @@ def init_state(key: Key, args: Args) -> TrainState:
     init, shape = optimizer(args).init, (3, args.size, args.size)
     buffers = {name: gan.buffer(args.buffer, shape, key.device) for name in d} if args.buffer else {}
     step = torch.zeros((), dtype=torch.int32, device=key.device)
-    opt = {"g": init(g), "d": init(d)}
-    return TrainState({"g": g, "d": d}, opt, tree.map(torch.clone, g), buffers, k_train, step)
+    params, opt = gan.Pair(g, d), gan.Pair(init(g), init(d))
+    return TrainState(params, opt, tree.map(torch.clone, g), buffers, k_train, step)
 
 
 def prepared(x: UInt8[Tensor, "b 3 h w"], key: Key, flip: bool) -> Float[Tensor, "b 3 h w"]:
@@ -239,226 +227,100 @@ def prepared(x: UInt8[Tensor, "b 3 h w"], key: Key, flip: bool) -> Float[Tensor,
 
 
 def step(
-    state: TrainState, index: Pair, data: Pair, *, args: Args, dtype: torch.dtype
+    state: TrainState, index: Domains, data: Domains, *, args: Args, dtype: torch.dtype
 ) -> tuple[TrainState, dict[str, Tensor]]:
     """The generators learn from the faces `index` of each domain and the discriminators as they are; then these learn
     from the same faces and the generators' translations, some of them earlier ones."""
     keys = random.split(random.fold_in(state.key, state.step), 4)
-    real = Pair(*(prepared(x[i], k, args.flip) for x, i, k in zip(data, index, keys[:2], strict=True)))
-    g, d, update = state.params["g"], state.params["d"], optimizer(args).update
+    real = Domains(*(prepared(x[i], k, args.flip) for x, i, k in zip(data, index, keys[:2], strict=True)))
+    (g, d), update = state.params, optimizer(args).update
 
-    def g_loss(g: Tree) -> tuple[Tensor, tuple[Pair, dict[str, Tensor]]]:
+    def g_loss(g: Tree) -> tuple[Tensor, tuple[Domains, dict[str, Tensor]]]:
         return generator_loss(tree.cast(g, dtype), tree.cast(d, dtype), real, args=args)
 
     (loss_g, (fake, parts)), grads_g = value_and_grad(g_loss, has_aux=True)(g)
     loss_g, parts, grads_g = parallel.mean((loss_g, parts, grads_g))
-    g, opt_g = update(grads_g, state.opt["g"], g)
+    g, opt_g = update(grads_g, state.opt.g, g)
 
     shown, buffers = fake, state.buffers
     if args.buffer:
         swaps = {name: gan.exchange(buffers[name], x, k) for name, x, k in zip("ab", fake, keys[2:], strict=True)}
-        shown, buffers = Pair(*(x for x, _ in swaps.values())), {name: held for name, (_, held) in swaps.items()}
+        shown, buffers = Domains(*(x for x, _ in swaps.values())), {name: held for name, (_, held) in swaps.items()}
     d_loss = lambda d: discriminator_loss(tree.cast(d, dtype), real, shown)  # noqa: E731
     loss_d, grads_d = parallel.mean(value_and_grad(d_loss)(d))
-    d, opt_d = update(grads_d, state.opt["d"], d)
+    d, opt_d = update(grads_d, state.opt.d, d)
 
     ema = optim.ema(state.ema, g, args.ema_decay, state.step)
     out = {"train/loss_g": loss_g, "train/loss_d": loss_d} | {f"train/{name}": x for name, x in parts.items()}
     out |= {"grad/norm_g": tree.global_norm(grads_g), "grad/norm_d": tree.global_norm(grads_d)}
-    return TrainState({"g": g, "d": d}, {"g": opt_g, "d": opt_d}, ema, buffers, state.key, state.step + 1), out
-
-
-# ---- evaluation ----
-
-
-class Held(NamedTuple):
-    """Held-out faces of both domains. Drawn ones are the same faces twice, which differ in `hair` only."""
-
-    pixels: Pair
-    attributes: Pair
-    hair: Bool[Tensor, "n 1 h w"] | None
-
-
-def domains(args: Args) -> tuple[Faces, str, list[str]]:
-    """All faces, the attribute that tells domains apart, and their names. Raises DataError."""
-    known = args.data in ("default", *albums.KNOWN)
-    what = "hair" if known else "class"
-    found = faces.load(args.data, args.data_dir, args.size, hair=COLOURS if known else None, n=args.faces)
-    names = found.names.get(what, [])
-    if len(names) != 2:
-        has = f"it has {len(names)} ({', '.join(names)})" if names else "it has none"
-        raise DataError(f"--data {args.data}: a folder of two subfolders of pictures, one a domain, is needed; {has}")
-    for split, part in (("training", found.train), ("validation", found.val), ("test", found.test)):
-        for i, name in enumerate(names):
-            if not (part.attributes[what] == i).any():
-                raise DataError(f"--data {args.data}: no face of {name} for {split}")
-    return found, what, names
-
-
-def held_out(split: str, n: int, args: Args, found: Faces | None, what: str) -> Held:
-    """Up to n faces of each domain. Drawn ones need no `found`."""
-    if found is None or args.data == "default":
-        parts = [faces.draw(split, n, args.size, hair=colour) for colour in COLOURS]
-        hair = faces.mask("hair", split, n, args.size)
-    else:
-        part, hair = found.val if split == "val" else found.test, None
-        rows = [(part.attributes[what] == i).nonzero()[:n, 0] for i in range(2)]
-        parts = [faces.Part(*tree.index(tuple(part), i)) for i in rows]
-    attributes = Pair(*({k: v for k, v in x.attributes.items() if k != what} for x in parts))
-    return Held(Pair(*(x.pixels for x in parts)), attributes, hair)
-
-
-@torch.no_grad()
-def applied(p: Tree, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    return torch.cat([generate(p, part) for part in x.split(50)])
-
-
-@torch.no_grad()
-def evaluate(g: Tree, held: Held, judge: Judge, what: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Of translations from a to b and from b to a: mean absolute errors of pixel values in [0, 1], of the round trip
-    and, where there are pairs, of hair and of all else beside doing nothing; shares of the faces in which the judge
-    sees the wanted domain (`agreement`), and each other attribute as it was (`kept`)."""
-    x, found = Pair(*(pixels / 127.5 - 1 for pixels in held.pixels)), []
-    for source, target, there, return_ in ((0, 1, "ab", "ba"), (1, 0, "ba", "ab")):
-        new = applied(g[there], x[source])
-        values = {"cycle_l1": float(l1(applied(g[return_], new), x[source])) / 2}
-        if held.hair is not None:
-            off = lambda y, where: float(((y - x[target]).abs() * where).sum() / where.sum() / 6)  # noqa: B023, E731
-            values |= {"hair_l1": off(new, held.hair), "hair_l1_nothing": off(x[source], held.hair)}
-            values["other_l1"] = off(new, ~held.hair)
-        was = held.attributes[source]
-        seen = judge.agreement(new, {what: torch.full((len(new),), target, device=new.device), **was})
-        values["agreement"] = seen.pop(what)
-        values["disagreement"] = 1 - values["agreement"]
-        found.append(values | ({"kept": sum(seen.values()) / len(seen)} if seen else {}))
-    return found[0], found[1]
-
-
-def report(ways: tuple[dict[str, float], dict[str, float]], names: list[str]) -> tuple[dict[str, float], list[str]]:
-    """Final values by tag, and the table to print."""
-    columns = {
-        "hair_l1": "hair L1", "hair_l1_nothing": "(nothing done)", "other_l1": "other L1", "cycle_l1": "round trip L1",
-        "agreement": "right hair" if "hair_l1" in ways[0] else "right domain", "kept": "rest kept",
-    }  # fmt: skip
-    columns = {name: title for name, title in columns.items() if name in ways[0]}
-    result, lines = dict[str, float](), [" " * 16 + "".join(f"{title:>16}" for title in columns.values())]
-    for target, values in zip(names[::-1], ways, strict=True):
-        result |= {f"test/{name}/to_{target}": values[name] for name in columns}
-        lines.append(f"to {target:<13}" + "".join(f"{values[name]:16.4f}" for name in columns))
-    return result | {f"test/{name}": (ways[0][name] + ways[1][name]) / 2 for name in columns}, lines
-
-
-def sheet(g: Tree, x: Pair, to: int | None = None) -> UInt8[Tensor, "3 h w"]:
-    """Faces, their translations and these translated back, row by row: from a to b (`to` 1), from b to a (0), or both
-    one below the other."""
-    ways = {1: ("ab", "ba", x.a), 0: ("ba", "ab", x.b)}
-    rows = []
-    for there, return_, real in ways.values() if to is None else [ways[to]]:
-        new = applied(g[there], real)
-        for i in range(0, len(real), SHOWN):
-            rows += [part[i : i + SHOWN] for part in (real, new, applied(g[return_], new))]
-    filled = [torch.cat([row, row.new_ones(min(SHOWN, len(rows[0])) - len(row), *row.shape[1:])]) for row in rows]
-    return plot.tile(torch.cat(filled) / 2 + 0.5, len(filled[0]))
+    return TrainState(gan.Pair(g, d), gan.Pair(opt_g, opt_d), ema, buffers, state.key, state.step + 1), out
 
 
 # ---- training: plumbing ----
 
 
-def unpaired(key: Key, first: int, *, sizes: tuple[int, int], batch: int) -> Iterator[Pair]:
-    """Numbers of faces of each domain from batch number `first` on, in orders that have nothing to do with each
-    other."""
-    orders = (batches.numbers(k, n, batch, first) for k, n in zip(random.split(key), sizes, strict=True))
-    return map(Pair, *orders)
+def translators(g: Tree) -> Translators:
+    return Translators(partial(generate, g["ab"]), partial(generate, g["ba"]))
 
 
 def train(args: Args) -> None:
-    found, what, names = domains(args)
-    judge = judges.load(found, run.device(args))
+    found, what, names = domains.load(args.data, args.data_dir, args.size, args.faces)
+    extractor = judge.load(found, run.device(args))
     pairs = args.data == "default"
     here = run.Run(
         args, NAME, Path(__file__), unit="images", minimise="val/hair_l1" if pairs else "val/disagreement"
     )  # with photographs nobody knows what a face should have become
-    data = Pair(*(found.train.pixels[found.train.attributes[what] == i].to(here.device) for i in range(2)))
+    data = Domains(*(found.train.pixels[found.train.attributes[what] == i].to(here.device) for i in range(2)))
     print(f"{len(data.a):,} {names[0]} and {len(data.b):,} {names[1]} training pictures; {here.device}, {here.dtype}")
+    here.once(lambda: run.write_json(here.path / "domains.json", names))
     if here.leads:
-        directory.write_json(here.path / "domains.json", names)
-        val = tree.to(held_out("val", VAL, args, found, what), here.device)
-        test = tree.to(held_out("test", TEST, args, found, what), here.device)
-        shown = Pair(*(x[:SHOWN] / 127.5 - 1 for x in test.pixels))
+        held = partial(domains.held_out, size=args.size, found=None if pairs else found, what=what)
+        val, test = (tree.to(held(split, n), here.device) for split, n in (("val", VAL), ("test", TEST)))
+        shown = Domains(*(x[: unpaired.SHOWN] / 127.5 - 1 for x in test.pixels))
     state = here.start(init_state)
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(unpaired, sizes=(len(data.a), len(data.b)), batch=args.batch))
+    order = here.batches(partial(domains.numbers, sizes=(len(data.a), len(data.b)), batch=args.batch))
 
     for n in here.progress():
-        index = next(batches)
+        index = next(order)
         state, out = update(state, index, data)
         here.record(n, state, out, units=2 * index.a.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
-                one.writer.add_image("samples/translated", sheet(s.ema, shown), n + 1)
-                ways = evaluate(s.ema, val, judge, what)
+                one.writer.add_image("samples/translated", unpaired.sheet(translators(s.ema), shown), n + 1)
+                ways = unpaired.evaluate(translators(s.ema), val, extractor, what)
                 values = {name: (x + ways[1][name]) / 2 for name, x in ways[0].items()}
                 one.log(n + 1, {f"val/{name}": value for name, value in values.items()})
                 one.write(f"step {n + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         for one, before, after, i in here.diagnosed(n, state, index):
-            faces_ = Pair(*(x[j] / 127.5 - 1 for x, j in zip(data, i, strict=True)))
+            faces_ = Domains(*(x[j] / 127.5 - 1 for x, j in zip(data, i, strict=True)))
             worst = diagnose.report(one, n + 1, before, after, objectives(after, args), faces_)[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(faces_.a[worst] / 2 + 0.5, 8), n + 1)
     if not here.evaluates(state):
         return
     results = []
     for one, s in here.each(state):
-        plot.save(sheet(s.ema, shown), one.path / "samples.png", scale=2)
-        values, lines = report(evaluate(s.ema, test, judge, what), names)
-        results.append((values, lines))
+        plot.save(unpaired.sheet(translators(s.ema), shown), one.path / "samples.png", scale=2)
+        results.append(unpaired.report(unpaired.evaluate(translators(s.ema), test, extractor, what), names))
     here.finish(results, f"--n 8 --to {names[1]}")
 
 
 # ---- using a run ----
 
 
-@dataclass(frozen=True)
-class Use:
-    """Translate faces with the latest finished run: each, its translation, and that translated back."""
-
-    n: int = SHOWN
-    """Held-out faces of each domain, where no --image is given."""
-    to: str | None = None
-    """Domain to translate into, such as blond; with --n both, one below the other, if none is given."""
-    image: Path | None = None
-    """A photograph or drawing of one's own: the face in the middle, of the other domain."""
-    out: Path = Path("translated.png")
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-    data_dir: Path | None = None
-    """Where to look for data files; the run's own --data-dir if not given."""
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("--n must be at least 1")
-
-
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
-    names = directory.read_json(path / "domains.json")
-    if use.to is not None and use.to not in names:
-        raise RunError(f"--to {use.to}: this run translates into {names[0]} or {names[1]}")
-    if use.image and use.to is None:
-        raise RunError(f"--image needs --to {names[0]} or --to {names[1]}")
+def load(path: Path, args: Args) -> Model:
+    names = run.read_json(path / "domains.json")
     g = run.load(path, init_state(random.key(0), args).ema, "ema")
-    to = None if use.to is None else names.index(use.to)
-    if use.image:
-        x = images.read(use.image, args.size, channels=3)[None] / 127.5 - 1
-        picture = sheet(g, Pair(x, x), to)
-    else:
-        args = replace(args, data_dir=use.data_dir or args.data_dir)
-        found, what, _ = (None, "hair", None) if args.data == "default" else domains(args)
-        picture = sheet(g, Pair(*(x / 127.5 - 1 for x in held_out("test", use.n, args, found, what).pixels)), to)
-    plot.save(picture, use.out, scale=2)
-    print(f"each row of faces above its translations and these translated back: {use.out}")
+
+    def held(n: int) -> Domains:
+        found, what = None, "hair"
+        if args.data != "default":
+            found, what, _ = domains.load(args.data, args.data_dir, args.size, args.faces)
+        return domains.held_out("test", n, args.size, found, what).pixels
+
+    return Model(translators(g), names, args.size, held)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

@@ -1,13 +1,13 @@
 """Faces from a hundred random numbers: DCGAN (Radford et al. 2016).
 
-What it shows: 1.8 million parameters draw faces of 64 pixels after minutes on two CPU cores, scored by the kernel
+What it shows: 1.8 million parameters generate faces of 64 pixels after minutes on two CPU cores, scored by the kernel
 inception distance on the features of a classifier of faces, .07 where training faces have -.001 (RESULTS.md). `small`
 holds the discriminator back by group normalisation and R1; `book` is the paper's, batch normalisation throughout.
-`just run exp_dcgan_faces`, then `just sample exp_dcgan_faces --interpolate 0 5`.
+`just run exp_dcgan_faces`, then `just sample exp_dcgan_faces way 0 5`.
 """
 
-from lib.data import batches
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from tyro.conf import Positional
 
 from lib import diagnose, gan, metrics, optim, parallel, plot, random, run, tree
-from lib.data import faces, images
+from lib.answers import Answer, Picture
+from lib.data import batches, faces
 from lib.models import dcgan
 from lib.random import Key
-from lib.run import cli
-from lib.tasks import judge
+from lib.tasks import judge, pictures
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -51,9 +52,9 @@ class Args(run.Args):
     batch: int = 64
     lr: float = 2e-4
     beta1: float = 0.5
-    """First moment's decay of Adam, for both networks; the second's is .999."""
+    """Decay of Adam's first moment, for both networks; the second's is .999."""
     ema_decay: float = 0.995
-    """Decay of the averaged generator that is drawn from; 0: the generator itself."""
+    """Decay of the averaged generator that is used; 0: the generator itself."""
 
     def __post_init__(self) -> None:
         dcgan.widths(self.size, self.width)
@@ -79,9 +80,9 @@ PRESETS: dict[str, run.Args] = {
 
 
 class TrainState(NamedTuple):
-    params: Tree  # {"g": generator, "d": discriminator}, and so are the next two
-    model: Tree  # running statistics of batch normalisation
-    opt: Tree
+    params: gan.Pair
+    model: gan.Pair  # running statistics of batch normalisation
+    opt: gan.Pair
     ema: Tree  # averaged parameters and statistics of the generator
     key: Key
     step: Int[Tensor, ""]
@@ -98,62 +99,62 @@ def init_state(key: Key, args: Args) -> TrainState:
     d, s_d = dcgan.discriminator_init(k_d, 3, args.width, args.size, args.norm)
     init, ema = optimizer(args).init, tree.map(torch.clone, {"params": g, "model": s_g})
     step = torch.zeros((), dtype=torch.int32, device=key.device)
-    return TrainState({"g": g, "d": d}, {"g": s_g, "d": s_d}, {"g": init(g), "d": init(d)}, ema, k_train, step)
+    return TrainState(gan.Pair(g, d), gan.Pair(s_g, s_d), gan.Pair(init(g), init(d)), ema, k_train, step)
 
 
 def step(
     state: TrainState, index: Int[Tensor, "b"], data: UInt8[Tensor, "n 3 s s"], *, args: Args, dtype: torch.dtype
 ) -> tuple[TrainState, dict[str, Tensor]]:
-    """The discriminator learns from real faces `index` and as many drawn ones, then the generator from the new
+    """The discriminator learns from real faces `index` and as many generated ones, then the generator from the new
     discriminator: two networks, two optimisers, one function."""
     k_d, k_g = random.split(random.fold_in(state.key, state.step))
     real, losses, update = data[index] / 127.5 - 1, gan.LOSSES[args.loss], optimizer(args).update
-    draw, judge = partial(dcgan.generate, train=True), partial(dcgan.discriminate, norm=args.norm)
+    generate, discriminate = partial(dcgan.generate, train=True), partial(dcgan.discriminate, norm=args.norm)
     z_d, z_g = (random.normal(k, (len(index), args.latent)) for k in (k_d, k_g))
 
-    g, d = state.params["g"], state.params["d"]
-    fake, s_g = draw(tree.cast(g, dtype), state.model["g"], z_d)
+    g, d = state.params
+    fake, s_g = generate(tree.cast(g, dtype), state.model.g, z_d)
 
     def d_loss(d: Tree) -> tuple[Tensor, tuple[Tree, Tensor, Tensor]]:
-        d, s_d = tree.cast(d, dtype), state.model["d"]
+        d, s_d = tree.cast(d, dtype), state.model.d
         if args.r1:
-            on_real, penalty = gan.r1(lambda x: judge(d, s_d, x)[0], real, args.r1)
+            on_real, penalty = gan.r1(lambda x: discriminate(d, s_d, x)[0], real, args.r1)
         else:
-            (on_real, s_d), penalty = judge(d, s_d, real), 0.0
-        on_fake, s_d = judge(d, s_d, fake)  # each by its own batch statistics
+            (on_real, s_d), penalty = discriminate(d, s_d, real), 0.0
+        on_fake, s_d = discriminate(d, s_d, fake)  # each by its own batch statistics
         return losses.discriminator(on_real, on_fake) + penalty, (s_d, on_real, on_fake)
 
     (loss_d, (s_d, on_real, on_fake)), grads_d = value_and_grad(d_loss, has_aux=True)(d)
     right = {"train/real_right": (on_real > 0).float().mean(), "train/fake_right": (on_fake < 0).float().mean()}
     loss_d, right, grads_d = parallel.mean((loss_d, right, grads_d))
-    d, opt_d = update(grads_d, state.opt["d"], d)
+    d, opt_d = update(grads_d, state.opt.d, d)
 
     def g_loss(g: Tree) -> tuple[Tensor, Tree]:
-        fake, after = draw(tree.cast(g, dtype), s_g, z_g)
-        return losses.generator(judge(tree.cast(d, dtype), s_d, fake)[0]), after
+        fake, after = generate(tree.cast(g, dtype), s_g, z_g)
+        return losses.generator(discriminate(tree.cast(d, dtype), s_d, fake)[0]), after
 
     (loss_g, s_g), grads_g = value_and_grad(g_loss, has_aux=True)(g)
     loss_g, grads_g = parallel.mean((loss_g, grads_g))
-    g, opt_g = update(grads_g, state.opt["g"], g)
+    g, opt_g = update(grads_g, state.opt.g, g)
 
     ema = optim.ema(state.ema, {"params": g, "model": s_g}, args.ema_decay, state.step)
     out = {"train/loss_d": loss_d, "train/loss_g": loss_g, **right}
     out |= {"grad/norm_d": tree.global_norm(grads_d), "grad/norm_g": tree.global_norm(grads_g)}
-    after = {"g": g, "d": d}, {"g": s_g, "d": s_d}, {"g": opt_g, "d": opt_d}
+    after = gan.Pair(g, d), gan.Pair(s_g, s_d), gan.Pair(opt_g, opt_d)
     return TrainState(*after, ema, state.key, state.step + 1), out
 
 
 def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
     """Each network's loss on (real faces, latents) against the other as it is, by running statistics."""
-    losses, (s_g, s_d) = gan.LOSSES[args.loss], (state.model["g"], state.model["d"])
+    losses, (s_g, s_d) = gan.LOSSES[args.loss], state.model
 
     def logits(g: Tree, d: Tree, x: Tensor, z: Tensor) -> list[Tensor]:
         fake, _ = dcgan.generate(g, s_g, z, train=False)
         return [dcgan.discriminate(d, s_d, y, norm=args.norm, train=False)[0] for y in (x, fake)]
 
     return {
-        "params.d": lambda d, examples: losses.discriminator(*logits(state.params["g"], d, *examples)),
-        "params.g": lambda g, examples: losses.generator(logits(g, state.params["d"], *examples)[1]),
+        "params.d": lambda d, examples: losses.discriminator(*logits(state.params.g, d, *examples)),
+        "params.g": lambda g, examples: losses.generator(logits(g, state.params.d, *examples)[1]),
     }
 
 
@@ -176,7 +177,7 @@ def train(args: Args) -> None:
     state = here.start(init_state)
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(batches.numbers, n=len(data), size=args.batch))
+    order = here.batches(partial(batches.numbers, n=len(data), size=args.batch))
 
     real, val = (extractor.features(part.pixels.to(here.device) / 127.5 - 1) for part in (splits.test, splits.val))
     k_show, k_val, k_test = random.split(here.show_key, 3)
@@ -185,7 +186,7 @@ def train(args: Args) -> None:
     )
 
     for n in here.progress():
-        index = next(batches)
+        index = next(order)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
@@ -205,62 +206,85 @@ def train(args: Args) -> None:
     for one, s in here.each(state):
         kid, spread = metrics.kid(real, extractor.features(draw(s.ema, z_test)))
         lines = [
-            f"KID of {len(z_test):,} drawn faces    {kid:.4f} ± {spread:.4f} over subsets",
-            f"KID of training faces       {floor:.4f}",
+            f"{f'KID of {len(z_test):,} generated faces':<28}{kid:.4f} ± {spread:.4f} over subsets",
+            f"{'KID of training faces':<28}{floor:.4f}",
             f"against {len(real):,} test faces, on the features of the judge {extractor.name}",
         ]
         plot.save(plot.tile(draw(s.ema, shown) / 2 + 0.5, 8), one.path / "samples.png", scale=2)
         plot.save(plot.gif(way(s.ema, shown[:5])), one.path / "interpolation.gif")
         results.append(({"test/kid": kid}, lines))
-    here.finish(results, "--interpolate 0 5")
+    here.finish(results, "way 0 5")
 
 
 def way(ema: Tree, z: Float[Tensor, "k z"], n: int = 12) -> Float[Tensor, "m 3 s s"]:
     """Faces in [0, 1] on the ways from each vector to the next, n of each way."""
-    return draw(ema, torch.cat([dcgan.between(a, b, n) for a, b in itertools.pairwise(z)])) / 2 + 0.5
+    return draw(ema, torch.cat([pictures.between(a, b, n, circle=True) for a, b in itertools.pairwise(z)])) / 2 + 0.5
 
 
-def show(one: run.Run | run.View, n: int, ema: Tree, z: Tensor) -> None:
+def show(here: run.Place, n: int, ema: Tree, z: Tensor) -> None:
     """What becomes of the same vectors, and of those between them."""
-    one.writer.add_image("samples/grid", plot.tile(draw(ema, z) / 2 + 0.5, 8), n)
-    one.writer.add_image("samples/interpolation", plot.tile(way(ema, z[:5]), 12), n)
-    plot.add_gif(one.writer, "samples/animation", plot.gif(way(ema, z[:5])), n)
+    here.writer.add_image("samples/grid", plot.tile(draw(ema, z) / 2 + 0.5, 8), n)
+    here.writer.add_image("samples/interpolation", plot.tile(way(ema, z[:5]), 12), n)
+    plot.add_gif(here.writer, "samples/animation", plot.gif(way(ema, z[:5])), n)
 
 
 # ---- using a run ----
 
 
-@dataclass(frozen=True)
-class Use:
-    """Draw faces with the latest finished run."""
+class Model(NamedTuple):
+    ema: Tree
+    latent: int
 
-    n: int = 64
-    """Faces to draw, numbered from 0 row by row."""
-    interpolate: tuple[int, ...] = ()
-    """Numbers of two faces or more: the ways from each to the next, as a strip, or moving where --out is a .gif."""
+    def latents(self, numbers: Sequence[int], seed: int) -> Float[Tensor, "n z"]:
+        """Of the faces with these numbers."""
+        k = random.key(seed)
+        return torch.stack([random.normal(random.fold_in(k, i), (self.latent,)) for i in numbers])
+
+
+def load(path: Path, args: Args) -> Model:
+    return Model(run.load(path, init_state(random.key(0), args).ema, "ema"), args.latent)
+
+
+@dataclass(frozen=True)
+class Draw(run.Use):
+    """Generate faces with the latest finished run."""
+
+    n: run.Count = 64
+    """How many faces; they are numbered from 0, row by row."""
     out: Path = Path("samples.png")
+    """Where to save the picture."""
     seed: int = 0
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
+    """Decides, with its number, what a face looks like."""
+
+
+@dataclass(frozen=True)
+class Way(run.Use):
+    """The ways from each face to the next, as a strip, or moving where --out is a .gif."""
+
+    pictures: Positional[tuple[int, ...]]
+    """Numbers of two faces or more."""
+    out: Path = Path("samples.png")
+    """Where to save the picture."""
+    seed: int = 0
+    """Decides, with its number, what a face looks like."""
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("--n must be at least 1")
-        if len(self.interpolate) == 1 or any(i < 0 for i in self.interpolate):
-            raise ValueError("--interpolate needs the numbers of two faces at least, from 0")
+        super().__post_init__()
+        if len(self.pictures) < 2 or min(self.pictures) < 0:
+            raise ValueError("a way needs the numbers of two faces at least, from 0")
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
-    ema = run.load(path, init_state(random.key(0), args).ema, "ema")
-    numbers, k = use.interpolate or range(use.n), random.key(use.seed)
-    z = torch.stack([random.normal(random.fold_in(k, i), (args.latent,)) for i in numbers])
-    frames = way(ema, z) if use.interpolate else draw(ema, z) / 2 + 0.5
-    columns = 12 if use.interpolate else 8
-    plot.save(plot.gif(frames) if use.out.suffix == ".gif" else plot.tile(frames, columns), use.out, scale=2)
-    print(f"{len(frames)} faces: {use.out}")
+Use = Draw | Way
+
+
+def answers(use: Draw | Way, model: Model) -> Iterator[Answer]:
+    if isinstance(use, Way):
+        frames, columns = way(model.ema, model.latents(use.pictures, use.seed)), 12
+    else:
+        frames, columns = draw(model.ema, model.latents(range(use.n), use.seed)) / 2 + 0.5, 8
+    content = plot.gif(frames) if use.out.suffix == ".gif" else plot.tile(frames, columns)
+    yield Picture(content, use.out, f"{len(frames)} faces")
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

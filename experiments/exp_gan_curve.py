@@ -6,7 +6,7 @@ penalty, a falling learning rate and an averaged generator give 99.8 % inside, a
 `just run exp_gan_curve --formula "sqrt(x)"`, then `just sample exp_gan_curve --n 200 --out points.png`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import diagnose, gan, nn, optim, parallel, plot, random, run, tree
+from lib import diagnose, gan, nn, optim, parallel, random, run, tree
+from lib.answers import Answer, Picture, Table
 from lib.data import formula as formulas
 from lib.faults import RunError
 from lib.random import Key
-from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -41,6 +41,7 @@ class Args(run.Args):
     points: int = 0
     """Size of a fixed training set; 0: fresh points at every step."""
     latent: int = 2
+    """Size of z, standard normal."""
     generator: tuple[int, ...] = (64, 64)
     """Widths of the generator's hidden layers."""
     discriminator: tuple[int, ...] = (128, 128)
@@ -48,19 +49,20 @@ class Args(run.Args):
     frequencies: int = 4
     """The discriminator also sees sines and cosines at so many octaves, from one radian per standard deviation on."""
     slope: float = 0.2
-    """Of the leaky ReLUs below 0."""
+    """Slope of the leaky ReLUs below 0."""
     dropout: float = 0.0
-    """In the discriminator."""
+    """Share of the discriminator's activations that is dropped in training."""
     r1: float = 0.1
     """Weight of the gradient penalty at real points (Mescheder et al. 2018)."""
     batch: int = 512
     lr: float = 2e-3
-    """Of both networks; half a cosine to 0, or constant."""
+    """Learning rate of both networks."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate goes: along half a cosine to 0, or constant."""
     betas: tuple[float, float] = (0.0, 0.99)
-    """Of both Adams."""
+    """Decays of Adam's two moments, for both networks."""
     ema_decay: float = 0.995
-    """Of the generator that is evaluated; 0: no averaging."""
+    """Decay of the averaged generator that is used; 0: the generator itself."""
 
 
 PRESETS: dict[str, run.Args] = {
@@ -103,11 +105,9 @@ def curve(formula: str) -> Curve:
 
 
 class TrainState(NamedTuple):
-    generator: Tree
-    discriminator: Tree
-    generator_opt: Tree
-    discriminator_opt: Tree
-    ema: Tree  # of the generator
+    params: gan.Pair
+    opt: gan.Pair
+    ema: Tree  # averaged parameters of the generator
     x: Float[Tensor, "n"]  # of the fixed training set; empty where points are fresh
     key: Key
     step: Int[Tensor, ""]
@@ -160,13 +160,13 @@ def generator_loss(
 def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
     """Each network's loss on (real points, latents) against the other as it is, without dropout."""
 
-    def judge(params: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
-        return discriminator_loss(params, examples[0], generate(state.generator, examples[1], args=args), args=args)
+    def d_loss(d: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
+        return discriminator_loss(d, examples[0], generate(state.params.g, examples[1], args=args), args=args)
 
-    def fool(params: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
-        return generator_loss(params, state.discriminator, examples[1], args=args)
+    def g_loss(g: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
+        return generator_loss(g, state.params.d, examples[1], args=args)
 
-    return {"discriminator": judge, "generator": fool}
+    return {"params.d": d_loss, "params.g": g_loss}
 
 
 def optimizer(args: Args) -> optim.Optimizer:
@@ -175,36 +175,32 @@ def optimizer(args: Args) -> optim.Optimizer:
 
 
 def init_state(key: Key, args: Args) -> TrainState:
-    k_generator, k_discriminator, k_x, k_train = random.split(key, 4)
-    generator = nn.mlp_init(k_generator, (args.latent, *args.generator, 2))
-    discriminator = nn.mlp_init(k_discriminator, (2 + 4 * args.frequencies, *args.discriminator, 1))
-    init, ema = optimizer(args).init, tree.map(torch.clone, generator)
+    k_g, k_d, k_x, k_train = random.split(key, 4)
+    g = nn.mlp_init(k_g, (args.latent, *args.generator, 2))
+    d = nn.mlp_init(k_d, (2 + 4 * args.frequencies, *args.discriminator, 1))
+    init, ema = optimizer(args).init, tree.map(torch.clone, g)
     x = random.uniform(k_x, (args.points,), LOW, HIGH)
     step = torch.zeros((), dtype=torch.int32, device=key.device)
-    return TrainState(generator, discriminator, init(generator), init(discriminator), ema, x, k_train, step)
+    return TrainState(gan.Pair(g, d), gan.Pair(init(g), init(d)), ema, x, k_train, step)
 
 
 def step(state: TrainState, *, args: Args, curve: Curve) -> tuple[TrainState, dict[str, Tensor]]:
     """One update of the discriminator, then one of the generator, each with latents of its own."""
     keys, adam, n = random.split(random.fold_in(state.key, state.step), 5), optimizer(args), parallel.rows(args.batch)
     real = real_points(keys[0], state.x, args=args, curve=curve)
-    fake = generate(state.generator, random.normal(keys[1], (n, args.latent)), args=args)
-    judge = value_and_grad(partial(discriminator_loss, args=args))
-    judged, slopes = parallel.mean(judge(state.discriminator, real, fake, keys[2]))
-    discriminator, discriminator_opt = adam.update(slopes, state.discriminator_opt, state.discriminator)
+    g, d = state.params
+    fake = generate(g, random.normal(keys[1], (n, args.latent)), args=args)
+    d_loss = value_and_grad(partial(discriminator_loss, args=args))
+    loss_d, grads_d = parallel.mean(d_loss(d, real, fake, keys[2]))
+    d, opt_d = adam.update(grads_d, state.opt.d, d)
 
-    fool, z = value_and_grad(partial(generator_loss, args=args)), random.normal(keys[3], (n, args.latent))
-    fooled, grads = parallel.mean(fool(state.generator, discriminator, z, keys[4]))
-    generator, generator_opt = adam.update(grads, state.generator_opt, state.generator)
-    ema = optim.ema(state.ema, generator, args.ema_decay, state.step)
-    out = {
-        "train/discriminator_loss": judged, "train/generator_loss": fooled,
-        "grad/discriminator": tree.global_norm(slopes), "grad/generator": tree.global_norm(grads),
-    }  # fmt: skip
-    new = TrainState(
-        generator, discriminator, generator_opt, discriminator_opt, ema, state.x, state.key, state.step + 1
-    )
-    return new, out
+    g_loss, z = value_and_grad(partial(generator_loss, args=args)), random.normal(keys[3], (n, args.latent))
+    loss_g, grads_g = parallel.mean(g_loss(g, d, z, keys[4]))
+    g, opt_g = adam.update(grads_g, state.opt.g, g)
+    ema = optim.ema(state.ema, g, args.ema_decay, state.step)
+    out = {"train/loss_d": loss_d, "train/loss_g": loss_g}
+    out |= {"grad/norm_d": tree.global_norm(grads_d), "grad/norm_g": tree.global_norm(grads_g)}
+    return TrainState(gan.Pair(g, d), gan.Pair(opt_g, opt_d), ema, state.x, state.key, state.step + 1), out
 
 
 # ---- training: plumbing ----
@@ -253,7 +249,7 @@ def train(args: Args) -> None:
     data = curve(args.formula)
     here = run.Run(args, NAME, Path(__file__), unit="points", minimise="val/median_squared_error")
     state = here.start(init_state)
-    print(f"{args.formula}; {here.device}", tree.table([state.generator, state.discriminator], 1), sep="\n")
+    print(f"{args.formula}; {here.device}", tree.table(state.params, depth=1), sep="\n")
     update = here.compile(step, curve=data)
 
     for n in here.progress():
@@ -274,7 +270,7 @@ def train(args: Args) -> None:
     here.finish([(result, [describe(result)]) for result in results], "--n 200 --out points.png")
 
 
-def show(here: run.Run | run.View, n: int, points: Float[Tensor, "n 2"], curve: Curve) -> None:
+def show(here: run.Place, n: int, points: Float[Tensor, "n 2"], curve: Curve) -> None:
     """Scores and a picture at fixed latents; says so where points have (almost) left a tenth of [0, 50]."""
     result = metrics(points, curve)
     here.log(n, {f"val/{name}": value for name, value in result.items()})
@@ -286,40 +282,37 @@ def show(here: run.Run | run.View, n: int, points: Float[Tensor, "n 2"], curve: 
 # ---- using a run ----
 
 
+class Model(NamedTuple):
+    ema: Tree
+    args: Args
+
+
+def load(path: Path, args: Args) -> Model:
+    return Model(run.load(path, init_state(random.key(0), args).ema, "ema"), args)
+
+
 @dataclass(frozen=True)
-class Use:
-    """Draw points with the latest finished run."""
+class Use(run.Use):
+    """Generate points with the latest finished run."""
 
-    n: int = 200
-    """How many."""
+    n: run.Count = 200
+    """How many points."""
     out: Path | None = None
-    """points.csv, or a picture: points.png; standard output if not given."""
+    """Where to save them: points.csv, or a picture: points.png; standard output if not given."""
     seed: int = 0
-    """Of the latents."""
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("--n must be at least 1")
+    """Decides what is generated."""
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
+def answers(use: Use, model: Model) -> Iterator[Answer]:
+    ema, args = model
     data = curve(args.formula)
-    like = init_state(random.key(0), args).ema
-    params = run.load(path, like, "ema")
-    points = draw(params, random.key(use.seed), use.n, args, data)
+    points = draw(ema, random.key(use.seed), use.n, args, data)
     if use.out and use.out.suffix.lower() != ".csv":
-        plot.save(scatter(points, data), use.out)
-        return
-    table = "".join(["x,y\n", *(f"{x:.6g},{y:.6g}\n" for x, y in points.tolist())])
-    try:
-        use.out.write_text(table) if use.out else print(table, end="")
-    except OSError as error:
-        raise RunError(f"cannot write {use.out}: {error}") from error
+        yield Picture(scatter(points, data), use.out, caption=None)
+    else:
+        rows = [(x, y) for x, y in points.tolist()]
+        yield Table(("x", "y"), rows, "{:.6g},{:.6g}", head="x,y", file=use.out)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

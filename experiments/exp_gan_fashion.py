@@ -1,15 +1,11 @@
-"""Generative adversarial networks that draw clothes: dense (Goodfellow et al. 2014) or DCGAN (Radford et al. 2016).
+"""Clothes by generative adversarial networks: dense (Goodfellow et al. 2014) or DCGAN (Radford et al. 2016).
 
-What it shows: 900,000 parameters draw clothes after three minutes on two CPU cores, scored by the kernel inception
+What it shows: 900,000 parameters generate clothes after three minutes on two CPU cores, scored by the kernel inception
 distance on the features of our own classifier, .052 where training pictures have -.001 (RESULTS.md).
 `just run exp_gan_fashion`, then `just sample exp_gan_fashion --n 64`.
 """
 
-from lib.data import batches
-import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,13 +18,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import conv, diagnose, gan, metrics, nn, optim, parallel, plot, random, run, tree
-from lib.data import images
+from lib.answers import Answer, Picture
+from lib.data import batches, images
 from lib.data.images import FASHION_NAMES as NAMES
 from lib.data.images import Images
 from lib.faults import RunError
-from lib.models import cnn
 from lib.random import Key
-from lib.run import cli
+from lib.tasks import judge
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -48,14 +44,14 @@ class Args(run.Args):
     width: int = 64
     """Channels of the dcgan's 14 x 14 layers; its 7 x 7 layers have twice as many."""
     dropout: float = 0.3
-    """In the dense discriminator."""
+    """Share of the dense discriminator's activations that is dropped in training."""
     loss: Literal["bce", "least_squares"] = "bce"
     batch: int = 64
     lr: float = 2e-4
     beta1: float = 0.5
-    """First moment's decay of Adam, for both networks; the second's is .999."""
+    """Decay of Adam's first moment, for both networks; the second's is .999."""
     ema_decay: float = 0.995
-    """Decay of the averaged generator that is drawn from; 0: the generator itself."""
+    """Decay of the averaged generator that is used; 0: the generator itself."""
     kid_samples: int = 10_000
     """Pictures in the final evaluation, at most."""
     extractor: Path | None = None
@@ -153,9 +149,9 @@ def discriminate(
 
 
 class TrainState(NamedTuple):
-    params: Tree  # {"g": generator, "d": discriminator}, and so are the next two
-    model: Tree  # running statistics of batch normalisation
-    opt: Tree
+    params: gan.Pair
+    model: gan.Pair  # running statistics of batch normalisation
+    opt: gan.Pair
     ema: Tree  # averaged parameters and statistics of the generator
     key: Key
     step: Int[Tensor, ""]
@@ -169,14 +165,14 @@ def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
 
     def d_loss(d: Tree, examples: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         real, label, z = examples
-        fake, _ = draw(state.params["g"], state.model["g"], z, label)
-        judge = lambda x: fixed(d, state.model["d"], x, label)[0]  # noqa: E731
-        return losses.discriminator(judge(real), judge(fake))
+        fake, _ = draw(state.params.g, state.model.g, z, label)
+        logits = lambda x: fixed(d, state.model.d, x, label)[0]  # noqa: E731
+        return losses.discriminator(logits(real), logits(fake))
 
     def g_loss(g: Tree, examples: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         _, label, z = examples
-        fake, _ = draw(g, state.model["g"], z, label)
-        return losses.generator(fixed(state.params["d"], state.model["d"], fake, label)[0])
+        fake, _ = draw(g, state.model.g, z, label)
+        return losses.generator(fixed(state.params.d, state.model.d, fake, label)[0])
 
     return {"params.d": d_loss, "params.g": g_loss}
 
@@ -191,13 +187,13 @@ def init_state(key: Key, args: Args) -> TrainState:
     (g, s_g), (d, s_d) = generator_init(k_g, args), discriminator_init(k_d, args)
     init, ema = optimizer(args).init, tree.map(torch.clone, {"params": g, "model": s_g})
     step = torch.zeros((), dtype=torch.int32, device=key.device)
-    return TrainState({"g": g, "d": d}, {"g": s_g, "d": s_d}, {"g": init(g), "d": init(d)}, ema, k_train, step)
+    return TrainState(gan.Pair(g, d), gan.Pair(s_g, s_d), gan.Pair(init(g), init(d)), ema, k_train, step)
 
 
 def step(
     state: TrainState, index: Int[Tensor, "b"], data: Images, *, args: Args, dtype: torch.dtype
 ) -> tuple[TrainState, dict[str, Tensor]]:
-    """The discriminator learns from real pictures `index` and as many drawn ones, then the generator from the new
+    """The discriminator learns from real pictures `index` and as many generated ones, then the generator from the new
     discriminator: two networks, two optimisers, one function."""
     keys = random.split(random.fold_in(state.key, state.step), 5)
     real, label = data.pixels[index] / 127.5 - 1, data.labels[index]
@@ -205,19 +201,19 @@ def step(
     draw = partial(generate, args=args, train=True)
     z_d, z_g = (random.normal(k, (len(index), args.latent)) for k in keys[:2])
 
-    g, d = state.params["g"], state.params["d"]
-    fake, s_g = draw(tree.cast(g, dtype), state.model["g"], z_d, label)
+    g, d = state.params
+    fake, s_g = draw(tree.cast(g, dtype), state.model.g, z_d, label)
 
     def d_loss(d: Tree) -> tuple[Tensor, tuple[Tree, Tensor, Tensor]]:
-        judge = partial(discriminate, tree.cast(d, dtype), args=args)
-        on_real, s_d = judge(state.model["d"], real, label, keys[2])  # each by its own batch statistics
-        on_fake, s_d = judge(s_d, fake, label, keys[3])
+        logits = partial(discriminate, tree.cast(d, dtype), args=args)
+        on_real, s_d = logits(state.model.d, real, label, keys[2])  # each by its own batch statistics
+        on_fake, s_d = logits(s_d, fake, label, keys[3])
         return losses.discriminator(on_real, on_fake), (s_d, on_real, on_fake)
 
     (loss_d, (s_d, on_real, on_fake)), grads_d = value_and_grad(d_loss, has_aux=True)(d)
     right = {"train/real_right": (on_real > 0).float().mean(), "train/fake_right": (on_fake < 0).float().mean()}
     loss_d, right, grads_d = parallel.mean((loss_d, right, grads_d))
-    d, opt_d = update(grads_d, state.opt["d"], d)
+    d, opt_d = update(grads_d, state.opt.d, d)
 
     def g_loss(g: Tree) -> tuple[Tensor, Tree]:
         fake, after = draw(tree.cast(g, dtype), s_g, z_g, label)
@@ -226,12 +222,12 @@ def step(
 
     (loss_g, s_g), grads_g = value_and_grad(g_loss, has_aux=True)(g)
     loss_g, grads_g = parallel.mean((loss_g, grads_g))
-    g, opt_g = update(grads_g, state.opt["g"], g)
+    g, opt_g = update(grads_g, state.opt.g, g)
 
     ema = optim.ema(state.ema, {"params": g, "model": s_g}, args.ema_decay, state.step)
     out = {"train/loss_d": loss_d, "train/loss_g": loss_g, **right}
     out |= {"grad/norm_d": tree.global_norm(grads_d), "grad/norm_g": tree.global_norm(grads_g)}
-    after = {"g": g, "d": d}, {"g": s_g, "d": s_d}, {"g": opt_g, "d": opt_d}
+    after = gan.Pair(g, d), gan.Pair(s_g, s_d), gan.Pair(opt_g, opt_d)
     return TrainState(*after, ema, state.key, state.step + 1), out
 
 
@@ -249,9 +245,9 @@ def draw(ema: Tree, key: Key, label: Int[Tensor, "n"], args: Args) -> Float[Tens
     return torch.cat(parts)
 
 
-def evaluate(pictures: Tensor, label: Tensor, real: Tensor, extractor: Extractor, args: Args) -> dict[str, float]:
-    """KID of drawn pictures against real features, the share of the rarest class, and, where classes were asked for,
-    how often the extractor's classifier sees the class that was asked for."""
+def evaluate(pictures: Tensor, label: Tensor, real: Tensor, extractor: judge.Extractor, args: Args) -> dict[str, float]:
+    """KID of generated pictures against real features, the share of the rarest class, and, where classes were asked
+    for, how often the extractor's classifier sees the class that was asked for."""
     seen = extractor.classify(pictures).argmax(1)
     values = {"kid": metrics.kid(real, extractor.features(pictures))[0]}
     values["rarest_class"] = float(torch.bincount(seen, minlength=len(NAMES)).min() / len(seen))
@@ -265,21 +261,21 @@ def train(args: Args) -> None:
     if args.data != "fashion":
         raise RunError(f"--data {args.data}: this experiment compares features of Fashion-MNIST, so only fashion")
     splits = images.load(args.data, args.data_dir)
-    extractor = load_extractor(args.extractor, run.device(args))
+    extractor = judge.clothes(args.extractor, run.device(args))
     here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/kid")
     data, test = tree.to(splits.train, here.device), tree.to(splits.test, here.device)
     print(f"{len(data.labels):,} training pictures; {here.device}, {here.dtype}")
     state = here.start(init_state)
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
-    batches = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
+    order = here.batches(partial(batches.numbers, n=len(data.labels), size=args.batch))
 
     k_show, k_test = random.split(here.show_key)
     shown = torch.arange(8 * len(NAMES), device=here.device) // 8  # eight of each class, one class a row
     real = extractor.features(test.pixels / 127.5 - 1)
 
     for n in here.progress():
-        index = next(batches)
+        index = next(order)
         state, out = update(state, index, data)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
@@ -314,37 +310,41 @@ def train(args: Args) -> None:
 # ---- using a run ----
 
 
-@dataclass(frozen=True)
-class Use:
-    """Draw pictures with the latest finished run."""
+class Model(NamedTuple):
+    ema: Tree
+    args: Args
 
-    n: int = 64
+
+def load(path: Path, args: Args) -> Model:
+    return Model(run.load(path, init_state(random.key(0), args).ema, "ema"), args)
+
+
+@dataclass(frozen=True)
+class Use(run.Use):
+    """Generate pictures with the latest finished run."""
+
+    n: run.Count = 64
+    """How many pictures."""
     label: str | None = None
     """A kind of clothes, such as "ankle boot", of a run that was trained with --conditional; each in turn if none."""
     out: Path = Path("samples.png")
+    """Where to save the pictures."""
     seed: int = 0
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("--n must be at least 1")
+    """Decides what is generated."""
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
+def answers(use: Use, model: Model) -> Iterator[Answer]:
+    """Raises RunError for a label that cannot be asked for."""
+    ema, args = model
     if use.label is not None and not args.conditional:
-        raise RunError(f"{path} was trained without --conditional, so it cannot draw --label {use.label!r}")
+        raise RunError(f"the run was trained without --conditional, so it cannot draw --label {use.label!r}")
     if use.label is not None and use.label not in NAMES:
         raise RunError(f"no label {use.label!r}: {', '.join(NAMES)}")
-    like = init_state(random.key(0), args).ema
-    ema = run.load(path, like, "ema")
     label = torch.arange(use.n) % len(NAMES) if use.label is None else torch.full((use.n,), NAMES.index(use.label))
     columns = len(NAMES) if use.label is None and args.conditional else 8
-    plot.save(plot.tile(draw(ema, random.key(use.seed), label, args) / 2 + 0.5, columns), use.out, scale=2)
-    print(f"{use.n} pictures: {use.out}")
+    sheet = plot.tile(draw(ema, random.key(use.seed), label, args) / 2 + 0.5, columns)
+    yield Picture(sheet, use.out, f"{use.n} pictures")
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

@@ -1,11 +1,12 @@
 """Sequences of ten multiples of k, as one-hot vectors, with a GAN (Goodfellow et al. 2014).
 
-What it shows: the book's generator gives some multiples of 5 a thousand times as often as others. A softmax output,
-judged ten numbers at a time with a gradient penalty, gives nothing but multiples, all nearly equally often (the
-numbers of one sequence are not quite independent, as the data's are).
+What it shows: the book's generator gives some multiples of 5 a thousand times as often as others. A softmax output
+and a discriminator that sees ten numbers at a time, with a gradient penalty, give nothing but multiples, all nearly
+equally often (the numbers of one sequence are not quite independent, as the data's are).
 `just run exp_gan_multiples --k 7`, then `just sample exp_gan_multiples`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lib import diagnose, gan, nn, optim, parallel, random, run, tree
+from lib.answers import Answer, Table
 from lib.random import Key
-from lib.run import cli
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -35,13 +36,14 @@ class Args(run.Args):
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """auto: fp32; the networks are so small that bf16 gains nothing."""
     k: int = 5
-    """2 to 50."""
+    """The number whose multiples are learnt, 2 to 50."""
     judged: Literal["sequence", "number"] = "sequence"
-    """What a latent stands for and the discriminator judges: ten numbers together, or each by itself as in the book,
+    """What a latent stands for and the discriminator sees: ten numbers together, or each by itself as in the book,
     where 4 of 20 values were never made: ten together show what is missing (as in PacGAN, Lin et al. 2018)."""
     output: Literal["softmax", "relu"] = "softmax"
     """What the discriminator sees of the generator's logits; relu is the book's. A sequence is their argmax."""
     latent: int = 32
+    """Size of z, standard normal."""
     generator: tuple[int, ...] = (128,)
     """Widths of the generator's hidden layers."""
     discriminator: tuple[int, ...] = (128,)
@@ -49,16 +51,17 @@ class Args(run.Args):
     r1: float = 0.1
     """Weight of the gradient penalty at real sequences (Mescheder et al. 2018)."""
     batch: int = 128
-    """Sequences."""
+    """Sequences of a batch."""
     lr: float = 2e-3
-    """Of both networks; half a cosine to 0, or constant."""
+    """Learning rate of both networks."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate goes: along half a cosine to 0, or constant."""
     betas: tuple[float, float] = (0.0, 0.99)
-    """Of both Adams."""
+    """Decays of Adam's two moments, for both networks."""
     slope: float = 0.2
-    """Of the leaky ReLUs below 0."""
+    """Slope of the leaky ReLUs below 0."""
     ema_decay: float = 0.99
-    """Of the generator that is evaluated; 0: no averaging."""
+    """Decay of the averaged generator that is used; 0: the generator itself."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.k <= 50:
@@ -68,7 +71,7 @@ class Args(run.Args):
 PRESETS: dict[str, run.Args] = {
     # Eager: a cold compilation would take longer than it gains.
     "small": Args(steps=1500, compile="off", eval_every=250, save_every=500, log_every=50),
-    # Chapter 3: one linear layer each (101 and 10,100 parameters), sequences one at a time, every number judged by
+    # Chapter 3: one linear layer each (101 and 10,100 parameters), sequences one at a time, every number seen by
     # itself; no early stopping, which its generator's collapse would please.
     "book": Args(
         steps=10_000, judged="number", output="relu", latent=100, generator=(), discriminator=(), r1=0.0, batch=1,
@@ -86,11 +89,9 @@ PRESETS: dict[str, run.Args] = {
 
 
 class TrainState(NamedTuple):
-    generator: Tree
-    discriminator: Tree
-    generator_opt: Tree
-    discriminator_opt: Tree
-    ema: Tree  # of the generator
+    params: gan.Pair
+    opt: gan.Pair
+    ema: Tree  # averaged parameters of the generator
     key: Key
     step: Int[Tensor, ""]
 
@@ -148,13 +149,13 @@ def generator_loss(params: Tree, discriminator: Tree, z: Tensor, *, args: Args) 
 def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
     """Each network's loss on (real sequences, latents) against the other as it is."""
 
-    def judge(params: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
-        return discriminator_loss(params, examples[0], generate(state.generator, examples[1], args=args), args=args)
+    def d_loss(d: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
+        return discriminator_loss(d, examples[0], generate(state.params.g, examples[1], args=args), args=args)
 
-    def fool(params: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
-        return generator_loss(params, state.discriminator, examples[1], args=args)
+    def g_loss(g: Tree, examples: tuple[Tensor, Tensor]) -> Tensor:
+        return generator_loss(g, state.params.d, examples[1], args=args)
 
-    return {"discriminator": judge, "generator": fool}
+    return {"params.d": d_loss, "params.g": g_loss}
 
 
 def optimizer(args: Args) -> optim.Optimizer:
@@ -163,35 +164,33 @@ def optimizer(args: Args) -> optim.Optimizer:
 
 
 def init_state(key: Key, args: Args) -> TrainState:
-    k_generator, k_discriminator, k_train = random.split(key, 3)
+    k_g, k_d, k_train = random.split(key, 3)
     v = VALUES * (LENGTH if args.judged == "sequence" else 1)
-    generator = nn.mlp_init(k_generator, (args.latent, *args.generator, v))
-    discriminator = nn.mlp_init(k_discriminator, (v, *args.discriminator, 1))
-    init, ema = optimizer(args).init, tree.map(torch.clone, generator)
+    g = nn.mlp_init(k_g, (args.latent, *args.generator, v))
+    d = nn.mlp_init(k_d, (v, *args.discriminator, 1))
+    init, ema = optimizer(args).init, tree.map(torch.clone, g)
     step = torch.zeros((), dtype=torch.int32, device=key.device)
-    return TrainState(generator, discriminator, init(generator), init(discriminator), ema, k_train, step)
+    return TrainState(gan.Pair(g, d), gan.Pair(init(g), init(d)), ema, k_train, step)
 
 
 def step(state: TrainState, *, args: Args) -> tuple[TrainState, dict[str, Tensor]]:
     """One update of the discriminator, then one of the generator, on fresh sequences and latents."""
-    k_real, k_fake, k_fool = random.split(random.fold_in(state.key, state.step), 3)
+    k_real, k_d, k_g = random.split(random.fold_in(state.key, state.step), 3)
     adam, n = optimizer(args), parallel.rows(args.batch)
     real = one_hot(real_values(k_real, n, args.k))
-    fake = generate(state.generator, draw_latents(k_fake, n, args), args=args)
-    judge = value_and_grad(partial(discriminator_loss, args=args))
-    judged, slopes = parallel.mean(judge(state.discriminator, real, fake))
-    discriminator, discriminator_opt = adam.update(slopes, state.discriminator_opt, state.discriminator)
+    g, d = state.params
+    fake = generate(g, draw_latents(k_d, n, args), args=args)
+    d_loss = value_and_grad(partial(discriminator_loss, args=args))
+    loss_d, grads_d = parallel.mean(d_loss(d, real, fake))
+    d, opt_d = adam.update(grads_d, state.opt.d, d)
 
-    fool = value_and_grad(partial(generator_loss, args=args))
-    fooled, grads = parallel.mean(fool(state.generator, discriminator, draw_latents(k_fool, n, args)))
-    generator, generator_opt = adam.update(grads, state.generator_opt, state.generator)
-    ema = optim.ema(state.ema, generator, args.ema_decay, state.step)
-    out = {
-        "train/discriminator_loss": judged, "train/generator_loss": fooled,
-        "grad/discriminator": tree.global_norm(slopes), "grad/generator": tree.global_norm(grads),
-    }  # fmt: skip
-    new = TrainState(generator, discriminator, generator_opt, discriminator_opt, ema, state.key, state.step + 1)
-    return new, out
+    g_loss = value_and_grad(partial(generator_loss, args=args))
+    loss_g, grads_g = parallel.mean(g_loss(g, d, draw_latents(k_g, n, args)))
+    g, opt_g = adam.update(grads_g, state.opt.g, g)
+    ema = optim.ema(state.ema, g, args.ema_decay, state.step)
+    out = {"train/loss_d": loss_d, "train/loss_g": loss_g}
+    out |= {"grad/norm_d": tree.global_norm(grads_d), "grad/norm_g": tree.global_norm(grads_g)}
+    return TrainState(gan.Pair(g, d), gan.Pair(opt_g, opt_d), ema, state.key, state.step + 1), out
 
 
 # ---- training: plumbing ----
@@ -239,7 +238,7 @@ def text(values: Int[Tensor, "n t"]) -> list[str]:
 def train(args: Args) -> None:
     here = run.Run(args, NAME, Path(__file__), unit="sequences", minimise="val/largest_share")
     state = here.start(init_state)
-    print(f"multiples of {args.k}; {here.device}", tree.table([state.generator, state.discriminator], 1), sep="\n")
+    print(f"multiples of {args.k}; {here.device}", tree.table(state.params, depth=1), sep="\n")
     update = here.compile(step)
 
     for n in here.progress():
@@ -270,7 +269,7 @@ def describe(result: dict[str, float], k: int) -> str:
     )
 
 
-def show(here: run.Run | run.View, n: int, values: Int[Tensor, "n t"], k: int) -> None:
+def show(here: run.Place, n: int, values: Int[Tensor, "n t"], k: int) -> None:
     """Scores, a histogram and sequences at fixed latents; says so where a value of the data has (almost) gone."""
     result = metrics(values, k)
     here.log(n, {f"val/{name}": value for name, value in result.items()})
@@ -283,29 +282,32 @@ def show(here: run.Run | run.View, n: int, values: Int[Tensor, "n t"], k: int) -
 # ---- using a run ----
 
 
+class Model(NamedTuple):
+    ema: Tree
+    args: Args
+
+
+def load(path: Path, args: Args) -> Model:
+    return Model(run.load(path, init_state(random.key(0), args).ema, "ema"), args)
+
+
 @dataclass(frozen=True)
-class Use:
-    """Draw sequences with the latest finished run."""
+class Use(run.Use):
+    """Generate sequences with the latest finished run."""
 
-    n: int = 10
-    """How many."""
+    n: run.Count = 10
+    """How many sequences."""
+    out: Path | None = None
+    """Where to save them, one a line; standard output if not given."""
     seed: int = 0
-    """Of the latents."""
-    run: Path | None = None
-    """Run directory; the latest finished one if not given."""
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError("--n must be at least 1")
+    """Decides what is generated."""
 
 
-def sample(use: Use) -> None:
-    path = use.run or run.latest_run(NAME, finished=True)
-    args = run.load_config(path, Args)
-    like = init_state(random.key(0), args).ema
-    params = run.load(path, like, "ema")
-    print(*text(draw(params, random.key(use.seed), use.n, args)), sep="\n")
+def answers(use: Use, model: Model) -> Iterator[Answer]:
+    ema, args = model
+    rows = [tuple(row) for row in draw(ema, random.key(use.seed), use.n, args).tolist()]
+    yield Table(tuple(map(str, range(1, LENGTH + 1))), rows, " ".join(["{:2d}"] * LENGTH), file=use.out)
 
 
 if __name__ == "__main__":
-    cli.main(NAME, PRESETS, train, sample, Use)
+    run.main(NAME, PRESETS, train, load, answers, Use)

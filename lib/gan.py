@@ -1,4 +1,4 @@
-"""Losses of adversarial training, on the discriminator's logits for real and made-up examples; penalties; a buffer."""
+"""Losses of adversarial training on the discriminator's logits for real and generated examples; penalties; a buffer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,15 +46,15 @@ def least_squares_generator(fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
 
 
 def r1(
-    judge: Callable[[Tensor], Tensor], real: Float[Tensor, "b ..."], weight: float
+    discriminate: Callable[[Tensor], Tensor], real: Float[Tensor, "b ..."], weight: float
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, ""] | float]:
     """Logits of real examples and the penalty weight / 2 E|d logit / d example|^2 on them (Mescheder et al. 2018,
-    equation 9), for a `judge` whose every logit depends on its own example only."""
+    equation 9), where `discriminate` makes every logit of its own example only."""
     if not weight:
-        return judge(real), 0.0
+        return discriminate(real), 0.0
 
     def total(x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = judge(x)
+        logits = discriminate(x)
         return logits.sum(), logits
 
     (_, logits), slope = value_and_grad(total, has_aux=True)(real)
@@ -72,7 +72,7 @@ def wasserstein_generator(fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
 
 
 def gradient_penalty(
-    judge: Callable[[Tensor], Tensor],
+    criticise: Callable[[Tensor], Tensor],
     real: Float[Tensor, "b ..."],
     fake: Float[Tensor, "b ..."],
     key: Key,
@@ -80,16 +80,16 @@ def gradient_penalty(
     above: bool = False,
 ) -> Float[Tensor, ""]:
     """weight E (|d logit / d x| - 1)^2 at a random point x between each real and fake example (Gulrajani et al. 2017,
-    equation 3), for a `judge` whose every logit depends on its own example only. `above`: of slopes above 1 alone
+    equation 3), where `criticise` makes every logit of its own example only. `above`: of slopes above 1 alone
     (Petzka et al. 2018, equation 8)."""
     share = random.uniform(key, (len(real), *[1] * (real.ndim - 1)))
-    _, slope = value_and_grad(lambda x: judge(x).sum())(torch.lerp(real, fake, share))
+    _, slope = value_and_grad(lambda x: criticise(x).sum())(torch.lerp(real, fake, share))
     excess = slope.flatten(1).square().sum(1).add(1e-12).sqrt() - 1
     return weight * (excess.clamp(min=0) if above else excess).square().mean()
 
 
 class Buffer(NamedTuple):
-    """Made-up examples of earlier steps, to be shown to a discriminator again (Shrivastava et al. 2017, 2.3)."""
+    """Generated examples of earlier steps, to be shown to a discriminator again (Shrivastava et al. 2017, 2.3)."""
 
     examples: Float[Tensor, "n ..."]
     filled: Int[Tensor, ""]

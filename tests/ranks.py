@@ -33,6 +33,7 @@ from experiments import (
 )
 from lib import nn, parallel, random, threefry, transformer, tree
 from lib.data import batches, packing, tokens
+from lib.data.domains import Domains
 from lib.data.images import Images
 from lib.faults import ParallelError
 from lib.models import bert, gpt, seq2seq
@@ -93,11 +94,11 @@ def cyclegan_case(**change):
         identity=0.5, flip=True, lr=5e-5, steps=STEPS, **change,
     )  # fmt: skip
     drawn = (random.randint(random.key(i), (32, 3, 16, 16), 0, 256).to(torch.uint8) for i in (3, 4))
-    data = exp_cyclegan_hair.Pair(*drawn)
+    data = Domains(*drawn)
     init = lambda key, args: tree.cast(exp_cyclegan_hair.init_state(key, args), torch.float64)  # noqa: E731
     batches = indexed(exp_cyclegan_hair, data, 32, args)[-1]
     step = partial(exp_cyclegan_hair.step, args=args, dtype=torch.float64)
-    return init, step, args, [(exp_cyclegan_hair.Pair(i, i.flip(0)), data) for i, _ in batches]
+    return init, step, args, [(Domains(i, i.flip(0)), data) for i, _ in batches]
 
 
 def dcgan_case(**change):

@@ -272,11 +272,7 @@ def networks(small, monkeypatch):
             """Batch normalisation as it starts: the modules' own."""
             shake = lambda name, x: x if "norm" in name else x + 0.1 * torch.sin(torch.arange(x.numel())).view_as(x)  # noqa: E731
             state = init(key, args)
-            if ours is exp_gan_fashion:
-                states.append(state._replace(params=tree.map_with_path(shake, state.params)))
-            else:
-                shaken = (tree.map_with_path(shake, x) for x in (state.generator, state.discriminator))
-                states.append(state._replace(**dict(zip(("generator", "discriminator"), shaken, strict=True))))
+            states.append(state._replace(params=tree.map_with_path(shake, state.params)))
             return states[0]
 
         made = []
@@ -292,9 +288,9 @@ def test_modules_of_the_dcgan_draw_and_judge_as_ours(networks, key):
     state, generator, discriminator = networks(exp_gan_fashion, gans.fashion_step)
     args, label = exp_gan_fashion.PRESETS["small"], torch.zeros(5, dtype=torch.int64)
     z, close = random.normal(key, (5, args.latent)), partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
-    x, _ = exp_gan_fashion.generate(state.params["g"], state.model["g"], z, label, args=args, train=True)
+    x, _ = exp_gan_fashion.generate(state.params.g, state.model.g, z, label, args=args, train=True)
     close(generator(z), x)
-    logits, _ = exp_gan_fashion.discriminate(state.params["d"], state.model["d"], x, label, key, args=args)
+    logits, _ = exp_gan_fashion.discriminate(state.params.d, state.model.d, x, label, key, args=args)
     close(discriminator(x), logits)
     assert x.std() > 1e-3 and logits.std() > 1e-4
 
@@ -302,9 +298,9 @@ def test_modules_of_the_dcgan_draw_and_judge_as_ours(networks, key):
 def test_modules_of_the_curve_draw_and_judge_as_ours(networks, key):
     state, generator, discriminator = networks(exp_gan_curve, gans.curve_step)
     args, close = exp_gan_curve.PRESETS["book"], partial(torch.testing.assert_close, atol=1e-6, rtol=1e-5)
-    u = exp_gan_curve.generate(state.generator, z := random.normal(key, (50, args.latent)), args=args)
+    u = exp_gan_curve.generate(state.params.g, z := random.normal(key, (50, args.latent)), args=args)
     close(generator(z), u)
-    close(discriminator.eval()(u), exp_gan_curve.discriminate(state.discriminator, u, args=args))
+    close(discriminator.eval()(u), exp_gan_curve.discriminate(state.params.d, u, args=args))
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
@@ -344,9 +340,9 @@ def test_jax_dcgan_draws_and_judges_as_ours(in_jax, key):
     state, generator, discriminator = in_jax(exp_gan_fashion, gans.fashion_step)
     args, label = exp_gan_fashion.PRESETS["small"], torch.zeros(5, dtype=torch.int64)
     z, close = random.normal(key, (5, args.latent)), partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
-    x, _ = exp_gan_fashion.generate(state.params["g"], state.model["g"], z, label, args=args, train=True)
+    x, _ = exp_gan_fashion.generate(state.params.g, state.model.g, z, label, args=args, train=True)
     close(generator(z), x)
-    logits, _ = exp_gan_fashion.discriminate(state.params["d"], state.model["d"], x, label, key, args=args)
+    logits, _ = exp_gan_fashion.discriminate(state.params.d, state.model.d, x, label, key, args=args)
     close(discriminator(x), logits)
 
 
@@ -355,9 +351,9 @@ def test_jax_curve_draws_and_judges_as_ours(in_jax, key, monkeypatch):
     monkeypatch.setitem(exp_gan_curve.PRESETS, "book", preset)
     state, generator, discriminator = in_jax(exp_gan_curve, gans.curve_step)
     close = partial(torch.testing.assert_close, atol=1e-6, rtol=1e-5)
-    u = exp_gan_curve.generate(state.generator, z := random.normal(key, (50, preset.latent)), args=preset)
+    u = exp_gan_curve.generate(state.params.g, z := random.normal(key, (50, preset.latent)), args=preset)
     close(generator(z), u)
-    close(discriminator(u), exp_gan_curve.discriminate(state.discriminator, u, args=preset))
+    close(discriminator(u), exp_gan_curve.discriminate(state.params.d, u, args=preset))
 
 
 @pytest.mark.parametrize("experiment", gans.STEPS)

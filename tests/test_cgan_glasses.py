@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from experiments import exp_cgan_glasses as exp
 from lib import random, tree
 from lib.faults import DataError, RunError
+from lib.tasks import pictures
 from lib.transform import jit
 
 TINY = ["--width", 4, "--critic-width", 8, "--latent", 6, "--critic-steps", 2, "--batch", 8, "--steps", 4]
@@ -24,7 +25,7 @@ NAMES = {"glasses": ["no glasses", "glasses"], "hair": ["black", "blond", "red"]
 def made(**more):
     args = exp.Args(**{"size": 16, "width": 4, "critic_width": 8, "latent": 6, "critic_steps": 2, **more})
     pixels = random.randint(random.key(1), (20, 3, 16, 16), 0, 256).to(torch.uint8)
-    label = exp.one_hot({"glasses": torch.arange(20) % 2, "hair": torch.arange(20) % 3}, NAMES)
+    label = pictures.one_hot({"glasses": torch.arange(20) % 2, "hair": torch.arange(20) % 3}, NAMES)
     return args, exp.init_state(random.key(0), args, 5), exp.Labelled(pixels, label)
 
 
@@ -58,24 +59,24 @@ def test_both_networks_move_and_the_state_given_stays(condition):
 def test_a_step_is_so_many_of_the_critic_and_one_of_the_generator():
     args, state, data = made(critic_steps=3)
     after, _ = exp.step(state, torch.arange(18).view(6, 3), data, args=args, dtype=torch.float32)
-    assert (int(after.opt["d"].step), int(after.opt["g"].step), int(after.step)) == (3, 1, 1)
+    assert (int(after.opt.d.step), int(after.opt.g.step), int(after.step)) == (3, 1, 1)
 
 
 @CONDITIONS
 def test_the_critics_loss_is_written_out(key, condition):
     args, state, data = made(penalty=7.0, condition=condition, reading=3.0)
-    d, real, label = state.params["d"], data.pixels[:4] / 127.5 - 1, data.label[:4]
+    d, real, label = state.params.d, data.pixels[:4] / 127.5 - 1, data.label[:4]
     fake = random.normal(random.key(5), tuple(real.shape)).tanh()
     loss, distance = exp.critic_loss(d, real, fake, label, key, args=args, dtype=torch.float32)
-    judge = lambda x: torch.cat([exp.criticise(d, x[i : i + 1], label[i : i + 1], args)[0] for i in range(len(x))])  # noqa: E731
-    gap = judge(real).mean() - judge(fake).mean()
+    score = lambda x: torch.cat([exp.criticise(d, x[i : i + 1], label[i : i + 1], args)[0] for i in range(len(x))])  # noqa: E731
+    gap = score(real).mean() - score(fake).mean()
     k_score, k_read = random.split(key)
 
     def slope(read, key):
         x = torch.lerp(real, fake, random.uniform(key, (4, 1, 1, 1))).requires_grad_()
         return torch.autograd.grad(read(x).sum(), x)[0].square().sum((1, 2, 3)).sqrt()
 
-    expected = 7 * ((slope(judge, k_score) - 1) ** 2).mean() - gap
+    expected = 7 * ((slope(score, k_score) - 1) ** 2).mean() - gap
     torch.testing.assert_close(distance, gap, atol=1e-5, rtol=1e-4)
     if condition == "auxiliary":
         d["label"]["w"] *= 3  # so that some slopes are above one
@@ -89,7 +90,7 @@ def test_the_critics_loss_is_written_out(key, condition):
         assert (steep > 1).any()
         sure = logits(real)
         right = (label * F.logsigmoid(sure) + (1 - label) * F.logsigmoid(-sure)).sum(1)
-        none = F.logsigmoid(-logits(fake)).sum(1)  # made-up pictures have no label
+        none = F.logsigmoid(-logits(fake)).sum(1)  # generated pictures have no label
         expected = expected + 7 * ((steep - 1).clamp(min=0) ** 2).mean() - 3 * torch.cat([right, none]).mean()
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
 
@@ -100,7 +101,7 @@ def test_a_label_is_read_or_given(condition):
     label = data.label[:8]
     other = label.roll(1, 1)
     x = random.normal(random.key(5), (8, 3, 16, 16))
-    (score, logits), (score_2, logits_2) = (exp.criticise(state.params["d"], x, y, args) for y in (label, other))
+    (score, logits), (score_2, logits_2) = (exp.criticise(state.params.d, x, y, args) for y in (label, other))
     assert torch.equal(score, score_2) == (condition == "auxiliary")
     assert (logits is None) == (condition == "planes")
     if logits is not None:
@@ -110,38 +111,15 @@ def test_a_label_is_read_or_given(condition):
         torch.testing.assert_close(exp.misread(logits, label), expected)
 
 
-def test_the_critic_learns_real_from_made_up_and_labels_matter():
+def test_the_critic_learns_real_from_generated_and_labels_matter():
     args, state, data = made(lr=2e-3)
     data = exp.Labelled(data.pixels // 8, data.label)
     for _ in range(30):
         state, out = exp.step(state, INDEX, data, args=args, dtype=torch.float32)
     assert out["train/distance"] > 0.1
     z = random.normal(random.key(3), (2, args.latent))
-    pictures = [exp.draw(state.ema, z, data.label[i : i + 1].expand(2, -1)) for i in (0, 1)]
-    assert (pictures[0] - pictures[1]).abs().max() > 1e-3
-
-
-def test_labels_by_name_and_in_turn():
-    assert exp.chosen(NAMES, ["glasses", "hair=red"]) == {"glasses": 1, "hair": 2}
-    turns = exp.in_turn(7, NAMES, {})
-    assert turns["glasses"].tolist() == [0, 0, 0, 1, 1, 1, 0] and turns["hair"].tolist() == [0, 1, 2, 0, 1, 2, 0]
-    turns = exp.in_turn(3, NAMES, {"hair": 1})
-    assert turns["glasses"].tolist() == [0, 1, 0] and turns["hair"].tolist() == [1, 1, 1]
-    assert exp.one_hot(turns, NAMES).tolist() == [[1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [1, 0, 0, 1, 0]]
-    apart = exp.one_hot(turns, NAMES, 1.5).tolist()  # of two values only
-    assert apart == [[1.25, -0.25, 0, 1, 0], [-0.25, 1.25, 0, 1, 0], [1.25, -0.25, 0, 1, 0]]
-    assert exp.in_turn(2, {"glasses": NAMES["glasses"]}, {})["glasses"].tolist() == [0, 1]
-    with pytest.raises(DataError, match=r"'green' is not the value of one attribute; there are.*hair=blond"):
-        exp.chosen(NAMES, ["green"])
-    with pytest.raises(RunError, match="two values of one label: red, blond"):
-        exp.chosen(NAMES, ["red", "blond"])
-    with pytest.raises(DataError, match="'brown' is not the value of one"):  # but of skin and of hair
-        exp.chosen({"hair": ["black", "brown"], "skin": ["light", "brown"]}, ["brown"])
-
-
-def test_blended_labels_lie_on_the_line():
-    a, b = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.0, 1.0, 1.0]])
-    assert exp.blend(a, b, 5)[:, 0].tolist() == [1, 0.75, 0.5, 0.25, 0] and (exp.blend(a, b)[:, 2] == 1).all()
+    faces = [exp.draw(state.ema, z, data.label[i : i + 1].expand(2, -1)) for i in (0, 1)]
+    assert (faces[0] - faces[1]).abs().max() > 1e-3
 
 
 @pytest.mark.device
@@ -161,19 +139,25 @@ def test_train_resume_and_sample(call, few_faces):
         "plain": ["--n", 4],
         "asked": ["--n", 4, "--label", "glasses", "blond"],
         "label": ["--n", 2, "--label", "blond", "--to", "glasses"],
-        "both": ["--between", 0, 3, "--to", "glasses", "black"],
-        "vector": ["--plus", 0, 2, "--minus", 1],
+        "way": ["way", 0, 3, "--label", "glasses", "black"],
+        "both": ["way", 0, 3, "--to", "glasses", "black"],
+        "vector": ["combine", "--plus", 0, 2, "--minus", 1],
     }.items():
         status, _, err = call(exp, "sample", *words, "--run", "r", "--out", f"{name}.png")
         assert status == 0, err
         with Image.open(f"{name}.png") as image:
             sizes[name] = tuple((side - 4) // 36 for side in image.size)  # of columns and rows
-    assert sizes == {"plain": (4, 1), "asked": (4, 1), "label": (6, 2), "both": (6, 6), "vector": (4, 1)}
+    assert sizes == {"plain": (4, 1), "asked": (4, 1), "label": (6, 2), "way": (6, 1), "both": (6, 6), "vector": (4, 1)}
     assert Path("plain.png").read_bytes() != Path("asked.png").read_bytes()
     for words, message in [
         (["--label", "bald"], "'bald' is not the value"),
         (["--to", "hair=bald"], "'hair=bald' is not the value"),
-        (["--between", 0, 1, "--plus", 2], "at a time"),
+        (["--label", "red", "blond"], "two values of one label"),
+        (["way", 0], "Expected 2 values"),
+        (["way", 0, 1, "--plus", 2], "--plus"),
+        (["combine"], "--plus or --minus needs the number of a face"),
+        (["combine", "--plus", -1], "faces are numbered from 0"),
+        (["way", 0, -1], "faces are numbered from 0"),
         (["--n", 0], "at least 1"),
     ]:
         status, _, err = call(exp, "sample", *words, "--run", "r")

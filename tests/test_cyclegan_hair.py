@@ -19,9 +19,11 @@ from torch.func import vmap
 
 from experiments import exp_cyclegan_hair as exp
 from lib import checkpoint, random, tree
-from lib.data import drawn, faces
+from lib.data import domains, drawn, faces
+from lib.data.domains import Domains
 from lib.run import replicas
-from lib.tasks import judge
+from lib.tasks import judge, unpaired
+from lib.tasks.unpaired import Translators
 from lib.transform import jit
 
 SMALL = {"size": 16, "width": 4, "blocks": 1, "disc_width": 4, "disc_downs": 1, "batch": 2, "buffer": 4}
@@ -55,11 +57,11 @@ def made(seed=0, **more):
 
 def noise(n=6, size=16, seed=1):
     pixels = (random.randint(k, (n, 3, size, size), 0, 256) for k in random.split(random.key(seed)))
-    return exp.Pair(*(x.to(torch.uint8) for x in pixels))
+    return Domains(*(x.to(torch.uint8) for x in pixels))
 
 
 def rows(*numbers):
-    return exp.Pair(torch.tensor(numbers), torch.tensor(numbers).flip(0))
+    return Domains(torch.tensor(numbers), torch.tensor(numbers).flip(0))
 
 
 # ---- networks ----
@@ -68,7 +70,7 @@ def rows(*numbers):
 def test_the_generator_is_the_papers():
     """Against torch's modules, put together from the paper's 7.2."""
     _, state = made(width=3, blocks=2)
-    p = tree.map(lambda w: w * 5, state.params["g"]["ab"])
+    p = tree.map(lambda w: w * 5, state.params.g["ab"])
     weights = iter([p["in"], *p["down"], *itertools.chain(*p["block"]), *p["up"], p["out"]])
 
     def layer(module):
@@ -102,7 +104,7 @@ def test_the_generator_is_the_papers():
 def test_the_discriminator_judges_patches(downs, field):
     """Against torch's modules; the field of a logit is what its gradient reaches where no normalisation spreads it."""
     _, state = made(size=128, disc_width=2, disc_downs=downs)
-    p = tree.map(lambda w: w * 9, state.params["d"]["a"])
+    p = tree.map(lambda w: w * 9, state.params.d["a"])
     layers = []
     for i, values in enumerate([p["in"], *p["hidden"], p["out"]]):
         f, c, _, _ = values["w"].shape
@@ -126,9 +128,9 @@ def test_the_discriminator_judges_patches(downs, field):
 def test_a_translation_lies_between_black_and_white_and_keeps_its_size():
     for size in (12, 20, 64):
         _, state = made(size=size, disc_downs=2)
-        y = exp.generate(state.params["g"]["ab"], noise(size=size).a / 127.5 - 1)
+        y = exp.generate(state.params.g["ab"], noise(size=size).a / 127.5 - 1)
         assert y.shape == (6, 3, size, size) and y.abs().max() <= 1 and y.dtype == torch.float32
-        assert torch.isfinite(exp.discriminate(state.params["d"]["a"], y)).all()
+        assert torch.isfinite(exp.discriminate(state.params.d["a"], y)).all()
 
 
 def test_the_books_networks():
@@ -145,13 +147,13 @@ def test_the_books_networks():
 
 def test_losses_are_the_papers():
     args, state = made(cycle=7.0, identity=0.5)
-    g, d = (tree.map(lambda w: w * 5, state.params[k]) for k in "gd")
+    g, d = (tree.map(lambda w: w * 5, p) for p in state.params)
     x = noise()
     a, b = (y[:3] / 127.5 - 1 for y in x)
     to_b, to_a = (partial(exp.generate, g[k]) for k in ("ab", "ba"))
     on_a, on_b = (partial(exp.discriminate, d[k]) for k in "ab")
 
-    loss, (fake, parts) = exp.generator_loss(g, d, exp.Pair(a, b), args=args)
+    loss, (fake, parts) = exp.generator_loss(g, d, Domains(a, b), args=args)
     adversarial = F.mse_loss(on_b(to_b(a)), torch.tensor(1.0).expand(3, 1, 6, 6)) + (on_a(to_a(b)) - 1).pow(2).mean()
     cycle = F.l1_loss(to_a(to_b(a)), a) + F.l1_loss(to_b(to_a(b)), b)
     identity = F.l1_loss(to_b(b), b) + F.l1_loss(to_a(a), a)
@@ -162,13 +164,13 @@ def test_losses_are_the_papers():
     # One discriminator's loss is the mean of its two squared errors; theirs is the mean of both.
     errors = [(on_a(a) - 1).pow(2), on_a(fake.a).pow(2), (on_b(b) - 1).pow(2), on_b(fake.b).pow(2)]
     expected = torch.stack([e.mean() for e in errors]).mean()
-    torch.testing.assert_close(exp.discriminator_loss(d, exp.Pair(a, b), fake), expected)
+    torch.testing.assert_close(exp.discriminator_loss(d, Domains(a, b), fake), expected)
 
 
 def test_without_identity_loss_its_weight_is_nothing():
     args, state = made(identity=0.0)
-    real = exp.Pair(*(x / 127.5 - 1 for x in noise()))
-    loss, (_, parts) = exp.generator_loss(*state.params.values(), real, args=args)
+    real = Domains(*(x / 127.5 - 1 for x in noise()))
+    loss, (_, parts) = exp.generator_loss(*state.params, real, args=args)
     torch.testing.assert_close(loss, parts["adversarial"] + 10 * parts["cycle"])
     assert parts.keys() == {"adversarial", "cycle"}
 
@@ -207,7 +209,7 @@ def test_the_step_of_replicas_is_each_ones():
     index, data = [rows(0, 1), rows(3, 2)], noise()
 
     def one(leaves, i):
-        return tree.leaves(PLAIN(tree.unflatten(states[0], leaves), exp.Pair(*i), data, args=args)[0])
+        return tree.leaves(PLAIN(tree.unflatten(states[0], leaves), Domains(*i), data, args=args)[0])
 
     both = vmap(one)(tree.leaves(tree.stack(states)), tuple(tree.stack(index)))
     single = tree.stack([PLAIN(s, i, data, args=args)[0] for s, i in zip(states, index, strict=True)])
@@ -242,25 +244,25 @@ def test_generators_learn_first_and_from_the_discriminators_as_they_are():
     translations of before."""
     args, state = made(buffer=0)
     data, index = noise(), rows(0, 1)
-    real = exp.Pair(*(x[i] / 127.5 - 1 for x, i in zip(data, index, strict=True)))
+    real = Domains(*(x[i] / 127.5 - 1 for x, i in zip(data, index, strict=True)))
     after, out = PLAIN(state, index, data, args=args)
-    g, d = state.params["g"], state.params["d"]
+    g, d = state.params
     loss_g, (fake, _) = exp.generator_loss(g, d, real, args=args)
     torch.testing.assert_close(out["train/loss_g"], loss_g)
     torch.testing.assert_close(out["train/loss_d"], exp.discriminator_loss(d, real, fake))
     leaves = [x.clone().requires_grad_() for x in tree.leaves(g)]
     total, _ = exp.generator_loss(tree.unflatten(g, leaves), d, real, args=args)
     grads = tree.unflatten(g, torch.autograd.grad(total, leaves))
-    expected, _ = exp.optimizer(args).update(grads, state.opt["g"], g)
-    torch.testing.assert_close(after.params["g"], expected, atol=1e-6, rtol=1e-5)
+    expected, _ = exp.optimizer(args).update(grads, state.opt.g, g)
+    torch.testing.assert_close(after.params.g, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_the_buffer_holds_translations_of_each_domain():
     args, state = made(buffer=4)
     data, fakes = noise(), []
     for i in range(2):
-        real = exp.Pair(*(x[j] / 127.5 - 1 for x, j in zip(data, rows(i, i + 1), strict=True)))
-        fakes.append(exp.translated(state.params["g"], real))
+        real = Domains(*(x[j] / 127.5 - 1 for x, j in zip(data, rows(i, i + 1), strict=True)))
+        fakes.append(exp.translated(state.params.g, real))
         state, _ = PLAIN(state, rows(i, i + 1), data, args=args)
     for name, held in state.buffers.items():
         assert int(held.filled) == 4
@@ -287,9 +289,9 @@ def test_faces_are_mirrored_one_by_one():
 def test_the_averaged_generators_follow():
     args, state = made(ema_decay=0.0)
     after, _ = PLAIN(state, rows(0, 1), noise(), args=args)
-    torch.testing.assert_close(after.ema, after.params["g"])
+    torch.testing.assert_close(after.ema, after.params.g)
     late, _ = PLAIN(state._replace(step=state.step + 99), rows(0, 1), noise(), args=made(ema_decay=0.75)[0])
-    mixed = tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.ema, late.params["g"])
+    mixed = tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.ema, late.params.g)
     torch.testing.assert_close(late.ema, mixed)
 
 
@@ -298,25 +300,25 @@ def test_it_learns_to_tell_dark_from_bright():
     args = exp.Args(**{**SMALL, "size": 8, "batch": 4, "lr": 5e-3, "steps": 40, "schedule": "constant"})
     columns = torch.arange(8)
     stripe = (columns[:, None] == columns)[:, None, None].expand(8, 3, 8, 8) * 60
-    data = exp.Pair(*((stripe + base).to(torch.uint8) for base in (30, 160)))
+    data = Domains(*((stripe + base).to(torch.uint8) for base in (30, 160)))
     state = exp.init_state(random.key(0), args)
-    orders = exp.unpaired(random.key(1), 0, sizes=(8, 8), batch=4)
+    orders = domains.numbers(random.key(1), 0, sizes=(8, 8), batch=4)
     for index in itertools.islice(orders, 40):
         state, _ = PLAIN(state, index, data, args=args)
     for name, source, target in (("ab", data.a, data.b), ("ba", data.b, data.a)):
-        y = exp.applied(state.ema[name], source / 127.5 - 1)
+        y = exp.generate(state.ema[name], source / 127.5 - 1)
         far, start = (exp.l1(z, target / 127.5 - 1) for z in (y, source / 127.5 - 1))
         assert far < 0.35 * start
 
 
 def test_batches_are_drawn_from_each_domain_by_itself():
-    orders = lambda first: exp.unpaired(random.key(4), first, sizes=(6, 9), batch=3)  # noqa: E731
+    orders = lambda first: domains.numbers(random.key(4), first, sizes=(6, 9), batch=3)  # noqa: E731
     found = list(itertools.islice(orders(0), 12))
     a, b = (torch.stack(x) for x in zip(*found, strict=True))
     assert all(sorted(x.flatten().tolist()) == list(range(6)) for x in a.split(2))
     assert all(sorted(x.flatten().tolist()) == list(range(9)) for x in b.split(3))
     assert len(set(zip(*(x.flatten().tolist() for x in (a, b)), strict=True))) > 15
-    alike = next(exp.unpaired(random.key(4), 0, sizes=(9, 9), batch=9))
+    alike = next(domains.numbers(random.key(4), 0, sizes=(9, 9), batch=9))
     assert not torch.equal(alike.a, alike.b)
     for first in (1, 5):
         for ours, theirs in zip(orders(first), found[first:], strict=False):
@@ -325,10 +327,10 @@ def test_batches_are_drawn_from_each_domain_by_itself():
 
 def test_objectives_are_each_networks_own():
     args, state = made()
-    real = exp.Pair(*(x[:3] / 127.5 - 1 for x in noise()))
+    real = Domains(*(x[:3] / 127.5 - 1 for x in noise()))
     losses = exp.objectives(state, args)
     assert set(losses) == {"params.g.ab", "params.g.ba", "params.d.a", "params.d.b"}
-    g, d = state.params["g"], state.params["d"]
+    g, d = state.params
     expected = exp.generator_loss(g, d, real, args=args)[0], exp.discriminator_loss(d, real, exp.translated(g, real))
     for path, loss in losses.items():
         torch.testing.assert_close(loss(tree.at(state, path), real), expected["gd".index(path[7])])
@@ -346,7 +348,7 @@ class Eye:
         return {name: float((seen[name] == value).float().mean()) for name, value in wanted.items()}
 
 
-def test_measures_of_known_translations(monkeypatch):
+def test_measures_of_known_translations():
     """Faces whose upper half is hair: perfect translations, nothing done, and hair that is right where the rest is 20
     levels off."""
     a, b = torch.full((4, 3, 8, 8), 51, dtype=torch.uint8), torch.full((4, 3, 8, 8), 51, dtype=torch.uint8)
@@ -354,18 +356,18 @@ def test_measures_of_known_translations(monkeypatch):
     hair[:, :, :4] = True
     b[:, :, :4] = 204
     other = {"other": torch.tensor([True, True, True, False])}
-    held = exp.Held(exp.Pair(a, b), exp.Pair(other, other), hair)
+    held = domains.Held(Domains(a, b), Domains(other, other), hair)
     right = {"ab": b / 127.5 - 1, "ba": a / 127.5 - 1}
     off = {name: torch.where(hair, x, x + 20 / 127.5) for name, x in right.items()}
     nothing = {"ab": a / 127.5 - 1, "ba": b / 127.5 - 1}
-    monkeypatch.setattr(exp, "generate", lambda p, x: p)
     expected = {
         "right": (right, 0, 0, 0, 1), "off": (off, 0, 20 / 255, 10 / 255, 1),
         "nothing": (nothing, 153 / 255, 0, 0.5 * 153 / 255, 0),
     }  # fmt: skip
     for way in (0, 1):
         for name, (g, hair_l1, other_l1, cycle_l1, agreement) in expected.items():
-            values = exp.evaluate(g, held, Eye(), "hair")[way]
+            ways = Translators(lambda x, g=g: g["ab"], lambda x, g=g: g["ba"])
+            values = unpaired.evaluate(ways, held, Eye(), "hair")[way]
             assert values["hair_l1"] == pytest.approx(hair_l1, abs=1e-6), name
             assert values["other_l1"] == pytest.approx(other_l1, abs=1e-6)
             assert values["hair_l1_nothing"] == pytest.approx(0.6)
@@ -376,8 +378,7 @@ def test_measures_of_known_translations(monkeypatch):
 
 
 def test_held_out_faces_are_the_same_people_twice():
-    args = exp.Args(**SMALL)
-    held = exp.held_out("test", 6, args, None, "hair")
+    held = domains.held_out("test", 6, 16, None, "hair")
     assert held.hair.any() and not ((held.pixels.a != held.pixels.b) & ~held.hair).any()
     assert set(held.attributes.a) == set(faces.DRAWN) - {"hair"}
     assert all(torch.equal(x, held.attributes.b[name]) for name, x in held.attributes.a.items())
@@ -386,20 +387,19 @@ def test_held_out_faces_are_the_same_people_twice():
 
 
 def test_domains_hold_different_people():
-    found, what, names = exp.domains(exp.Args(**SMALL, faces=60))
+    found, what, names = domains.load("default", None, 16, 60)
     assert (what, names) == ("hair", ["black", "blond"])
     assert 10 < int(found.train.attributes["hair"].sum()) < 50
 
 
-def test_the_sheet_shows_faces_translations_and_the_way_back(monkeypatch):
-    monkeypatch.setattr(exp, "generate", lambda p, x: x * 0 + p)
-    x = exp.Pair(torch.full((3, 3, 8, 8), -1.0), torch.full((3, 3, 8, 8), 1.0))
-    g = {"ab": torch.tensor(0.2), "ba": torch.tensor(-0.2)}
+def test_the_sheet_shows_faces_translations_and_the_way_back():
+    x = Domains(torch.full((3, 3, 8, 8), -1.0), torch.full((3, 3, 8, 8), 1.0))
+    g = Translators(lambda x: torch.full_like(x, 0.2), lambda x: torch.full_like(x, -0.2))
     levels = lambda picture: picture[0, 6::10, 6].tolist()  # noqa: E731
-    assert levels(exp.sheet(g, x)) == [0, 153, 102, 255, 102, 153]
-    assert levels(exp.sheet(g, x, to=0)) == [255, 102, 153] and levels(exp.sheet(g, x, to=1)) == [0, 153, 102]
-    many = exp.Pair(*(y[:1].expand(10, -1, -1, -1) for y in x))
-    assert exp.sheet(g, many, to=1).shape == (3, 2 + 6 * 10, 2 + 8 * 10)
+    assert levels(unpaired.sheet(g, x)) == [0, 153, 102, 255, 102, 153]
+    assert levels(unpaired.sheet(g, x, to=0)) == [255, 102, 153] and levels(unpaired.sheet(g, x, to=1)) == [0, 153, 102]
+    many = Domains(*(y[:1].expand(10, -1, -1, -1) for y in x))
+    assert unpaired.sheet(g, many, to=1).shape == (3, 2 + 6 * 10, 2 + 8 * 10)
 
 
 # ---- as a user ----
@@ -427,7 +427,7 @@ def test_as_a_user(call, monkeypatch):
     assert Image.open("whole/samples.png").size == (2 * (2 + 6 * 18), 2 * (2 + 6 * 18))
     result = json.loads(Path("whole/result.json").read_text())
     assert {"test/hair_l1", "test/hair_l1/to_blond", "test/other_l1/to_black", "test/agreement"} <= set(result)
-    assert result["test/hair_l1"] == pytest.approx(sum(result[f"test/hair_l1/to_{x}"] for x in exp.COLOURS) / 2)
+    assert result["test/hair_l1"] == pytest.approx(sum(result[f"test/hair_l1/to_{x}"] for x in domains.COLOURS) / 2)
 
     save = checkpoint.save_tree
 
@@ -457,14 +457,16 @@ def test_a_run_is_used(call, finished):
     Image.new("RGBA", (40, 30), (0, 0, 0, 0)).save("clear.png")
     Image.new("L", (40, 30), 255).save("grey.png")
     for name in ("clear", "grey"):
-        words = ["--image", f"{name}.png", "--out", f"{name}-blond.png", "--to", "blond"]
+        words = [f"{name}.png", "--out", f"{name}-blond.png", "--to", "blond"]
         status, _, err = call(exp, "sample", "--run", finished, *words)
         assert status == 0 and Image.open(f"{name}-blond.png").size == size(3, 1), err
     clear, grey = (Image.open(f"{name}-blond.png") for name in ("clear", "grey"))
     assert clear.tobytes() == grey.tobytes()  # transparent is white
+    both = ["clear.png", "grey.png", "--to", "black", "--out", "both.png"]  # several, side by side
+    assert call(exp, "sample", "--run", finished, *both)[0] == 0 and Image.open("both.png").size == size(3, 2)
     Image.linear_gradient("L").save("mine.png")
-    for name in exp.COLOURS:
-        call(exp, "sample", "--run", finished, "--image", "mine.png", "--to", name, "--out", f"{name}.png")
+    for name in domains.COLOURS:
+        call(exp, "sample", "--run", finished, "mine.png", "--to", name, "--out", f"{name}.png")
     assert Image.open("black.png").tobytes() != Image.open("blond.png").tobytes()
 
 
@@ -493,7 +495,7 @@ def test_a_folder_of_ones_own(call, tmp_path):
     assert status == 0, err
     data.rename(tmp_path / "elsewhere")  # a picture of one's own needs none of it
     Image.new("RGB", (20, 20)).save("mine.png")
-    assert call(exp, "sample", "--run", "fruit-run", "--image", "mine.png", "--to", "apples")[0] == 0
+    assert call(exp, "sample", "--run", "fruit-run", "mine.png", "--to", "apples")[0] == 0
     status, _, err = call(exp, "sample", "--run", "fruit-run", "--to", "blond")
     assert status == 1 and "this run translates into apples or pears" in err
 
@@ -542,11 +544,11 @@ def test_bad_use_of_a_run(call, finished):
     Image.new("RGB", (40, 40)).save("fine.png")
     for words, message in (
         (["--to", "red"], "--to red: this run translates into black or blond"),
-        (["--image", "fine.png"], "--image needs --to black or --to blond"),
-        (["--image", "tiny.png", "--to", "blond"], "3 x 40 pixels"),
-        (["--image", "broken.png", "--to", "blond"], "cannot read broken.png"),
-        (["--image", "missing.png", "--to", "blond"], "cannot read missing.png"),
-        (["--image", "fine.png", "--to", "blond", "--out", "no/where.png"], "cannot draw"),
+        (["fine.png"], "a picture needs --to black or --to blond"),
+        (["tiny.png", "--to", "blond"], "3 x 40 pixels"),
+        (["broken.png", "--to", "blond"], "cannot read broken.png"),
+        (["missing.png", "--to", "blond"], "cannot read missing.png"),
+        (["fine.png", "--to", "blond", "--out", "no/where.png"], "cannot draw"),
     ):
         bad_line(call(exp, "sample", "--run", finished, *words), message)
     (finished / "domains.json").unlink()

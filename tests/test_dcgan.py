@@ -1,6 +1,4 @@
-"""lib/models/dcgan.py: shapes at every size, the paper's counts, normalisations that keep examples apart, great circles."""
-
-import math
+"""lib/models/dcgan.py: shapes at every size, the paper's counts, normalisations that keep examples apart."""
 
 import pytest
 import torch
@@ -107,15 +105,3 @@ def test_replicas_are_what_each_is_alone(key):
     for i in range(2):
         alone, _ = dcgan.discriminate(tree.index(stacked, i), {}, x[i], norm="instance")
         assert torch.allclose(together[i], alone, atol=1e-5)
-
-
-def test_the_way_between_two_vectors_is_a_great_circle(key):
-    a, b = random.normal(key, (2, 50))
-    b = b * a.norm() / b.norm()
-    way = dcgan.between(a, b, 7)
-    assert torch.allclose(way[0], a, atol=1e-5) and torch.allclose(way[-1], b, atol=1e-5)
-    assert torch.allclose(way.norm(dim=1), a.norm().expand(7), rtol=1e-5)
-    steps = torch.nn.functional.cosine_similarity(way[1:], way[:-1]).arccos()
-    assert torch.allclose(steps, steps[0].expand(6), atol=1e-4)
-    assert math.isclose(float(steps.sum()), float((a @ b / a.norm() / b.norm()).arccos()), rel_tol=1e-3)
-    assert torch.allclose(dcgan.between(a, a, 3), a.expand(3, -1))

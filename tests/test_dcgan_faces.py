@@ -50,7 +50,7 @@ def test_both_networks_move_and_the_state_given_stays(kind):
     assert moved == set(tree.flatten(state.params))
 
 
-def test_the_discriminator_learns_real_from_made_up():
+def test_the_discriminator_learns_real_from_generated():
     args, state, pixels = made(lr=2e-3)
     for _ in range(40):
         state, out = exp.step(state, torch.arange(8), pixels // 8, args=args, dtype=torch.float32)
@@ -67,7 +67,7 @@ def test_the_penalty_holds_the_slopes_down():
 
     def slope(s):
         x = (pixels[:8] / 127.5 - 1).requires_grad_()
-        score, _ = exp.dcgan.discriminate(s.params["d"], {}, x, norm="group")
+        score, _ = exp.dcgan.discriminate(s.params.d, {}, x, norm="group")
         return float(torch.autograd.grad(score.sum(), x)[0].square().sum())
 
     assert slope(flat) < 0.2 * slope(steep)
@@ -79,7 +79,8 @@ def test_train_resume_and_sample(call, few_faces):
     assert status == 0, err
     status, out, err = call(exp, "--run", "r", "--resume", "--steps", 4)
     assert status == 0, err
-    assert "KID of training faces" in out and json.loads(Path("r/result.json").read_text())["test/kid"] > 0
+    assert "KID of training faces" in out and "generated faces" in out
+    assert json.loads(Path("r/result.json").read_text())["test/kid"] > 0
     events = EventAccumulator("r", size_guidance={"images": 0})
     events.Reload()
     tags = {"samples/grid", "samples/interpolation", "samples/animation", "diagnose/surprising"}
@@ -91,7 +92,7 @@ def test_train_resume_and_sample(call, few_faces):
     assert call(exp, "sample", "--n", 3, "--run", "r", "--out", "b.png")[0] == 0
     a, b = (torch.frombuffer(bytearray(Image.open(x).tobytes()), dtype=torch.uint8) for x in ("a.png", "b.png"))
     assert len(a) == len(b) and not torch.equal(a, b)  # one row each, of five and of three
-    assert call(exp, "sample", "--interpolate", 0, 3, 1, "--run", "r", "--out", "c.gif")[0] == 0
+    assert call(exp, "sample", "way", 0, 3, 1, "--run", "r", "--out", "c.gif")[0] == 0
     assert Image.open("c.gif").n_frames > 40  # there and back
 
 
@@ -106,7 +107,10 @@ def test_bad_flags_are_told(call, few_faces, tmp_path):
         status, _, err = call(exp, *few_faces, *TINY, *words)
         assert status and message in " ".join(err.split()), err
     assert "at least 1" in call(exp, "sample", "--n", 0)[2]
-    assert "two faces" in call(exp, "sample", "--interpolate", 4)[2]
+    for numbers in ([4], [], [1, -1]):
+        status, _, err = call(exp, "sample", "way", *numbers)
+        assert status == 2, err
+    assert "two faces" in call(exp, "sample", "way", 4)[2]
     assert "no finished run" in call(exp, "sample")[2]
 
 

@@ -67,12 +67,12 @@ def test_bce_of_sure_discriminators_is_finite():
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (5, 1, 2, 2)])
-def test_r1_of_a_linear_judge_is_the_square_of_its_slope(key, shape):
+def test_r1_of_a_linear_discriminator_is_the_square_of_its_slope(key, shape):
     k_w, k_x = random.split(key)
     w, x = random.normal(k_w, shape[1:]), random.normal(k_x, shape)
-    judge = lambda x: (x * w).flatten(1).sum(1) + 3  # noqa: E731
-    logits, penalty = r1(judge, x, 0.3)
-    assert_close(logits, judge(x))
+    discriminate = lambda x: (x * w).flatten(1).sum(1) + 3  # noqa: E731
+    logits, penalty = r1(discriminate, x, 0.3)
+    assert_close(logits, discriminate(x))
     assert_close(penalty, 0.15 * w.square().sum())
 
 
@@ -84,7 +84,7 @@ def test_r1_is_the_mean_over_examples_and_can_be_learnt_from(key):
     assert_close(value_and_grad(penalty)(a), (a**2 * expected, 2 * a * expected))
 
 
-def test_r1_of_weight_0_is_the_judge_alone(key):
+def test_r1_of_weight_0_is_the_discriminator_alone(key):
     x, calls = random.normal(key, (6, 4)), []
     logits, penalty = r1(lambda x: calls.append(x) or x.sum(1), x, 0.0)
     assert penalty == 0 and len(calls) == 1 and torch.equal(logits, x.sum(1))
@@ -146,7 +146,7 @@ def test_the_gradient_penalty_equals_torchs(key, shape, how):
 
 @pytest.mark.parametrize("shape", [(7, 3), (5, 3, 2, 2)])
 @pytest.mark.parametrize("norm, weight, expected", [(1.0, 10.0, 0.0), (3.0, 0.7, 2.8), (0.0, 2.0, 2.0)])
-def test_the_gradient_penalty_of_a_linear_judge(key, shape, norm, weight, expected):
+def test_the_gradient_penalty_of_a_linear_critic(key, shape, norm, weight, expected):
     """weight (|slope| - 1)^2, wherever it is measured; a slope of 0 has a gradient too."""
     w = random.normal(key, shape[1:])
     w = w / w.norm() * norm
@@ -159,13 +159,13 @@ def test_the_gradient_penalty_of_a_linear_judge(key, shape, norm, weight, expect
 
 
 def test_the_gradient_penalty_is_measured_between_real_and_fake(key):
-    """Of the judge sum of x^2 / 2 the slope is x: real are 0 and fake 4 e_1, so the slope's norm is 4 share."""
+    """Of the critic sum of x^2 / 2 the slope is x: real are 0 and fake 4 e_1, so the slope's norm is 4 share."""
     real, fake = torch.zeros(9, 2, 1, 1), torch.tensor([4.0, 0.0]).view(1, 2, 1, 1).expand(9, 2, 1, 1)
-    judge = lambda x: x.square().flatten(1).sum(1) / 2  # noqa: E731
+    criticise = lambda x: x.square().flatten(1).sum(1) / 2  # noqa: E731
     excess = 4 * random.uniform(key, (9, 1, 1, 1)) - 1
     assert excess.min() < 0 < excess.max()
-    assert_close(gradient_penalty(judge, real, fake, key, 1.0), excess.square().mean())
-    assert_close(gradient_penalty(judge, real, fake, key, 1.0, above=True), excess.clamp(min=0).square().mean())
+    assert_close(gradient_penalty(criticise, real, fake, key, 1.0), excess.square().mean())
+    assert_close(gradient_penalty(criticise, real, fake, key, 1.0, above=True), excess.clamp(min=0).square().mean())
 
 
 # ---- the buffer ----

@@ -1,4 +1,4 @@
-"""experiments/exp_gan_fashion.py as a user runs it, on made-up pictures; its networks and its step."""
+"""experiments/exp_gan_fashion.py as a user runs it, on pictures of noise; its networks and its step."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def pictures(n, seed):
     return images.Images((noise + bright).to(torch.uint8), labels)
 
 
-SPLITS = images.Splits(pictures(80, 1), pictures(40, 2), pictures(60, 3), images.FASHION_NAMES)
+SPLITS = images.Splits("fashion", pictures(80, 1), pictures(40, 2), pictures(60, 3), images.FASHION_NAMES)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def call(tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         status = 0
         try:
-            cli.main(module.NAME, module.PRESETS, module.train, module.sample, module.Use)
+            cli.main(module.NAME, module.PRESETS, module.train, module.load, module.answers, module.Use)
         except SystemExit as end:
             status = end.code
         out, err = capsys.readouterr()
@@ -103,15 +103,15 @@ def test_each_network_minimises_its_own_loss():
     """The discriminator's update leaves the generator alone, and the other way round: one learning rate at a time."""
     args, state = made("dcgan", False)
     z, label = random.normal(random.key(5), (8, args.latent)), torch.zeros(8, dtype=torch.int64)
-    draw = partial(exp.generate, state.params["g"], state.model["g"], z, label, args=args, train=True)
-    judge = partial(exp.discriminate, args=args)
+    draw = partial(exp.generate, state.params.g, state.model.g, z, label, args=args, train=True)
+    discriminate = partial(exp.discriminate, args=args)
 
     def g_loss(g):
-        fake, _ = exp.generate(g, state.model["g"], z, label, args=args, train=True)
-        return -judge(state.params["d"], state.model["d"], fake, label, random.key(6))[0].mean()
+        fake, _ = exp.generate(g, state.model.g, z, label, args=args, train=True)
+        return -discriminate(state.params.d, state.model.d, fake, label, random.key(6))[0].mean()
 
     # The head starts at zero, so that at first no gradient reaches the generator.
-    assert float(tree.global_norm(value_and_grad(g_loss)(state.params["g"])[1])) == 0
+    assert float(tree.global_norm(value_and_grad(g_loss)(state.params.g)[1])) == 0
     assert draw()[0].shape == (8, 1, 28, 28) and draw()[0].abs().max() <= 1
 
 
@@ -119,12 +119,10 @@ def test_a_class_that_is_asked_for_reaches_the_picture_and_the_logit():
     args, state = made("dcgan", True)
     z = random.normal(random.key(5), (1, args.latent)).expand(2, -1)
     one, other = exp.draw(state.ema, random.key(1), torch.tensor([1, 1]), args), torch.tensor([1, 2])
-    drawn = exp.generate(state.params["g"], state.model["g"], z, other, args=args, train=False)[0]
+    drawn = exp.generate(state.params.g, state.model.g, z, other, args=args, train=False)[0]
     assert not torch.allclose(drawn[0], drawn[1])
-    params = {**state.params["d"], "class": state.params["d"]["class"] + 1.0 * torch.arange(10)[:, None]}
-    logits = exp.discriminate(params, state.model["d"], one[:1].expand(2, -1, -1, -1), other, random.key(6), args=args)[
-        0
-    ]
+    params = {**state.params.d, "class": state.params.d["class"] + 1.0 * torch.arange(10)[:, None]}
+    logits = exp.discriminate(params, state.model.d, one[:1].expand(2, -1, -1, -1), other, random.key(6), args=args)[0]
     assert logits[0] != logits[1]
 
 
@@ -181,4 +179,4 @@ def test_presets():
         "small": "dcgan", "book": "dense", "best": "dcgan",
     }  # fmt: skip
     params = exp.init_state(random.key(0), exp.PRESETS["book"]).params
-    assert (tree.size(params["g"]), tree.size(params["d"])) == (1_486_352, 1_460_225)  # chapter 4
+    assert (tree.size(params.g), tree.size(params.d)) == (1_486_352, 1_460_225)  # chapter 4

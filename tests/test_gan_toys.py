@@ -49,7 +49,9 @@ def test_train_and_sample_as_a_user(exp, call):
     assert [e.step for e in found.Images(figure)] == [2, 4]
     scores = {"inside", "median_squared_error", "coverage", "modes"}
     scores = scores if exp is curve else {"multiples", "smallest_share", "largest_share", "modes"}
-    assert {f"{when}/{name}" for when in ("val", "final") for name in scores} <= set(found.Tags()["scalars"])
+    told = {f"{when}/{name}" for when in ("val", "final") for name in scores}
+    told |= {"train/loss_d", "train/loss_g", "grad/norm_d", "grad/norm_g"}
+    assert told <= set(found.Tags()["scalars"])
 
     status, out, _ = call(exp, "sample", "--run", "run", "--n", "3")
     assert status == 0 and len(out.splitlines()) == (4 if exp is curve else 3)
@@ -68,6 +70,20 @@ def test_points_are_written(call):
     for out in ("no/such/points.csv", "points.docx"):
         status, _, err = call(curve, "sample", "--run", "run", "--out", out)
         assert status == 1 and out in err
+
+
+def test_sequences_are_written(call):
+    assert call(multiples, *words(run="run", **TINY))[0] == 0
+    printed = call(multiples, "sample", "--run", "run", "--n", "3")[1]
+    assert call(multiples, "sample", "--run", "run", "--n", "3", "--out", "sequences.txt")[:2] == (0, "")
+    assert Path("sequences.txt").read_text() == printed
+    assert all(len(line) == 29 and len(line.split()) == 10 for line in printed.splitlines())
+
+
+@BOTH
+def test_a_diagnosis_names_both_networks(exp, call):
+    status, _, err = call(exp, *words(run="run", **{**TINY, "steps": 2, "diagnose": 2}))
+    assert status == 0 and "params.d: gradient norm" in err and "params.g: gradient norm" in err, err
 
 
 def test_collapse_is_told_with_its_step(call):
@@ -128,16 +144,16 @@ def test_the_step_trains_every_leaf_and_replicas_are_runs(exp, changes):
         torch.testing.assert_close([x[i] for x in each.values()], [*out.values()], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(tree.leaves(tree.unstack(replicas)[i]), tree.leaves(state), atol=1e-5, rtol=1e-5)
         assert state.step == 1 and not any(leaf.requires_grad for leaf in tree.leaves(state))
-        for name in ("generator", "discriminator", "ema"):
-            pairs = zip(tree.leaves(getattr(start, name)), tree.leaves(getattr(state, name)), strict=True)
+        for name in ("params.g", "params.d", "ema"):
+            pairs = zip(tree.leaves(tree.at(start, name)), tree.leaves(tree.at(state, name)), strict=True)
             assert not any(torch.equal(a, b) for a, b in pairs), name
 
 
 def test_sizes_of_the_book():
     state = curve.init_state(random.key(0), curve.PRESETS["book"])
-    assert (tree.size(state.generator), tree.size(state.discriminator), len(state.x)) == (658, 41_985, 2048)
+    assert (tree.size(state.params.g), tree.size(state.params.d), len(state.x)) == (658, 41_985, 2048)
     state = multiples.init_state(random.key(0), multiples.PRESETS["book"])
-    assert (tree.size(state.generator), tree.size(state.discriminator)) == (10_100, 101)
+    assert (tree.size(state.params.g), tree.size(state.params.d)) == (10_100, 101)
 
 
 def test_real_examples():

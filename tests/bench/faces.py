@@ -98,7 +98,7 @@ def dcgan_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     if peer in OURS:
         update = measure.ours(partial(exp_dcgan_faces.step, args=args, dtype=dtype), state, OURS[peer], pixels)
         return lambda n: update(indices[n % len(indices)])
-    generator, discriminator = Generator(state.params["g"]), Discriminator(state.params["d"], nn.BatchNorm2d)
+    generator, discriminator = Generator(state.params.g), Discriminator(state.params.d, nn.BatchNorm2d)
     settings = args.lr, (args.beta1, 0.999), args.ema_decay, dtype
     trainer = gans.Trainer(generator, discriminator, *settings, USUAL[peer])
 
@@ -194,15 +194,15 @@ def critic_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     if peer in OURS:
         update = measure.ours(
             partial(ours_critic, args=args, dtype=dtype),
-            CriticState(state.params["d"], state.opt["d"], state.model, state.key, state.step),
+            CriticState(state.params.d, state.opt.d, state.model, state.key, state.step),
             OURS[peer],
-            state.params["g"],
+            state.params.g,
             pixels,
             label,
         )
         return lambda n: update(indices[n % len(indices)])
-    generator = Generator(state.params["g"])
-    critic = Reader(state.params["d"])
+    generator = Generator(state.params.g)
+    critic = Reader(state.params.d)
     trainer = Critic(generator, critic, args, dtype, USUAL[peer])
 
     def train(n: int) -> None:

@@ -120,7 +120,7 @@ def curve_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
         return lambda _: update()
     activation, x = partial(nn.LeakyReLU, args.slope), state.x
     points = (torch.stack([x, curve.f(x)], -1) - torch.tensor(curve.mean).to(x)) / torch.tensor(curve.std).to(x)
-    networks = mlp(state.generator, activation), mlp(state.discriminator, activation, args.dropout)
+    networks = mlp(state.params.g, activation), mlp(state.params.d, activation, args.dropout)
     settings = args.lr, args.betas, args.ema_decay, torch.float32
     if peer == JAX:
         from tests.bench import jaxes, jaxgans  # the optional extra
@@ -153,7 +153,7 @@ def fashion_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:
     if peer in OURS:
         update = measure.ours(partial(exp_gan_fashion.step, args=args, dtype=dtype), state, OURS[peer], data)
         return lambda n: update(indices[n % len(indices)])
-    networks = DcganGenerator(state.params["g"], args.width), DcganDiscriminator(state.params["d"], args.width)
+    networks = DcganGenerator(state.params.g, args.width), DcganDiscriminator(state.params.d, args.width)
     settings = args.lr, (args.beta1, 0.999), args.ema_decay, dtype
     if peer == JAX:
         from tests.bench import jaxes, jaxgans  # the optional extra
