@@ -12,7 +12,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments import exp_cgan_glasses as exp
 from lib import random, tree
-from lib.faults import DataError, RunError
 from lib.tasks import pictures
 from lib.transform import jit
 
