@@ -150,7 +150,7 @@ def pictures(n, seed):
 @pytest.fixture(scope="module")
 def few_pictures(tmp_path_factory):
     """Every data set of pictures is this one; returns the run of the classifier whose features KID compares."""
-    splits = images.Splits(pictures(100, 1), pictures(40, 2), pictures(60, 3), images.FASHION_NAMES)
+    splits = images.Splits("fashion", pictures(100, 1), pictures(40, 2), pictures(60, 3), images.FASHION_NAMES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "load", lambda *_, **__: splits)
         path = tmp_path_factory.mktemp("extractor") / "run"
@@ -364,7 +364,7 @@ for line in sys.stdin:
             if moment:
                 kill_at(*moment)
             sys.argv = [exp.NAME, *words]
-            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.sample, exp.Use)
+            cli.main(exp.NAME, exp.PRESETS, exp.train, exp.load, exp.answers, exp.Use)
             os._exit(0)
         except SystemExit as stop:
             print(stop, file=sys.stderr, flush=True)
