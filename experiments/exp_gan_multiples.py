@@ -297,8 +297,6 @@ class Use(run.Use):
 
     n: run.Count = 10
     """How many sequences."""
-    out: Path | None = None
-    """Where to save them, one a line; standard output if not given."""
     seed: int = 0
     """Decides what is generated."""
 
@@ -306,7 +304,7 @@ class Use(run.Use):
 def answers(use: Use, model: Model) -> Iterator[Answer]:
     ema, args = model
     rows = [tuple(row) for row in draw(ema, random.key(use.seed), use.n, args).tolist()]
-    yield Table(tuple(map(str, range(1, LENGTH + 1))), rows, " ".join(["{:2d}"] * LENGTH), file=use.out)
+    yield Table(tuple(map(str, range(1, LENGTH + 1))), rows, " ".join(["{:2d}"] * LENGTH))
 
 
 if __name__ == "__main__":

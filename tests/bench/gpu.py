@@ -33,7 +33,7 @@ import tyro
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments import exp_gan_curve, exp_gpt_hemingway, exp_transformer_fr
-from lib import random, run, transform, transformer, tree
+from lib import machine, random, run, transform, transformer, tree
 from lib.cudagraph import WARM, Graphed
 from lib.data import packing, tokens
 from lib.models import gpt, seq2seq

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lib import machine
 from lib.transform import jit
 from lib.tree import Tree
 
