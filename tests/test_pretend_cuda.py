@@ -17,23 +17,23 @@ STEPS = 3
 TINY = {**exact.COMMON, "device": "cuda", **dict.fromkeys(("steps", "save_every", "log_every", "eval_every"), STEPS)}
 # Words of `sample`, several times where it does different things.
 USES = {
-    "autoencoder": [["--reconstruct", 0, 1], ["--interpolate", 0, 1], ["--code", 0.5, 0.5]],
-    "bert-entities": [["--text", "Ann leaves Rome"]],
-    "bert-sentiment": [["--text", "this [MASK] is good"]],
-    "cgan": [["--n", 2], ["--between", 0, 1]],
-    "classifier-cnn": [["--index", 1]],
-    "classify": [["--text", "The film is good."]],
+    "autoencoder": [["reconstruct", 0, 1], ["way", 0, 1], ["decode", 0.5, 0.5]],
+    "bert-entities": [["Ann leaves Rome"]],
+    "bert-sentiment": [["this [MASK] is good"]],
+    "cgan": [["--n", 2], ["way", 0, 1], ["combine", "--plus", 0, 1]],
+    "classifier-cnn": [[1]],
+    "classify": [["The film is good."]],
     "cyclegan": [["--n", 2]],
-    "dcgan": [["--n", 2], ["--interpolate", 0, 1]],
+    "dcgan": [["--n", 2], ["way", 0, 1]],
     "gan-curve": [["--n", 3]],
     "gan-fashion": [["--n", 2], ["--n", 2, "--label", "bag"]],
     "gan-multiples": [["--n", 3]],
-    "gpt": [["--prompt", "The", "--n", 3]],
-    "gpt2": [["--prompt", "The", "--n", 3]],
-    "lstm": [["--prompt", "The", "--n", 3]],
-    "mixture": [["--n", 3], ["--point", 0.5, 0.5]],
-    "transformer": [["--text", "The cat."], ["--text", "The cat.", "--beam", 2], ["--text", "A", "--temperature", 1]],
-    "vae": [["--n", 2], ["--reconstruct", 0], ["--add", "glasses", "--to", 0]],
+    "gpt": [["The", "--n", 3]],
+    "gpt2": [["The", "--n", 3]],
+    "lstm": [["The", "--n", 3]],
+    "mixture": [["--n", 3], ["score", 0.5, 0.5]],
+    "transformer": [["The cat."], ["The cat.", "--beam", 2], ["A", "--temperature", 1]],
+    "vae": [["--n", 2], ["reconstruct", 0], ["change", 0, "--add", "glasses"]],
 }
 
 
@@ -88,7 +88,7 @@ def test_an_experiment(
     status, _, err = call(exp, "--resume", "--run", "run", "--steps", STEPS + 2)
     assert status == 0, err
     for words in USES[name]:
-        status, _, err = call(exp, "sample", "--run", "run", *words)
+        status, _, err = call(exp, "sample", *words, "--run", "run")
         assert status == 0, err
     if found := faults(gpu):
         pytest.fail(found, pytrace=False)
@@ -109,7 +109,7 @@ def test_a_released_model_that_talks(gpu, call, monkeypatch, story):
     words = ["--weights", "tiny", "--scored", 20, "--precision", "fp32", "--data", story, "--run", "run"]
     status, _, err = call(chat, *words)
     assert status == 0, err
-    status, _, err = call(chat, "sample", "--run", "run", "--prompt", "Is it?", "--n", 3)
+    status, _, err = call(chat, "sample", "Is it?", "--run", "run", "--n", 3)
     assert status == 0, err
     if found := faults(gpu):
         pytest.fail(found, pytrace=False)

@@ -408,7 +408,7 @@ def test_what_is_kept(call, by, keep):
     assert call(classifier, run="several", replicas=2, sweep="lr=1e-5,1e-2", seed=5, keep=keep)[0] == 0
     stored = json.loads(Path("several", "config.json").read_text())
     assert stored["replicas"] == (2 if keep == "all" else 1)
-    assert call(classifier, "sample", "--run", "several", "--index", 0)[0] == 0
+    assert call(classifier, "sample", "--run", "several", 0)[0] == 0
     if keep == "best":
         assert stored["sweep"] == [] and stored["seed"] in (5, 6) and stored["lr"] == 1e-2
         assert call(classifier, run="alone", seed=stored["seed"], lr=1e-2)[0] == 0

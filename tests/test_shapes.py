@@ -40,12 +40,12 @@ for norm in ("rms", "layer"):
     for m in (None, memory):
         p = tf.stack_init(key, 2, cfg, cross=m is not None)
         mask = attn.causal_mask(6)
-        loss = lambda p, k: tf.stack(p, x, mask, m, None, k, cfg=cfg)[0].square().mean()
+        loss = lambda p, k: tf.stack(p, x, mask, m if m is None else tf.Cross(m), k, cfg=cfg)[0].square().mean()
         loss(p, None), value_and_grad(loss)(p, key)
         cache = tf.stack_cache(p, 2, 6, m, x)
         for i in range(2):
             mask_i = tf.cache_mask(cache[0]["position"], 1, 6)
-            _, cache = tf.stack(p, x[:, i : i + 1], mask_i, cache=cache, cfg=cfg, weights=True)
+            _, cache = tf.stack(p, x[:, i : i + 1], mask_i, tf.Cross(None), cache=cache, cfg=cfg, weights=True)
 """
 WRONG = """
 def refused(call):
