@@ -13,7 +13,7 @@ run *args: _environment
 
 # train on several processes: just run-multi 2 exp_transformer_fr ...
 run-multi processes experiment *args: _environment
-    @{{ python }} -m lib.launch "$@"
+    @{{ python }} -m lib.run.launch "$@"
 
 # use a finished run: just sample exp_transformer_fr "How are you?"
 sample *args: _environment
