@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -32,6 +33,11 @@ class Say(run.Typed):
 
 
 @dataclass(frozen=True)
+class Need(run.Use):
+    number: Positional[int]
+
+
+@dataclass(frozen=True)
 class Draw(run.Use):
     pictures: Positional[tuple[int, ...]] = ()
     size: tuple[int, float] = (1, 2.0)
@@ -50,14 +56,14 @@ def answers(use):
         case Draw(out=out):
             pixels = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
             yield Picture(pixels, out, "four pixels", scale=3)
-            yield Table(("x", "y"), [(1, 2.5)], "{} {}")
+            yield Table(("x", "y"), [(1, 2.5), (2, math.nan)], "{} {}")
             yield Note("done")
 
 
 def served(*requests):
     out = io.StringIO()
     lines = [request if isinstance(request, str) else json.dumps(request) for request in requests]
-    worker.serve(Say | Draw, answers, io.StringIO("".join(f"{line}\n" for line in lines)), out)
+    worker.serve(Say | Draw | Need, answers, io.StringIO("".join(f"{line}\n" for line in lines)), out)
     ready, *found = map(json.loads, out.getvalue().splitlines())
     assert ready == {"kind": "ready"}
     return found
@@ -80,7 +86,7 @@ def test_pictures_tables_and_notes_are_data(tmp_path, monkeypatch):
     with Image.open(io.BytesIO(base64.b64decode(picture["base64"]))) as image:
         assert image.size == (6, 6) and image.format == "PNG" and image.getpixel((5, 5)) == (3, 7, 11)
     assert rest == [
-        {"id": 1, "kind": "table", "columns": ["x", "y"], "rows": [[1, 2.5]]},
+        {"id": 1, "kind": "table", "columns": ["x", "y"], "rows": [[1, 2.5], [2, None]]},
         {"id": 1, "kind": "note", "text": "done"},
         {"id": 1, "kind": "end"},
     ]
@@ -98,7 +104,9 @@ def test_pictures_tables_and_notes_are_data(tmp_path, monkeypatch):
         ({"id": 1, "text": "x", "n": True}, "n: True is not int"),
         ({"id": 1, "text": 3}, "text: 3 is not str"),
         ({"id": 1, "text": "x", "beams": 3}, "no field beams"),
-        ({"id": 1, "verb": "sing"}, "no verb 'sing': say, draw"),
+        ({"id": 1, "verb": "sing"}, "no verb 'sing': say, draw, need"),
+        ({"id": 1, "verb": ["draw"]}, "no verb ['draw']"),
+        ({"id": 1, "verb": "need"}, "the field number is missing"),
         ({"id": 1, "verb": "draw", "how": "so so"}, "how: 'so so'"),
         ({"id": 1, "verb": "draw", "size": [1]}, "size: [1]"),
         ({"id": 1, "verb": "draw", "out": "x.docx"}, "unknown file extension: .docx"),
@@ -165,6 +173,9 @@ def test_a_worker_answers_is_killed_and_started_again(finished, working):
     first = asked(process, id=1, text="The", n=5, **where)
     assert len([answer for answer in first if answer["kind"] == "text"]) > 2 and first[-1] == {"id": 1, "kind": "end"}
     assert "".join(answer["text"] for answer in first[:-1]).startswith("The")
+    process.stdin.buffer.write(b'{"text": "\xff"}x\n')
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["kind"] == "error"
     [fault] = asked(process, id=2, text="The", run="nowhere")
     assert fault["kind"] == "error" and "nowhere is not a run directory" in fault["message"]
     again = asked(process, id=1, text="The", n=5, **where)

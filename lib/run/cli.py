@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import io
 import os
 import re
 import sys
@@ -58,7 +59,8 @@ def main(
             sample(use, answered)
         elif words[:1] == ["serve"]:
             with contextlib.redirect_stdout(sys.stderr):  # what anybody prints is no answer
-                worker.serve(kind, answered, sys.stdin, sys.__stdout__ or sys.stdout)
+                requests = io.TextIOWrapper(sys.stdin.buffer, "utf-8", errors="replace")
+                worker.serve(kind, answered, requests, sys.__stdout__ or sys.stdout)
         else:
             args = parse(experiment, presets, words)
             parallel.join(settings.device(args).type == "cuda")

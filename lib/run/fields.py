@@ -44,9 +44,12 @@ def check_bounds(values: Any) -> None:
 
 def from_json(kind: type, values: dict[str, Any]) -> Any:
     """The dataclass `kind` of fields as JSON has them: lists for tuples, strings for paths. Raises ValueError."""
-    hints = typing.get_type_hints(kind)
-    if unknown := values.keys() - {f.name for f in dataclasses.fields(kind)}:
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    if unknown := values.keys() - {f.name for f in fields}:
         raise ValueError(f"no field {', '.join(sorted(unknown))}")
+    needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := needed - values.keys():
+        raise ValueError(f"the field {', '.join(sorted(missing))} is missing")
     return kind(**{name: _value(hints[name], value, name) for name, value in values.items()})
 
 

@@ -6,12 +6,13 @@
     <- {"id": 1, "kind": "end"}
 
 A request has the fields of the experiment's `Use` (where that has several verbs, `verb` says which) and an `id` of any
-kind. Its answers are text (in pieces), table, picture and note; `end` or `error` closes it. One request is worked on at
-a time. The end of the input ends the worker, and to kill it does no harm.
+kind. Its answers are text (in pieces), table (null for a number that is not finite), picture and note; `end` or `error`
+closes it. One request is worked on at a time. The end of the input ends the worker, and to kill it does no harm.
 """
 
 import base64
 import json
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
@@ -48,7 +49,7 @@ def asked(use: Any, request: dict[str, Any]) -> Use:
     """The request as a `Use`. Raises ValueError."""
     known = verbs(use)
     verb = request.pop("verb", next(iter(known)))
-    if verb not in known:
+    if not isinstance(verb, str) or verb not in known:
         raise ValueError(f"no verb {verb!r}: {', '.join(known)}")
     wanted = from_json(known[verb], request)
     if isinstance(wanted, Typed) and wanted.open():
@@ -63,7 +64,8 @@ def as_data(answer: Answer) -> dict[str, Any]:
         case Note(text):
             return {"kind": "note", "text": text}
         case Table(columns, rows):
-            return {"kind": "table", "columns": columns, "rows": rows}
+            finite = [[None if isinstance(x, float) and not math.isfinite(x) else x for x in row] for row in rows]
+            return {"kind": "table", "columns": columns, "rows": finite}
         case Picture(content, file, caption, scale):
             encoded = base64.b64encode(plot.encoded(content, file.suffix, scale)).decode()
             return {"kind": "picture", "name": file.name, "caption": caption or "", "base64": encoded}
