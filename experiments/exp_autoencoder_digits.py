@@ -81,6 +81,7 @@ class TrainState(NamedTuple):
 
 
 def init(key: Key, args: Args) -> Tree:
+    """{"encoder", "decoder"}, each of `nn.mlp_init`."""
     k_encoder, k_decoder = random.split(key)
     widths = (SIDE * SIDE, *args.hidden, args.bottleneck)
     return {"encoder": nn.mlp_init(k_encoder, widths), "decoder": nn.mlp_init(k_decoder, widths[::-1])}
@@ -283,7 +284,7 @@ def load(path: Path, args: Args) -> Model:
 
 @dataclass(frozen=True)
 class Reconstruct(run.Use):
-    """Draw pictures above their reconstructions; the codes of files are printed."""
+    """Show pictures above their reconstructions; the codes of files are printed."""
 
     pictures: Positional[tuple[str, ...]] = tuple(map(str, range(10)))
     """Numbers of test pictures, or picture files, light on dark. Digits take turns: 3 and 13 are threes."""
@@ -293,7 +294,7 @@ class Reconstruct(run.Use):
 
 @dataclass(frozen=True)
 class Way(run.Use):
-    """Draw the way from one picture to another: decoded codes on the straight line between theirs."""
+    """Show the way from one picture to another: decoded codes on the straight line between theirs."""
 
     pictures: Positional[tuple[str, str]] = ("3", "7")
     """Two numbers of test pictures, or picture files, light on dark. Digits take turns: 3 and 13 are threes."""
@@ -303,7 +304,7 @@ class Way(run.Use):
 
 @dataclass(frozen=True)
 class Decode(run.Use):
-    """Draw the picture that a code stands for."""
+    """Show the picture that a code stands for."""
 
     code: Positional[tuple[float, ...]] = ()
     """The code: as many numbers as the run's bottleneck has."""
@@ -316,7 +317,7 @@ Use = Reconstruct | Way | Decode
 
 @torch.no_grad()
 def answers(use: Use, model: Model) -> Iterator[Answer]:
-    """Raises DataError, RunError."""
+    """One picture, and the code of each file. Raises DataError, RunError."""
     match use:
         case Decode():
             if len(use.code) != model.bottleneck:

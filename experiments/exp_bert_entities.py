@@ -45,16 +45,21 @@ class Args(run.Args):
     vocabulary: int = 4000
     """Pieces of words, at most; this and the next four flags are for --start scratch only."""
     layers: int = 6
+    """Layers of the model."""
     width: int = 384
+    """Width of the model, a multiple of the number of heads."""
     heads: int = 12
+    """Attention heads of a layer."""
     ff: int = 1536
+    """Width of the feed-forward layers."""
     length: int = 48
     """Tokens of a row; words of a sentence that is longer are cut off, and taken for no entities."""
     rows: int = 32
     """Sentences of a batch."""
     dropout: float = 0.0
+    """Probability with which an activation is dropped in training."""
     lr: float = 2e-4
-    """Peak learning rate: a tenth of the steps up to it, then linear to 0."""
+    """Peak learning rate: it is reached after a tenth of the steps, then falls linearly to 0."""
     weight_decay: float = 0.01
     """Weight decay of matrices."""
     clip: float = 1.0
@@ -263,7 +268,7 @@ class Use(run.Typed):
     """Mark the entities of a text, or of each line that is typed, with the latest finished run."""
 
 
-class Trained(NamedTuple):
+class Model(NamedTuple):
     params: Tree
     tokenizer: Tokenizer
     tags: list[str]
@@ -271,15 +276,15 @@ class Trained(NamedTuple):
     length: int  # tokens that are read
 
 
-def load(path: Path, args: Args) -> Trained:
+def load(path: Path, args: Args) -> Model:
     """The model of a run's latest checkpoint."""
     tokenizer, tags = tokens.load(path), run.read_json(path / TAGS)
     cfg = config(args, tokenizer)
     state = run.load(path, init_state(random.key(0, "meta"), cfg, args, len(tags)))
-    return Trained(state.params, tokenizer, tags, cfg, args.length)
+    return Model(state.params, tokenizer, tags, cfg, args.length)
 
 
-def answers(use: Use, model: Trained) -> Iterator[Answer]:
+def answers(use: Use, model: Model) -> Iterator[Answer]:
     """The text with each entity in brackets. Raises RunError."""
     words = tuple(word for word, _ in pre_tokenizers.WhitespaceSplit().pre_tokenize_str(use.text or ""))
     if not words:

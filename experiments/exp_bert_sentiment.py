@@ -1,4 +1,4 @@
-"""Is a film review good or bad? BERT (Devlin et al. 2019): learn to fill in masked words first, then to judge.
+"""Is a film review good or bad? BERT (Devlin et al. 2019): learn to fill in masked words first, then to classify.
 
 What it shows: what knowing the language is worth. Sentences of critics (Rotten Tomatoes) are told apart by MiniLM, a
 small released BERT, fine-tuned for a few minutes, and by a BERT that has seen nothing but film reviews.
@@ -51,12 +51,17 @@ class Args(run.Args):
     vocabulary: int = 8000
     """Pieces of words, at most; this and the next four flags are for --start scratch only."""
     layers: int = 4
+    """Layers of the model."""
     width: int = 256
+    """Width of the model, a multiple of the number of heads."""
     heads: int = 4
+    """Attention heads of a layer."""
     ff: int = 1024
+    """Width of the feed-forward layers."""
     dropout: float = 0.0
+    """Probability with which an activation is dropped in training."""
     lr: float = 1e-4
-    """Peak learning rate of fine-tuning: a tenth of its steps up to it, then linear to 0."""
+    """Peak learning rate of fine-tuning: it is reached after a tenth of its steps, then falls linearly to 0."""
     pretrain_lr: float = 1e-3
     """Peak learning rate of pretraining, with the same schedule."""
     weight_decay: float = 0.01
@@ -290,10 +295,10 @@ def told(found: dict[str, float]) -> str:
 
 @dataclass(frozen=True)
 class Use(run.Typed):
-    """Judge a text, or each line that is typed, and fill in its [MASK], with the latest finished run."""
+    """Classify a text, or each line that is typed, and fill in its [MASK], with the latest finished run."""
 
 
-class Trained(NamedTuple):
+class Model(NamedTuple):
     params: Tree
     filler: Tree  # the language model; None where there was no pretraining
     tokenizer: Tokenizer
@@ -311,15 +316,15 @@ def filled(params: Tree, tokenizer: Tokenizer, text: str, cfg: bert.Config) -> l
             for row in zip(p.tolist(), best.tolist(), strict=True)]  # fmt: skip
 
 
-def load(path: Path, args: Args) -> Trained:
+def load(path: Path, args: Args) -> Model:
     """The model of a run's latest checkpoint."""
     tokenizer, names = tokens.load(path), run.read_json(path / LABELS)
     cfg = config(args, tokenizer)
     state = run.load(path, init_state(random.key(0, "meta"), cfg, args, len(names)))
-    return Trained(state.params, state.filler, tokenizer, names, cfg, args.length)
+    return Model(state.params, state.filler, tokenizer, names, cfg, args.length)
 
 
-def answers(use: Use, model: Trained) -> Iterator[Answer]:
+def answers(use: Use, model: Model) -> Iterator[Answer]:
     """The likeliest words for each [MASK], and every label with its probability, the likeliest first. Raises
     DataError."""
     text = classify.readable(use.text or "")

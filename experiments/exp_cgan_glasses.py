@@ -1,10 +1,10 @@
-"""Faces as they are asked for, with glasses or without: a conditional WGAN with gradient penalty (Gulrajani et al.
+"""Faces with requested attributes, such as glasses: a conditional WGAN with gradient penalty (Gulrajani et al.
 2017; Mirza & Osindero 2014).
 
-What it shows: generated faces with glasses or without as asked for in 99.3 %, and hair of the colour that was asked
-for, of fourteen, in 99.98 %, as a classifier of faces sees them (lib/tasks/judge.py; it is right about 99.1 and 100 %
-of held-out faces); labels and latents blended, six by six (lib/tasks/conditional.py). `small` differs from the paper in
-a critic that reads labels, and normalises groups, and in a generator that is told the label in every normalisation.
+What it shows: generated faces have glasses, or none, as requested in 99.3 %, and the requested one of fourteen hair
+colours in 99.98 %, as a classifier of faces sees them (lib/tasks/judge.py; it is right about 99.1 and 100 % of held-out
+faces); labels and latents blended, six by six (lib/tasks/conditional.py). `small` differs from the paper in a critic
+that reads labels, and normalises groups, and in a generator that is told the label in every normalisation.
 `just run exp_cgan_glasses`, then `just sample exp_cgan_glasses --label glasses blond`.
 """
 
@@ -58,15 +58,17 @@ class Args(run.Args):
     reading: float = 10.0
     """Weight of the cross-entropy of what an auxiliary critic reads, for both networks."""
     norm: Literal["group", "instance"] = "group"
-    """Normalisation in the critic. Of instances it takes away what is the same all over a picture, labels too."""
+    """Normalisation in the critic. That of instances takes away what is the same all over a picture, labels too."""
     emphasis: float = 1.5
     """How far apart the two values of such labels as glasses are when the generator is used; in training 1."""
     critic_steps: int = 5
-    """Updates of the critic for each of the generator."""
+    """Updates of the critic for each update of the generator."""
     penalty: float = 10.0
     """Weight of the gradient penalties."""
     batch: int = 64
+    """Faces of a batch."""
     lr: float = 1e-4
+    """Learning rate of both networks."""
     schedule: Literal["linear", "constant"] = "linear"
     """How the learning rate goes: linearly to 0, or constant."""
     beta1: float = 0.0
@@ -125,6 +127,7 @@ def generate(
 
 
 def critic_init(key: Key, args: Args, k: int) -> Tree:
+    """As `dcgan.discriminator_init`, in an auxiliary critic with "label", a linear layer that reads labels."""
     k_net, k_label = random.split(key)
     planes = k if args.condition == "planes" else 0
     d, _ = dcgan.discriminator_init(k_net, 3 + planes, args.critic_width, args.size, args.norm)

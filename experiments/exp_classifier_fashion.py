@@ -42,7 +42,7 @@ class Args(run.Args):
     labels: tuple[str, ...] = ()
     """Only these labels are told apart (two for the binary task: t-shirt "ankle boot"); all if none is given."""
     model: Literal["mlp", "cnn"] = "cnn"
-    """Dense layers, or convolutions."""
+    """What the model is made of: dense layers (mlp) or convolutions (cnn)."""
     hidden: tuple[int, ...] = (256, 128, 64)
     """Widths of the mlp's hidden layers."""
     widths: tuple[int, ...] = (16, 32, 64)
@@ -56,7 +56,7 @@ class Args(run.Args):
     weight_decay: float = 0.05
     """Weight decay of matrices, times the learning rate."""
     smoothing: float = 0.0
-    """Label smoothing."""
+    """Share of a label's probability that is spread over all labels (label smoothing)."""
     dropout: float = 0.0
     """Dropout probability in training."""
     augment: bool = False
@@ -94,7 +94,7 @@ def config(args: Args, classes: int) -> cnn.Config:
 
 
 def init(key: Key, args: Args, classes: int) -> tuple[Tree, Tree]:
-    """(params, state)"""
+    """(params, state): of the mlp a list of layers {"w", "b"} and no state, of the cnn as `cnn.init`."""
     if args.model == "mlp":
         return nn.mlp_init(key, (28 * 28, *args.hidden, classes)), []
     return cnn.init(key, config(args, classes))

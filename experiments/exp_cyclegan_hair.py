@@ -7,7 +7,7 @@ to .09, while all else is off by .03 (RESULTS.md).
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -50,12 +50,13 @@ class Args(run.Args):
     batch: int = 4
     """Faces of each domain in a batch."""
     lr: float = 1e-3
+    """Learning rate of all networks."""
     schedule: Literal["linear", "constant"] = "linear"
-    """How the learning rate goes: constant for the first half of the run, then linearly to 0 (linear); constant."""
+    """How the learning rate goes: linear, constant for half of the run and then linearly to 0; or constant."""
     cycle: float = 10.0
     """Weight of the L1 distance between a face and its round trip, in [-1, 1]."""
     identity: float = 0.5
-    """Weight, times `cycle`, of the L1 distance between a face and its translation into its own domain."""
+    """Weight, times --cycle, of the L1 distance between a face and its translation into its own domain."""
     buffer: int = 50
     """Earlier translations to each domain that are shown to its discriminator again; 0: none."""
     flip: bool = False
@@ -96,7 +97,8 @@ PRESETS: dict[str, run.Args] = {
 
 
 def generator_init(key: Key, args: Args) -> Tree:
-    """Biases only where no normalisation would take them away again. Weights N(0, .02) (the paper's 7.2)."""
+    """{"in", "down": [two], "block": [pairs], "up": [two], "out"}: convolutions, with biases only where no
+    normalisation would take them away again. Weights N(0, .02) (the paper's 7.2)."""
     w = args.width
     new = partial(conv.conv_init, bias=False, std=0.02)
     up = partial(conv.conv_transpose_init, bias=False, std=0.02)
@@ -130,6 +132,7 @@ def mirrored(p: Tree, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f h w"]:
 
 
 def discriminator_init(key: Key, args: Args) -> Tree:
+    """{"in", "hidden": [...], "out"}: convolutions, with biases where no normalisation follows."""
     widths = [args.disc_width * 2**i for i in range(args.disc_downs + 1)]
     k_in, k_out, *keys = random.split(key, 2 + args.disc_downs)
     layers = zip(keys, widths, widths[1:], strict=False)
@@ -303,7 +306,7 @@ def train(args: Args) -> None:
     for one, s in here.each(state):
         plot.save(unpaired.sheet(translators(s.ema), shown), one.path / "samples.png", scale=2)
         results.append(unpaired.report(unpaired.evaluate(translators(s.ema), test, extractor, what), names))
-    here.finish(results, f"--n 8 --to {names[1]}")
+    here.finish(results, f'--n 8 --to "{names[1]}"')
 
 
 # ---- using a run ----
@@ -313,10 +316,10 @@ def load(path: Path, args: Args) -> Model:
     names = run.read_json(path / "domains.json")
     g = run.load(path, init_state(random.key(0), args).ema, "ema")
 
+    photographs = cache(partial(domains.load, args.data, args.data_dir, args.size, args.faces))
+
     def held(n: int) -> Domains:
-        found, what = None, "hair"
-        if args.data != "default":
-            found, what, _ = domains.load(args.data, args.data_dir, args.size, args.faces)
+        found, what, _ = (None, "hair", None) if args.data == "default" else photographs()
         return domains.held_out("test", n, args.size, found, what).pixels
 
     return Model(translators(g), names, args.size, held)

@@ -47,10 +47,13 @@ class Args(run.Args):
     norm: Literal["batch", "group"] = "batch"
     """Normalisation in the discriminator; the generator's is batch."""
     loss: Literal["bce", "least_squares"] = "bce"
+    """Adversarial loss: cross-entropy or squared error."""
     r1: float = 0.0
     """Weight of the discriminator's penalty on slopes at real faces, which --norm batch does not allow."""
     batch: int = 64
+    """Faces of a batch."""
     lr: float = 2e-4
+    """Learning rate of both networks."""
     beta1: float = 0.5
     """Decay of Adam's first moment, for both networks; the second's is .999."""
     ema_decay: float = 0.995
@@ -236,7 +239,7 @@ class Model(NamedTuple):
     latent: int
 
     def latents(self, numbers: Sequence[int], seed: int) -> Float[Tensor, "n z"]:
-        """Of the faces with these numbers."""
+        """The latents of the faces with these numbers."""
         k = random.key(seed)
         return torch.stack([random.normal(random.fold_in(k, i), (self.latent,)) for i in numbers])
 
@@ -259,7 +262,7 @@ class Draw(run.Use):
 
 @dataclass(frozen=True)
 class Way(run.Use):
-    """The ways from each face to the next, as a strip, or moving where --out is a .gif."""
+    """Show the ways from each face to the next, as a strip, or moving where --out is a .gif."""
 
     pictures: Positional[tuple[int, ...]]
     """Numbers of two faces or more."""
@@ -277,7 +280,7 @@ class Way(run.Use):
 Use = Draw | Way
 
 
-def answers(use: Draw | Way, model: Model) -> Iterator[Answer]:
+def answers(use: Use, model: Model) -> Iterator[Answer]:
     if isinstance(use, Way):
         frames, columns = way(model.ema, model.latents(use.pictures, use.seed)), 12
     else:

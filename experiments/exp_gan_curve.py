@@ -35,7 +35,7 @@ class Args(run.Args):
     """Train a GAN on points (x, f(x)), x uniform in [0, 50]."""
 
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """auto: fp32, since points are to lie within a hundredth of the curve's height."""
+    """Number format; auto is fp32, since points are to lie within a hundredth of the curve's height."""
     formula: str = "exponential"
     """exponential (1.08 ** x), sine (sin(x / 8), one wave) or a formula: + - * / ** sin cos exp log sqrt abs tanh."""
     points: int = 0
@@ -55,6 +55,7 @@ class Args(run.Args):
     r1: float = 0.1
     """Weight of the gradient penalty at real points (Mescheder et al. 2018)."""
     batch: int = 512
+    """Points of a batch."""
     lr: float = 2e-3
     """Learning rate of both networks."""
     schedule: Literal["cosine", "constant"] = "cosine"

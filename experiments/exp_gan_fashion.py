@@ -334,10 +334,10 @@ class Use(run.Use):
 
 
 def answers(use: Use, model: Model) -> Iterator[Answer]:
-    """Raises RunError for a label that cannot be asked for."""
+    """One picture. Raises RunError for a label that cannot be asked for."""
     ema, args = model
     if use.label is not None and not args.conditional:
-        raise RunError(f"the run was trained without --conditional, so it cannot draw --label {use.label!r}")
+        raise RunError(f"the run was trained without --conditional, so it cannot generate --label {use.label!r}")
     if use.label is not None and use.label not in NAMES:
         raise RunError(f"no label {use.label!r}: {', '.join(NAMES)}")
     label = torch.arange(use.n) % len(NAMES) if use.label is None else torch.full((use.n,), NAMES.index(use.label))

@@ -34,7 +34,7 @@ class Args(run.Args):
     """Train a GAN on sequences of ten multiples of k below 100."""
 
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """auto: fp32; the networks are so small that bf16 gains nothing."""
+    """Number format; auto is fp32: the networks are so small that bf16 gains nothing."""
     k: int = 5
     """The number whose multiples are learnt, 2 to 50."""
     judged: Literal["sequence", "number"] = "sequence"

@@ -17,7 +17,7 @@ import math
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -58,6 +58,7 @@ class Args(run.Args):
     scored: int = 20_000
     """Tokens of each held-out text that are scored, from its beginning; 0: all."""
     dropout: float = 0.0
+    """Probability with which an activation is dropped in training."""
     rows: int = 4
     """Windows of a batch."""
     length: int = 256
@@ -166,8 +167,8 @@ def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, args: Args, dtyp
     params = tree.cast(params, dtype)
     return writing.Writer(
         tokenizer, partial(gpt.generate, params, cfg=cfg), partial(gpt.nats, params, cfg=cfg),
-        params["embed"]["tokens"].device, lambda: texts.load(args.data, args.data_dir).train, cfg.context,
-        tokenizer.token_to_id(gpt2.END),
+        params["embed"]["tokens"].device, cache(lambda: texts.load(args.data, args.data_dir).train),
+        cfg.context, tokenizer.token_to_id(gpt2.END),
     )  # fmt: skip
 
 

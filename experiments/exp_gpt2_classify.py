@@ -117,7 +117,10 @@ def released(args: Args, data_dir: Path | None) -> smollm.Released:
 
 def _is_llama(path: Path) -> bool:
     try:
-        return path.suffix == ".gguf" or json.loads((path / "config.json").read_text())["model_type"] == "llama"
+        return (
+            path.suffix == ".gguf"
+            or json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"] == "llama"
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -178,7 +181,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(key: Key, trunk: Tree, cfg: gpt.Config, classes: int, args: Args) -> TrainState:
-    """`trunk`: the released parameters; None: they are drawn. The head is normal with standard deviation .02 (Radford
+    """`trunk`: the released parameters; None: new ones. The head is normal with standard deviation .02 (Radford
     et al. 2018, section 4.1)."""
     k_trunk, k_head, k_lora, k_train = random.split(key, 4)
     _, trained = divided(gpt.init(k_trunk, cfg) if trunk is None else trunk, args)
@@ -297,8 +300,8 @@ class Use(run.Typed):
     """Classify a text, or each line that is typed, with the latest finished run."""
 
 
-class Trained(NamedTuple):
-    """What a run leaves: `predict` needs it."""
+class Model(NamedTuple):
+    """What `predict` needs of a finished run."""
 
     params: Tree
     frozen: Tree
@@ -308,7 +311,7 @@ class Trained(NamedTuple):
     dtype: torch.dtype
 
 
-def load(path: Path, args: Args) -> Trained:
+def load(path: Path, args: Args) -> Model:
     """The model of a run's latest checkpoint, with the part of the released decoder that was not trained."""
     device = run.device(run.Args())
     dtype = run.dtype(args, device)
@@ -317,10 +320,10 @@ def load(path: Path, args: Args) -> Trained:
     trunk = None if decoder.params is None else tree.to(decoder.params, "meta")
     like = init_state(random.key(0, "meta"), trunk, decoder.cfg, len(names), args).params
     params = run.load(path, like, "params", device)
-    return Trained(params, frozen, replace(decoder, params=None), names, args, dtype)
+    return Model(params, frozen, replace(decoder, params=None), names, args, dtype)
 
 
-def answers(use: Use, model: Trained) -> Iterator[Answer]:
+def answers(use: Use, model: Model) -> Iterator[Answer]:
     """Every label with its probability, the likeliest first. Raises DataError."""
     text, args, cfg = classify.readable(use.text or ""), model.args, model.decoder.cfg
     data, cut = classify.encoded(model.decoder.tokenizer, [Example(text, 0)], args.length)

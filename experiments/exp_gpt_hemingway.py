@@ -14,7 +14,7 @@ Bits per byte compare tokenizers too: `--tokens word`, `bpe` or `char`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -49,29 +49,35 @@ class Args(run.Args):
     vocabulary: int = 2000
     """Different tokens, at most; 256 of them are bytes."""
     layers: int = 4
+    """Layers of the model."""
     width: int = 256
     """Model width d; a multiple of the number of heads."""
     heads: int = 4
+    """Attention heads of a layer."""
     ff: int = 688
     """Width of the feed-forward layers: 8/3 d with swiglu, which has three matrices, is as large as 4 d with two."""
     norm: Literal["layer", "rms"] = "rms"
+    """Kind of normalisation."""
     position: Literal["sinusoidal", "learned", "rotary"] = "rotary"
+    """How the model knows positions."""
     activation: Literal["relu", "gelu", "swiglu"] = "swiglu"
+    """Activation of the feed-forward layers."""
     bias: Literal["none", "ff", "all"] = "none"
     """Which maps of a block have biases: none, the feed-forward ones, or all."""
     head: Literal["tied", "untied"] = "tied"
-    """tied: the table of embeddings is the head as well."""
+    """Whether the table of embeddings is the head as well (tied) or not (untied)."""
     dropout: float = 0.0
+    """Probability with which an activation is dropped in training."""
     rows: int = 32
     """Windows of a batch."""
     length: int = 128
     """Tokens of a window, and the context: as many as the model ever sees at once."""
     optimizer: Literal["adamw", "muon"] = "muon"
-    """muon: for the blocks' matrices, with adamw for everything else."""
+    """adamw for everything, or muon for the blocks' matrices and adamw for the rest."""
     lr: float = 2e-3
-    """Peak learning rate, of both optimisers."""
+    """Peak learning rate of both optimisers."""
     schedule: Literal["linear", "constant"] = "linear"
-    """After the warm-up: linear to 0, or none (and no warm-up)."""
+    """How the learning rate goes: linearly to 0 after the warm-up, or constant without one."""
     warmup: int = 50
     """Steps of the warm-up."""
     weight_decay: float = 0.1
@@ -174,7 +180,8 @@ def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, args: Args, dtyp
     params = tree.cast(params, dtype)
     return writing.Writer(
         tokenizer, partial(go_on, params, cfg=cfg), partial(gpt.nats, params, cfg=cfg),
-        params["embed"]["tokens"].device, lambda: texts.load(args.data, args.data_dir).train, cfg.context,
+        params["embed"]["tokens"].device, cache(lambda: texts.load(args.data, args.data_dir).train),
+        cfg.context,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ Dick 2.066 ± .011 bits per byte in four minutes on two cores, where a Transform
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,8 +43,11 @@ class Args(run.Args):
     vocabulary: int = 4000
     """Entries of the vocabulary, at most; 256 of them are bytes, which spell what is not in it."""
     layers: int = 2
+    """Layers of the LSTM."""
     embedding: int = 256
+    """Width of an embedding."""
     hidden: int = 256
+    """Width of the LSTM's state."""
     dropout: float = 0.3
     """Dropout of each layer's input and of what the head reads."""
     rows: int = 32
@@ -54,6 +57,7 @@ class Args(run.Args):
     lr: float = 3e-3
     """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0; or constant."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate goes: along half a cosine to 0, or constant."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
@@ -80,6 +84,7 @@ PRESETS: dict[str, run.Args] = {
 
 
 def init(key: Key, v: int, args: Args) -> Tree:
+    """{"embedding": (v, e), "lstm": of `lstm_init`, "head": {"w", "b"}}."""
     ks = random.split(key, 3)
     return {
         "embedding": random.normal(ks[0], (v, args.embedding)),
@@ -187,7 +192,7 @@ def writer(params: Tree, tokenizer: Tokenizer, args: Args, dtype: torch.dtype) -
     params = tree.cast(params, dtype)
     return writing.Writer(
         tokenizer, partial(go_on, params, args=args), partial(nats, params, args=args, dtype=dtype),
-        params["embedding"].device, lambda: texts.load(args.data, args.data_dir).train,
+        params["embedding"].device, cache(lambda: texts.load(args.data, args.data_dir).train),
     )  # fmt: skip
 
 

@@ -91,7 +91,8 @@ class TrainState(NamedTuple):
 
 
 def mixture_init(key: Key, k: int, d: int = 2) -> Tree:
-    """Round components of equal weight, scattered as widely as the points are."""
+    """{"logits": (k), "mean": (k, d), "cholesky": (k, d, d)}: round components of equal weight, scattered as widely as
+    the points are."""
     mean = 1.5 * random.normal(key, (k, d))
     cholesky = math.log(0.5) * torch.eye(d, device=key.device).repeat(k, 1, 1)
     return {"logits": torch.zeros(k, device=key.device), "mean": mean, "cholesky": cholesky}
@@ -280,23 +281,23 @@ def load(path: Path, args: Args) -> Tree:
 
 @dataclass(frozen=True)
 class Draw(run.Use):
-    """Draw points with the latest finished run."""
+    """Generate points with the latest finished run."""
 
     n: run.Count = 10
     """How many points."""
     label: int | None = None
-    """Draw from p(x|y) of this class; from p(x) if not given."""
+    """The class of which p(x|y) is sampled; p(x) if not given."""
     out: Path | None = None
     """Write the points to this .csv, or draw them with the density's contours (.png); printed if not given."""
     seed: int = 0
-    """Decides which points are drawn."""
+    """Decides what is generated."""
 
 
 @dataclass(frozen=True)
 class Score(run.Use):
     """Say what the densities and the classifier of the latest finished run make of a point."""
 
-    point: Positional[tuple[float, float]] = (0.0, 0.0)
+    point: Positional[tuple[float, float]]
     """The point, of which log p(x), log p(x|y) and p(y|x) are printed."""
 
 
@@ -305,10 +306,10 @@ Use = Draw | Score
 
 @torch.no_grad()
 def answers(use: Use, p: Tree) -> Iterator[Answer]:
-    """Raises RunError."""
+    """Points, or what is said of one. Raises RunError."""
     match use:
         case Draw():
-            yield from drawn(use, p)
+            yield from generated(use, p)
         case Score():
             x = torch.tensor([use.point])
             joint = log_joint(p, x)[0]
@@ -319,7 +320,8 @@ def answers(use: Use, p: Tree) -> Iterator[Answer]:
             yield Table(names, rows, "{:>3}{:12.4f}{:23.4f}{:16.4f}", head="{:>3}{:>12}{:>23}{:>16}".format(*names))
 
 
-def drawn(use: Draw, p: Tree) -> Iterator[Answer]:
+def generated(use: Draw, p: Tree) -> Iterator[Answer]:
+    """Points with their log-density, as a table or a picture. Raises RunError."""
     classes = len(p["prior"])
     if use.label is not None and not 0 <= use.label < classes:
         raise RunError(f"--label {use.label}: the labels are 0 to {classes - 1}")
@@ -327,7 +329,7 @@ def drawn(use: Draw, p: Tree) -> Iterator[Answer]:
     name = "p(x)" if use.label is None else f"p(x|y={use.label})"
     x, _ = draw(random.key(use.seed), mixture, use.n)
     log_p = log_density(mixture, x)
-    if use.out is None or use.out.suffix == ".csv":
+    if use.out is None or use.out.suffix.lower() == ".csv":
         columns = ("x1", "x2", f"log {name}")
         rows = [tuple(row) for row in torch.cat([x, log_p[:, None]], 1).tolist()]
         yield Table(columns, rows, "{:.4f},{:.4f},{:.4f}", head=",".join(columns), file=use.out)

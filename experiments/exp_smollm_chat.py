@@ -135,7 +135,7 @@ class Use(run.Typed):
     """Talk with the model of the latest run, or with the default one where there was no run."""
 
     text: Positional[Annotated[str | None, arg(metavar="[TEXT]")]] = None
-    """A question to answer. Not given: a conversation, line by line; an empty line ends it."""
+    """A question to answer. If it is not given, there is a conversation, line by line; an empty line ends it."""
     plain: bool = False
     """Go on with the text instead of answering it."""
     system: str = ""
@@ -145,13 +145,13 @@ class Use(run.Typed):
     temperature: run.Amount = 0.2
     """The higher, the bolder the answer; 0: the likeliest token each time."""
     top_k: run.Natural = 0
-    """Draw among the k likeliest tokens; 0: among all."""
+    """Sample among the k likeliest tokens; 0: among all."""
     top_p: run.Share = 0.9
-    """Draw among the likeliest tokens that together have this probability."""
+    """Sample among the likeliest tokens that together have this probability."""
     seed: int = 0
-    """Decides what is drawn."""
+    """Decides what is generated."""
     earlier: tuple[str, ...] = ()
-    """What was said before: a question, its answer, and so on."""
+    """What was said before: a question, its answer, and so on in turn."""
 
     hint: ClassVar[str] = "One question a line; an empty line ends."
 

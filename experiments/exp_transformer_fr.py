@@ -63,11 +63,11 @@ class Args(run.Args):
     warmup: int = 150
     """Steps in which the learning rate rises."""
     weight_decay: float = 0.01
-    """Decay of matrices (AdamW)."""
+    """Weight decay of matrices."""
     clip: float = 1.0
     """Largest global gradient norm; 0: no clipping."""
     smoothing: float = 0.1
-    """Label smoothing."""
+    """Share of a token's probability that is spread over all tokens (label smoothing)."""
     ema_decay: float = 0.0
     """Decay of the averaged parameters that are evaluated; 0: evaluate the parameters themselves."""
     beams: int = 4

@@ -99,7 +99,8 @@ class TrainState(NamedTuple):
 
 
 def init(key: Key, args: Args) -> Tree:
-    """Strided convolutions keep the mean square of what they read; the last one starts near grey."""
+    """{"encoder": {"convs", "dense"}, "decoder": {"dense", "convs", "log_scale" of logistic}}. Strided convolutions
+    keep the mean square of what they read; the last one starts near grey."""
     c = [args.width * 2**i for i in range(int(math.log2(args.size // args.coarsest)))]
     dense = (c[-1] * args.coarsest**2, *([args.hidden] if args.hidden else []))
     k_down, k_up, k_code, k_flat, k_out = random.split(key, 5)
@@ -280,12 +281,12 @@ def train(args: Args) -> None:
         return
     found = found._replace(train=tree.to(found.train, here.device), test=tree.to(found.test, here.device))
     results = [score(one, s.params, found, here.show_key, args) for one, s in here.each(state)]
-    here.finish(results, f"change 0 1 2 --add {next(iter(found.names.values()))[1]}" if found.names else "--n 64")
+    here.finish(results, f'change 0 1 2 --add "{next(iter(found.names.values()))[1]}"' if found.names else "--n 64")
 
 
 @torch.no_grad()
 def show(here: run.Place, n: int, coder: Coder, test: UInt8[Tensor, "n 3 h w"], key: Key) -> None:
-    """Test pictures above their reconstructions, pictures of codes drawn at random, and ways between faces."""
+    """Test pictures above their reconstructions, pictures of random codes, and ways between faces."""
     x = test[:10]
     code = coder.encode(x)
     here.writer.add_image("samples/reconstruction", plot.tile(torch.cat([x / 255, coder.decode(code)]), len(x)), n)
@@ -296,7 +297,8 @@ def show(here: run.Place, n: int, coder: Coder, test: UInt8[Tensor, "n 3 h w"], 
 
 
 def score(here: run.Place, params: Tree, found: Faces, key: Key, args: Args) -> tuple[dict[str, float], list[str]]:
-    """The bound on test pictures, arithmetic on codes as the judge sees it, and the lines to print; draws the files."""
+    """The bound on test pictures, arithmetic on codes as the judge sees it, and the lines to print. Pictures are
+    saved."""
     test = found.test.pixels
     values = {f"test/{name}": value for name, value in held_out(params, test, key, args).items()}
     lines = [f"{name:<22} {value:.4f} bits per dimension" for name, value in values.items()]

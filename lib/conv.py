@@ -82,6 +82,7 @@ def batch_norm(
 
 
 def group_norm_init(f: int, device: torch.device | None = None) -> Tree:
+    """{"scale": (f), "bias": (f)}: ones and zeros."""
     return {"scale": torch.ones(f, device=device), "bias": torch.zeros(f, device=device)}
 
 

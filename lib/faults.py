@@ -1,7 +1,7 @@
 """What a person can mend: each fault says in one sentence what is wrong and what to do about it."""
 
 
-class Fault(Exception):  # noqa: N818 (what its kinds have in common is no error's name)  # noqa: N818 (what its kinds have in common is no error's name)
+class Fault(Exception):  # noqa: N818 (what its kinds have in common is no error's name)
     """Told as one line, without a traceback."""
 
 

@@ -42,11 +42,11 @@ def free_memory(device: torch.device) -> int | None:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free in torch's own pool
         return torch.cuda.mem_get_info(device)[0] + kept
     with suppress(OSError):
-        available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+        available = int(Path("/proc/meminfo").read_text(encoding="utf-8").split("MemAvailable:")[1].split()[0]) * 1024
         group = Path("/sys/fs/cgroup")
         with suppress(OSError, ValueError):  # a container's limit; "max" is none
-            limit = int((group / "memory.max").read_text())
-            return min(available, limit - int((group / "memory.current").read_text()))
+            limit = int((group / "memory.max").read_text(encoding="utf-8"))
+            return min(available, limit - int((group / "memory.current").read_text(encoding="utf-8")))
         return available
     return None
 
@@ -57,7 +57,7 @@ def forget_peak(device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
     with suppress(OSError):  # not Linux, or not allowed: the peak is of the process's whole life
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return peak_memory(device)
 
 
@@ -68,7 +68,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     with suppress(OSError):
-        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+        return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) * 1024
     with suppress(ImportError):
         import resource  # not on Windows
 

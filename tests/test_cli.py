@@ -125,11 +125,14 @@ def test_presets_and_flags(call):
     assert call("--data", "a b/c'est.tsv")[1].data == "a b/c'est.tsv"
 
 
-def test_sample_gets_its_text_whole(call):
+def test_sample_gets_its_text_whole(call, fails):
     text = "C'est l'été, n'est-ce pas ? \"Oui\" -- $HOME *"
     assert call("sample", text, "--beam", "4") == call("sample", "--beam", "4", text) == ("sample", Use(text, 4))
     assert call("sample", "--text", text, "--beam", "4") == ("sample", Use(text, 4))
     for word in ("--text", "--prompt"):
+        assert call("sample", word, "-x", "--beam", "2") == call("sample", "--beam", "2", word, "-x")
+        assert call("sample", word, "-x")[1] == Use("-x")
+        assert fails("sample", word) == (2, f"error: {word}: a text is missing")
         for odd in (text, "", "-1", "--beam", "-- x"):
             assert call("sample", f"{word}={odd}", "--beam", "2") == ("sample", Use(odd, 2))
 
@@ -168,6 +171,8 @@ def test_verbs(fails):
     ):
         assert cli.asked("exp_toy", kind, words) == wanted
     assert fails("sample", "--help", kind=kind)[0] == 0
+    status, text = fails("sample", "--run", "here", "way", "3", "4", kind=kind)
+    assert status == 2 and "the verb comes first: exp_toy sample way" in text
     status, text = fails("sample", "wya", "3", kind=kind)
     assert status == 2 and "wya" in text and "way" in text
 
@@ -221,6 +226,18 @@ def test_unknown_preset(fails, word, meant):
 def test_unknown_flag(fails, flag, meant):
     status, text = fails(flag, "3")
     assert status == 2 and flag in text and f"{meant} " in text
+
+
+def test_what_is_typed_and_no_text_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n"), "utf-8"))
+    with pytest.raises(RunError, match="what is typed is not utf-8"):
+        cli.sample(Use(), lambda use: iter(()))
+
+
+def test_serve_takes_no_flags(fails):
+    status, text = fails("serve", "--run", "here")
+    assert status == 2 and "stands in the requests" in text
+    assert "did you mean serve?" in fails("serv")[1]
 
 
 def test_unknown_flag_of_sample(fails):

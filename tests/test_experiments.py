@@ -299,9 +299,11 @@ def test_a_file_line_by_line(finished, call):
 @pytest.mark.parametrize("typed", ["The cat is small.\nThe dog.\n\nnot this\n", "The cat is small.\nThe dog."])
 def test_lines_typed_at_a_prompt(finished, call, monkeypatch, typed):
     """An empty line ends, and so does the end of what is piped in."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    status, out, _ = call("sample", "--run", finished[0])
-    assert status == 0 and len(out.splitlines()) == 2
+    for more in ([], ["--beam", 2, "--attention", "out.png"]):  # of several beams the best one is shown
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        status, out, _ = call("sample", "--run", finished[0], *more)
+        assert status == 0 and len(out.splitlines()) == 2
+    assert not Path("out.png").exists()
 
 
 def test_the_attention_is_drawn(finished, call):

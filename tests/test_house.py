@@ -25,6 +25,7 @@ def part(module):
 
 def imported(path):
     for node in ast.walk(ast.parse(path.read_text())):
+        assert not getattr(node, "level", 0), "imports are absolute"
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("lib", "experiments"):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):

@@ -63,7 +63,7 @@ def answers(use):
 def served(*requests):
     out = io.StringIO()
     lines = [request if isinstance(request, str) else json.dumps(request) for request in requests]
-    worker.serve(Say | Draw | Need, answers, io.StringIO("".join(f"{line}\n" for line in lines)), out)
+    worker.serve(Say | Draw | Need, answers, io.BytesIO("".join(f"{line}\n" for line in lines).encode()), out)
     ready, *found = map(json.loads, out.getvalue().splitlines())
     assert ready == {"kind": "ready"}
     return found
@@ -119,6 +119,21 @@ def test_a_bad_request_is_told_and_the_next_one_answered(request_, message):
     assert fault["kind"] == "error" and message in fault["message"]
     assert ("id" in fault) == isinstance(request_, dict)
     assert (text["text"], end) == ("x", {"id": 9, "kind": "end"})
+
+
+def test_nobody_reads_the_answers():
+    """Neither "ready" nor a fault ends with a traceback."""
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            if "error" in text or not self.open:
+                raise BrokenPipeError
+            return len(text)
+
+    for open in (False, True):
+        out = Closed()
+        out.open = open
+        worker.serve(Say, answers, [b"{", b"", b"{}"], out)
 
 
 def test_fields_from_json():

@@ -57,7 +57,7 @@ def init(key: Key, cfg: Config) -> Tree:
 
 
 def dense_init(key: Key, d: int, f: int) -> Tree:
-    """A linear layer as the rest is made: of a head."""
+    """{"w": (d, f), "b": (f)} of a head, made as the rest is."""
     return {"w": SPREAD * random.normal(key, (d, f)), "b": torch.zeros(f, device=key.device)}
 
 

@@ -34,7 +34,7 @@ def read(path: Path) -> dict[str, Tensor]:
     (but those of torch before 1.6). Raises DataError."""
     try:
         if path.name.endswith(".index.json"):
-            parts = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+            parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
             return {name: x for part in parts for name, x in load_file(path.parent / part).items()}
         if path.suffix == ".safetensors":
             return load_file(path)

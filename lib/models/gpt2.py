@@ -137,7 +137,7 @@ def _config_of(weights: dict[str, Tensor], file: Path, dropout: float) -> gpt.Co
         raise DataError(f"{file} does not hold a GPT-2 under Hugging Face's names: {error}") from error
     beside, stored = file.parent / "config.json", dict[str, Any]()
     try:
-        stored = json.loads(beside.read_text()) if beside.exists() else {}
+        stored = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
         heads, eps = int(stored.get("n_head", width // HEAD)), float(stored.get("layer_norm_epsilon", EPS))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{beside} is not a model's configuration: {error}") from error
@@ -158,7 +158,7 @@ def export(folder: Path, params: Tree, cfg: gpt.Config) -> None:
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: x.cpu() for name, x in weights.items()}, folder / FILES[0], {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 # ---- tokenizer ----

@@ -145,7 +145,7 @@ def _gguf(path: Path) -> Released:
 
 
 def _folder(path: Path) -> Released:
-    stored = json.loads((path / "config.json").read_text())
+    stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if (kind := stored.get("model_type")) != "llama":
         raise DataError(f"{path} is a model of the kind {kind!r}: only llama is known here")
     files = [path / file for file in ("model.safetensors", "model.safetensors.index.json")]

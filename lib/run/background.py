@@ -97,7 +97,7 @@ class Compiling:
         self._update = jit(self._step, backend=self._backend)
         try:
             if status:
-                fault = self._path.read_text()
+                fault = self._path.read_text(encoding="utf-8")
             else:
                 self._update = _load(self._path, self._update)
         except Exception as error:  # artefacts are new in torch: whatever is wrong with one, the step can be compiled
@@ -137,7 +137,7 @@ def _compile(step: Callable, backend: str, path: Path, threads: int, parent: int
         compiled: Any = torch.compile(donating(step), fullgraph=True, dynamic=False, backend=backend, options=options)
         compiled.aot_compile((args, {})).save_compiled_function(str(path))
     except Exception as error:
-        path.write_text(f"{type(error).__name__}: {error}")
+        path.write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
         raise
 
 

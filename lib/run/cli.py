@@ -6,8 +6,6 @@ import ast
 import contextlib
 import dataclasses
 import difflib
-import functools
-import io
 import os
 import re
 import sys
@@ -45,22 +43,28 @@ def main(
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (one process of several prints)
 
-    @functools.lru_cache(1)
-    def model(run: Path | None, data_dir: Path | None) -> Any:
-        return load(*chosen(Use(run=run, data_dir=data_dir), experiment, type(presets["small"]), otherwise))
+    held: dict[str, Any] = {}  # the model that was asked last, and of which run it is
+
+    def model(use: Use) -> Any:
+        of = chosen(use, experiment, type(presets["small"]), otherwise)
+        if held.get("of") != of:
+            held.clear()  # two may not fit
+            held.update(model=load(*of), of=of)
+        return held["model"]
 
     def answered(use: Use) -> Iterator[Answer]:
-        return answers(use, model(use.run, use.data_dir))
+        return answers(use, model(use))
 
     try:
         if words[:1] == ["sample"]:
             use = asked(experiment, kind, words[1:])
-            model(use.run, use.data_dir)  # what is wrong with a run is told before anybody types a line
+            model(use)  # what is wrong with a run is told before anybody types a line
             sample(use, answered)
         elif words[:1] == ["serve"]:
+            if words[1:]:
+                fail(f"{experiment} serve {words[1]}: what is wanted stands in the requests (lib/run/worker.py)")
             with contextlib.redirect_stdout(sys.stderr):  # what anybody prints is no answer
-                requests = io.TextIOWrapper(sys.stdin.buffer, "utf-8", errors="replace")
-                worker.serve(kind, answered, requests, sys.__stdout__ or sys.stdout)
+                worker.serve(kind, answered, sys.stdin.buffer, sys.__stdout__ or sys.stdout)
         else:
             args = parse(experiment, presets, words)
             parallel.join(settings.device(args).type == "cuda")
@@ -74,19 +78,34 @@ def main(
 
 
 def asked(experiment: str, kind: Any, words: list[str]) -> Use:
-    """The use that a command line means. `--text X` and `--prompt X` are X itself, whatever it begins with."""
+    """The use that a command line means. A verb is its first word; `--text X` and `--prompt X` are X itself, whatever
+    it begins with."""
     known = verbs(kind)
     if len(known) > 1 and (not words or words[0] not in (*known, "-h", "--help")):
-        if near := difflib.get_close_matches(words[0] if words else "", known, n=1):
+        name = words[0] if words and words[0].isalpha() else ""  # and not a file's
+        if near := difflib.get_close_matches(name, known, n=1):
             fail(f"{experiment} has no verb {words[0]!r}: did you mean {near[0]}? ({', '.join(known)})")
+        if late := [word for word in words if word in known]:
+            fail(f"the verb comes first: {experiment} sample {late[0]} ...")
         words = [next(iter(known)), *words]
     if any(issubclass(of, Typed) for of in known.values()):
-        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--text", "--prompt")
-        found, rest = finder.parse_known_args(words)
-        words = words if found.text is None else [*rest, "--", found.text]
-    about = f"verbs: {', '.join(known)} (first word; {next(iter(known))} if none)." if len(known) > 1 else None
-    return tyro.cli(kind, prog=f"{experiment} sample", args=words, description=about)
+        words = _with_text_last(words)
+    names = ", ".join(known)
+    about = f"verbs: {names} (first word; {next(iter(known))} if none); VERB --help lists a verb's flags."
+    more: dict[str, Any] = {"description": about, "default": next(iter(known.values()))()} if len(known) > 1 else {}
+    return tyro.cli(kind, prog=f"{experiment} sample", args=words, **more)
+
+
+def _with_text_last(words: list[str]) -> list[str]:
+    """The words with the text behind them, where the argument parser looks at nothing but that it is there."""
+    for i, word in enumerate(words):
+        flag, is_, text = word.partition("=")
+        if flag in ("--text", "--prompt"):
+            if not is_ and i + 1 == len(words):
+                fail(f"{flag}: a text is missing")
+            n = 1 if is_ else 2
+            return [*words[:i], *words[i + n :], "--", text if is_ else words[i + 1]]
+    return words
 
 
 def sample(use: Use, answers: Callable[[Use], Iterator[Answer]]) -> None:
@@ -96,14 +115,23 @@ def sample(use: Use, answers: Callable[[Use], Iterator[Answer]]) -> None:
             show(answer)
         return
     print(use.hint, file=sys.stderr)
-    for line in sys.stdin:
-        if not line.strip():
-            return
-        use, said = dataclasses.replace(use, text=line.rstrip("\n")), ""
+    for line in _typed():
+        use, said = use.line(line), ""
         for answer in answers(use):
             show(answer)
             said += answer.text if isinstance(answer, Text) else ""
         use = use.after(said)
+
+
+def _typed() -> Iterator[str]:
+    """Lines of the terminal up to an empty one. Raises RunError."""
+    try:
+        for line in sys.stdin or ():
+            if not line.strip():
+                return
+            yield line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise RunError(f"what is typed is not {error.encoding}: {error.reason}") from error
 
 
 def show(answer: Answer) -> None:
@@ -130,8 +158,8 @@ def parse(experiment: str, presets: dict[str, settings.Args], words: list[str]) 
     """The configuration: a preset (the first word; "small" if none), changed by flags, or that of a resumed run."""
     preset = words.pop(0) if words and not words[0].startswith("-") else None
     if preset is not None and preset not in presets:
-        near = difflib.get_close_matches(preset, [*presets, "sample"], n=1, cutoff=0.0)
-        fail(f"{experiment} has no preset {preset!r}: did you mean {near[0]}? ({', '.join(presets)}, or sample)")
+        near = difflib.get_close_matches(preset, [*presets, "sample", "serve"], n=1, cutoff=0.0)
+        fail(f"{experiment} has no preset {preset!r}: did you mean {near[0]}? ({', '.join(presets)}, sample or serve)")
     base = presets[preset or "small"]
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--resume", action="store_true")
@@ -149,7 +177,8 @@ def parse(experiment: str, presets: dict[str, settings.Args], words: list[str]) 
 
 
 def _cli(experiment: str, base: settings.Args, presets: dict[str, settings.Args], words: list[str]) -> Any:
-    about = f"presets: {', '.join(presets)} (first word; small if none).  sample: use a finished run."
+    names = ", ".join(presets)
+    about = f"presets: {names} (first word; small if none).  sample: use a finished run; serve: answer requests to it."
     return tyro.cli(type(base), prog=experiment, default=base, args=words, description=about)
 
 

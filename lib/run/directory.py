@@ -19,12 +19,12 @@ from lib.tree import Tree
 
 def describe_environment(path: Path) -> None:
     """git.diff and environment.json: what a run was made with."""
-    git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout  # noqa: E731
+    git = lambda *words: subprocess.run(["git", *words], capture_output=True, encoding="utf-8", errors="replace").stdout  # noqa: E731
     try:
         commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
     except OSError:  # no git on this machine
         commit, diff = "", ""
-    (path / "git.diff").write_text(diff)
+    (path / "git.diff").write_text(diff, encoding="utf-8")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     facts: dict[str, Any] = {
         "command": sys.argv,
@@ -55,7 +55,7 @@ def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = 
     if n == 1:
         return checkpoint.load_tree(newest, like, device, prefix)
     stacked = checkpoint.load_tree(newest, tree.stack([like] * n), device, prefix)
-    return tree.index(stacked, json.loads(result.read_text())["best"] if result.exists() else 0)
+    return tree.index(stacked, json.loads(result.read_text(encoding="utf-8"))["best"] if result.exists() else 0)
 
 
 def fresh(folder: Path, seed: int) -> Path:
@@ -66,13 +66,13 @@ def fresh(folder: Path, seed: int) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    part.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 
 def read_json(path: Path) -> Any:
     """Raises RunError."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}") from error

@@ -62,7 +62,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         each = parts[:1] * len(value) if parts[-1:] == (...,) else parts
         if len(each) == len(value):
-            return tuple(_value(part, x, name) for part, x in zip(each, value, strict=True))
+            values = [str(x) if part is str and type(x) is int else x for part, x in zip(each, value, strict=True)]
+            return tuple(_value(part, x, name) for part, x in zip(each, values, strict=True))
     elif origin is Literal and value in parts:
         return value
     elif hint is Path and isinstance(value, str):

@@ -18,7 +18,7 @@ class Log:
         self.file, self.started = path / "metrics.jsonl", time.time()
         # What was logged after the checkpoint is done again: it leaves TensorBoard and metrics.jsonl.
         kept = self.file.with_suffix(".part")
-        kept.write_text("".join(f"{line}\n" for line in lines_up_to(self.file, step)))
+        kept.write_text("".join(f"{line}\n" for line in lines_up_to(self.file, step)), encoding="utf-8")
         os.replace(kept, self.file)
         self.writer = SummaryWriter(str(path), purge_step=step + 1 if resume else None)
         self._lines = open(self.file, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
@@ -42,7 +42,7 @@ class Log:
 
     def last(self, tag: str) -> dict[int, float]:
         """{replica: value} as last logged under a tag."""
-        for line in reversed(self.file.read_text().splitlines()):
+        for line in reversed(self.file.read_text(encoding="utf-8").splitlines()):
             if column := json.loads(line).get("replicas", {}).get(tag):
                 return {i: value for i, value in enumerate(column) if value is not None}
         return {}
@@ -67,7 +67,7 @@ class Log:
 def lines_up_to(log: Path, step: int) -> list[str]:
     """The whole lines of a metrics.jsonl up to a step, final results left out: a killed run may have left half a line,
     and finishes again."""
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
     found = [(line.rstrip(), json.loads(line)) for line in lines if line.endswith("\n")]
     return [line for line, values in found if values["step"] <= step and not any("final/" in tag for tag in values)]
 

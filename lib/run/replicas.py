@@ -198,7 +198,7 @@ def faster(name: str, ways: dict[str, Callable], device: torch.device, state: Tr
     second, which does them at once, is not tried where it would need more memory than there is, and may fail: not every
     hyper-parameter can be a tensor."""
     record = cache_dir() / "replicas.json"
-    known = json.loads(record.read_text()) if record.exists() else {}
+    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     seconds: dict[str, float] = json.loads(parallel.agree(json.dumps(known.get(name, {}))))
     if not seconds:
         one_by_one, at_once = ways
@@ -209,7 +209,7 @@ def faster(name: str, ways: dict[str, Callable], device: torch.device, state: Tr
                 seconds[at_once], _ = _seconds(ways[at_once], device, state, *rest)
         known[name] = seconds
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(known, indent=2))
+        record.write_text(json.dumps(known, indent=2), encoding="utf-8")
     return parallel.agree(min(seconds, key=seconds.__getitem__))
 
 

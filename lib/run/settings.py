@@ -114,12 +114,12 @@ def config(args: Args) -> dict[str, Any]:
 def load_config(path: Path, kind: type) -> Any:
     """The dataclass `kind` from a run's config.json. Raises RunError."""
     try:
-        stored = json.loads((path / "config.json").read_text())
+        stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is not a run directory: {error}") from error
     try:
-        return fields.from_json(kind, stored)
-    except ValueError as error:
+        return fields.from_json(kind, dict(stored))
+    except (TypeError, ValueError) as error:
         raise RunError(f"{path} is a run of another experiment or version: {error}") from error
 
 

@@ -30,13 +30,17 @@ class Typed(Use):
     """What works on a text. Where that is not given, it is typed at the terminal line by line."""
 
     text: Positional[Annotated[str | None, arg(metavar="[TEXT]")]] = None
-    """Not given: read from the terminal, one a line; an empty line ends."""
+    """The text. If it is not given, texts are read from the terminal, one a line; an empty line ends."""
 
     hint: ClassVar[str] = "One text a line; an empty line ends."
 
     def open(self) -> bool:
         """Whether there is nothing to work on yet."""
         return self.text is None
+
+    def line(self, text: str) -> Self:
+        """The same of a line that is typed."""
+        return dataclasses.replace(self, text=text)
 
     def after(self, said: str) -> Self:
         """What the next line that is typed is asked of, when this one was answered with `said`."""

@@ -6,15 +6,17 @@
     <- {"id": 1, "kind": "end"}
 
 A request has the fields of the experiment's `Use` (where that has several verbs, `verb` says which) and an `id` of any
-kind. Its answers are text (in pieces), table (null for a number that is not finite), picture and note; `end` or `error`
-closes it. One request is worked on at a time. The end of the input ends the worker, and to kill it does no harm.
+kind. The model is loaded at the first one, and again where one names another `run`. Answers are text (in pieces), table
+(null for a number that is not finite), picture and note; `end` or `error` closes them. One request is worked on at a
+time. The end of the input ends the worker, and to kill it does no harm.
 """
 
 import base64
 import json
 import math
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TextIO
 
 from lib import plot
@@ -24,25 +26,31 @@ from lib.run.fields import from_json
 from lib.run.use import Typed, Use, verbs
 
 
-def serve(use: Any, answers: Callable[[Any], Iterator[Answer]], requests: TextIO, out: TextIO) -> None:
-    """Answers requests until they end. `answers(use)` raises what is told as an error, and the next request is read."""
-    _send(out, kind="ready")
-    for line in requests:
-        mark: dict[str, Any] = {}
-        try:
-            request = json.loads(line)
-            if not isinstance(request, dict):
-                raise ValueError("a request is a JSON object")
-            mark = {"id": request.pop("id", None)}
-            for answer in answers(asked(use, request)):
-                _send(out, **mark, **as_data(answer))
-            _send(out, **mark, kind="end")
-        except BrokenPipeError:  # nobody listens any more
-            return
-        except Exception as error:  # whatever it was, the model can answer the next one
-            if not isinstance(error, Fault | ValueError):
-                traceback.print_exc()
-            _send(out, **mark, kind="error", message=str(error) or type(error).__name__)
+class _Gone(Exception):  # noqa: N818 (it never leaves this file)
+    """Nobody reads the answers any more."""
+
+
+def serve(use: Any, answers: Callable[[Any], Iterator[Answer]], requests: Iterable[bytes], out: TextIO) -> None:
+    """Answers requests until they end, or nobody reads the answers. What `answers(use)` raises is told as an error, and
+    the next request is read."""
+    with suppress(_Gone):
+        _send(out, kind="ready")
+        for line in filter(bytes.strip, requests):
+            mark: dict[str, Any] = {}
+            try:
+                request = json.loads(line)
+                if not isinstance(request, dict):
+                    raise ValueError("a request is a JSON object")
+                mark = {"id": request.pop("id", None)}
+                for answer in answers(asked(use, request)):
+                    _send(out, **mark, **as_data(answer))
+                _send(out, **mark, kind="end")
+            except _Gone:
+                raise
+            except Exception as error:  # whatever it was, the model can answer the next one
+                if not isinstance(error, Fault | ValueError):
+                    traceback.print_exc()
+                _send(out, **mark, kind="error", message=str(error) or type(error).__name__)
 
 
 def asked(use: Any, request: dict[str, Any]) -> Use:
@@ -72,4 +80,7 @@ def as_data(answer: Answer) -> dict[str, Any]:
 
 
 def _send(out: TextIO, **values: Any) -> None:
-    print(json.dumps(values), file=out, flush=True)
+    try:
+        print(json.dumps(values), file=out, flush=True)
+    except OSError as error:
+        raise _Gone from error

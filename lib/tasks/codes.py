@@ -54,12 +54,12 @@ class Draw(run.Use):
     out: Path = Path("samples.png")
     """Where to save the picture."""
     seed: int = 0
-    """Decides the codes."""
+    """Decides what is generated."""
 
 
 @dataclass(frozen=True)
 class Way(run.Use):
-    """The way from one face to another, as a strip, or moving where --out is a .gif."""
+    """Show the way from one face to another, as a strip, or moving where --out is a .gif."""
 
     pictures: Positional[tuple[str, str]] = ("0", "1")
     """Two faces: numbers of test faces or picture files."""
@@ -69,7 +69,7 @@ class Way(run.Use):
 
 @dataclass(frozen=True)
 class Reconstruct(run.Use):
-    """Faces above what their codes give back."""
+    """Show faces above their reconstructions."""
 
     pictures: Positional[tuple[str, ...]] = tuple(map(str, range(10)))
     """Numbers of test faces or picture files, of which the middle square is taken."""
@@ -79,7 +79,7 @@ class Reconstruct(run.Use):
 
 @dataclass(frozen=True)
 class Change(run.Use):
-    """Faces, their reconstructions, and these with an attribute given or taken away."""
+    """Give an attribute to faces, or take one away: faces, reconstructions and changed ones are shown."""
 
     pictures: Positional[tuple[str, ...]] = ("0", "1", "2")
     """Numbers of test faces or picture files, of which the middle square is taken."""
@@ -100,7 +100,7 @@ class Change(run.Use):
 
 @dataclass(frozen=True)
 class Combine(run.Use):
-    """The face of one group's mean code, less another's, plus a third's. All three groups are needed."""
+    """Show the face of one group's mean code, less another's, plus a third's. All three groups are needed."""
 
     plus: tuple[str, ...] = ()
     """Faces whose mean code is added: numbers of test faces or picture files."""

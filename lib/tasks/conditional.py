@@ -34,7 +34,7 @@ class Generator(NamedTuple):
     emphasis: float
 
     def latents(self, numbers: Sequence[int], seed: int) -> Float[Tensor, "n z"]:
-        """Of the faces with these numbers."""
+        """The latents of the faces with these numbers."""
         k = random.key(seed)
         return torch.stack([random.normal(random.fold_in(k, i), (self.latent,)) for i in numbers])
 
@@ -85,7 +85,7 @@ class Requested(run.Use):
     label: tuple[str, ...] = ()
     """What to ask for, such as: glasses blond. What is left open takes turns."""
     to: tuple[str, ...] = ()
-    """Label arithmetic: each face on the way from --label to this, in six steps."""
+    """Where a way from --label ends, which each face goes in six steps (label arithmetic)."""
     out: Path = Path("samples.png")
     """Where to save the picture."""
     seed: int = 0
@@ -103,7 +103,7 @@ class Draw(Requested):
 
 @dataclass(frozen=True)
 class Way(Requested):
-    """The way from one face to another, in six steps; with --to six by six."""
+    """Show the way from one face to another, in six steps; with --to six by six."""
 
     pictures: Positional[tuple[int, int]]
     """Numbers of the two faces."""
@@ -115,7 +115,7 @@ class Way(Requested):
 
 @dataclass(frozen=True)
 class Combine(Requested):
-    """Vector arithmetic: the faces that are added and subtracted, and then the result."""
+    """Add and subtract latents: the faces are shown, and then the result."""
 
     plus: tuple[int, ...] = ()
     """Numbers of faces whose latents are added."""
@@ -137,8 +137,8 @@ def _check(numbers: Sequence[int]) -> None:
 Use = Draw | Way | Combine
 
 
-def answers(use: Draw | Way | Combine, model: Generator) -> Iterator[Answer]:
-    """Raises DataError for what no label is, and RunError for two values of one."""
+def answers(use: Use, model: Generator) -> Iterator[Answer]:
+    """One picture. Raises DataError for what no label is, and RunError for two values of one."""
     names, way = model.names, isinstance(use, Way)
     z = _latents(use, model)
     values = pictures.in_turn(1 if use.to or way else len(z), names, pictures.chosen(names, use.label))
@@ -152,7 +152,7 @@ def answers(use: Draw | Way | Combine, model: Generator) -> Iterator[Answer]:
     yield Picture(sheet, use.out)
 
 
-def _latents(use: Draw | Way | Combine, model: Generator) -> Float[Tensor, "n z"]:
+def _latents(use: Use, model: Generator) -> Float[Tensor, "n z"]:
     if isinstance(use, Draw):
         return model.latents(range(use.n), use.seed)
     if isinstance(use, Way):

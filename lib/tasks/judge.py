@@ -34,7 +34,7 @@ SIDE = 64  # larger pictures are reduced to it
 WIDTHS = (16, 32, 64, 128)
 STEPS, BATCH, LR = 600, 64, 2e-3
 REACH = 2  # pixels by which training pictures are shifted
-NOISE = 0.3  # largest standard deviation of the noise on them: made-up pictures are never as clean as drawn ones
+NOISE = 0.3  # largest standard deviation of the noise on them: generated pictures are never as clean as drawn ones
 
 
 class Judge(NamedTuple):
@@ -48,13 +48,13 @@ class Judge(NamedTuple):
 
     @torch.no_grad()
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """Of pictures in [-1, 1]."""
+        """Features of pictures in [-1, 1]."""
         network = partial(cnn.features, self.params, self.state, cfg=config(self.sizes), train=False)
         return torch.cat([network(reduced(part))[0] for part in x.split(250)])
 
     @torch.no_grad()
     def probabilities(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n k"]]:
-        """Of each attribute's values, of pictures in [-1, 1]."""
+        """Probabilities of each attribute's values, for pictures in [-1, 1]."""
         parts = nn.linear(self.params["head"], self.features(x)).split(list(self.sizes.values()), dim=1)
         return {name: part.softmax(1) for name, part in zip(self.sizes, parts, strict=True)}
 
@@ -155,7 +155,7 @@ def clothes(path: Path | None, device: torch.device) -> Extractor:
                 raise RunError(f"{experiment} did not finish; give a run of it as --extractor") from None
             path = run.latest_run(experiment, finished=True)
     try:
-        stored = json.loads((path / "config.json").read_text())
+        stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"--extractor {path} is not a run directory: {error}") from error
     if (stored.get("model"), stored.get("data"), stored.get("labels")) != ("cnn", "fashion", []):

@@ -48,8 +48,8 @@ def picked(
 
 
 def one_hot(values: dict[str, Int[Tensor, "n"]], names: Names, apart: float = 1.0) -> Float[Tensor, "n k"]:
-    """Of each label in the order of `names`. `apart`: how far the two values of a label that has two are from
-    each other: above 1 they lie beyond 0 and 1 on their line, which makes a generator more decided."""
+    """A number for each value of each label, in the order of `names`. `apart`: how far the two values of a label that
+    has two are from each other: above 1 they lie beyond 0 and 1 on their line, which makes a generator more decided."""
     parts = [(values[name][:, None] == torch.arange(len(of)).to(values[name])).float() for name, of in names.items()]
     return torch.cat([0.5 + apart * (x - 0.5) if x.shape[1] == 2 else x for x in parts], dim=1)
 

@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
 from tokenizers import Tokenizer
 from torch import Tensor
+from tyro.conf import Suppress
 
 from lib import decode, plot, random, run
 from lib.answers import Answer, Note, Picture, Table, Text
 from lib.data import pairs
+from lib.data.files import decoded
 from lib.data.tokens import END, START, pieces
 from lib.data.tokens import decode as to_text
 from lib.data.tokens import encode as to_ids
@@ -61,8 +63,8 @@ class Translator(NamedTuple):
             ids = decode.generate(step, cache, first, length, END, key, **sampling)  # type: ignore[arg-type]
             return [[(text, 0.0)] for text in to_text(self.target, ids.tolist())]
         found, scores = decode.beam_search(step, cache, first, length, END, beams, alpha)
-        pairs = zip(found.tolist(), scores.tolist(), strict=True)
-        return [list(zip(to_text(self.target, ids), values, strict=True)) for ids, values in pairs]
+        ranked = zip(found.tolist(), scores.tolist(), strict=True)
+        return [list(zip(to_text(self.target, ids), values, strict=True)) for ids, values in ranked]
 
     @property
     def device(self) -> torch.device:
@@ -132,17 +134,19 @@ class Use(run.Typed):
     file: Path | None = None
     """A file to translate, line by line."""
     beam: run.Count = 1
-    """Beams; 1 is greedy. With more, all hypotheses of a text are shown with their scores."""
+    """Beams of the search; 1 is greedy. With more, all hypotheses of a text are shown with their scores."""
     temperature: run.Amount = 0.0
-    """Above 0: sample instead of searching."""
+    """With more than 0 the model samples instead of searching."""
     top_k: run.Natural = 0
     """Sample among the k likeliest tokens; 0: among all."""
     top_p: run.Share = 1.0
     """Sample among the likeliest tokens that together have this probability."""
     seed: int = 0
-    """Decides what is sampled."""
+    """Decides what is generated."""
     attention: Path | None = None
     """Where to draw the cross-attention of the text."""
+    best: Suppress[bool] = False
+    """Whether only the best translation is shown, whatever the number of beams: of lines that are typed."""
 
     hint: ClassVar[str] = "One sentence a line; an empty line ends."
 
@@ -150,9 +154,14 @@ class Use(run.Typed):
         super().__post_init__()
         if self.temperature > 0 and self.beam > 1:
             raise ValueError("--beam searches and --temperature samples: give one of them")
+        if self.text is not None and self.file:
+            raise ValueError("a text and --file: give one of them")
 
     def open(self) -> bool:
         return super().open() and self.file is None
+
+    def line(self, text: str) -> Self:
+        return replace(self, text=text, best=True, attention=None)
 
 
 def answers(use: Use, translator: Translator) -> Iterator[Answer]:
@@ -167,7 +176,7 @@ def answers(use: Use, translator: Translator) -> Iterator[Answer]:
         key = random.key(use.seed, translator.device)
         options = {"key": key, "temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
     found = translator.translate_texts(lines, use.beam, **options)
-    if use.text is not None and use.beam > 1:
+    if use.text is not None and use.beam > 1 and not use.best:
         yield Table(("score", "translation"), [(score, text) for text, score in found[0]], "{:8.3f}  {}")
     else:
         yield Text("".join(f"{hypotheses[0][0]}\n" for hypotheses in found))
@@ -178,6 +187,6 @@ def answers(use: Use, translator: Translator) -> Iterator[Answer]:
 
 def _lines(file: Path | None) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").splitlines() if file else []
-    except (OSError, UnicodeDecodeError) as error:
+        return decoded(file.read_bytes(), str(file)).splitlines() if file else []
+    except OSError as error:
         raise RunError(f"cannot read {file}: {error}") from error

@@ -30,7 +30,7 @@ class Translators(NamedTuple):
 
 @torch.no_grad()
 def applied(translate: Callable[[Tensor], Tensor], x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """To any number of faces."""
+    """The translations of any number of faces."""
     return torch.cat([translate(part) for part in x.split(50)])
 
 
@@ -103,13 +103,13 @@ class Use(run.Use):
     n: run.Count = SHOWN
     """Held-out faces of each domain, where no pictures are given."""
     to: str | None = None
-    """Domain to translate into, such as blond; with --n both, one below the other, if none is given."""
+    """Domain to translate into, such as blond; without it held-out faces are translated into both."""
     out: Path = Path("translated.png")
     """Where to save the picture."""
 
 
 def answers(use: Use, model: Model) -> Iterator[Answer]:
-    """Raises DataError, and RunError where --to is missing or is no domain of the run."""
+    """One picture. Raises DataError, and RunError where --to is missing or is no domain of the run."""
     names = model.names
     if use.to is not None and use.to not in names:
         raise RunError(f"--to {use.to}: this run translates into {names[0]} or {names[1]}")

@@ -67,7 +67,7 @@ class Writer:
         return ids
 
     def stream(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[str]:
-        """n tokens of text behind the prompt, or fewer where the text ends, the likeliest or with a key drawn: each
+        """n tokens of text behind the prompt, or fewer where the text ends, the likeliest or with a key sampled: each
         piece as soon as its characters are whole."""
         go_on = itertools.islice(self.go_on(self.ids(prompt)[None], key, room=n, **sampling), n)
         return pieces(self.tokenizer, itertools.takewhile(lambda token: token != self.end, map(int, go_on)))
@@ -76,7 +76,8 @@ class Writer:
         return "".join(self.stream(prompt, SHOWN, key, **sampling))
 
     def score(self, text: str) -> dict[str, float]:
-        """Of a text behind the neutral prompt's last token. Only bits per byte can be compared between tokenizers."""
+        """Figures of a text behind the neutral prompt's last token. Only bits per byte can be compared between
+        tokenizers."""
         ids = torch.cat([self.neutral()[-1:], texts.encode(self.tokenizer, text)])
         nats = self.nats(ids)
         loss = nats / (len(ids) - 1)
@@ -173,17 +174,18 @@ class Use(run.Typed):
     """Continue a text, or what is typed, with the latest finished run."""
 
     text: Positional[Annotated[str | None, arg(metavar="[TEXT]")]] = None
-    """What to continue; empty: from nothing. Not given: read from the terminal, one a line."""
+    """What to continue; if it is empty, the model begins by itself. If it is not given, beginnings are read from the
+    terminal, one a line."""
     n: run.Count = SHOWN
     """Tokens to write."""
     temperature: run.Amount = 0.8
     """Above 1 the writing is bolder, below 1 safer; 0: the likeliest token each time."""
     top_k: run.Natural = 0
-    """Draw among the k likeliest tokens; 0: among all."""
+    """Sample among the k likeliest tokens; 0: among all."""
     top_p: run.Share = 0.95
-    """Draw among the likeliest tokens that together have this probability."""
+    """Sample among the likeliest tokens that together have this probability."""
     seed: int = 0
-    """Decides what is drawn."""
+    """Decides what is generated."""
     copy_check: bool = False
     """Also tell the longest piece that stands in the training text word for word."""
 
