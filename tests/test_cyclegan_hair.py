@@ -417,7 +417,7 @@ def test_as_a_user(call, monkeypatch):
     status, out, err = call(exp, *flags(run="whole", **TINY))
     assert status == 0, err
     assert "to blond" in out and "hair L1" in out and "rest kept" in out
-    assert "next: just sample exp_cyclegan_hair --n 8 --to blond" in out
+    assert 'next: just sample exp_cyclegan_hair --n 8 --to "blond"' in out
     events = EventAccumulator("whole")
     events.Reload()
     tags = events.Tags()

@@ -314,7 +314,7 @@ def test_what_cannot_be_done_is_said(exp, words, message, finished, call):
     ("exp", "words", "message"),
     [
         (mixture, ["--n", "0"], "--n must be at least 1"),
-        (mixture, ["score", "1"], "tuple"),
+        (mixture, ["score", "1"], "Missing argument"),
         (autoencoder, ["way", "1"], "tuple"),
     ],
 )

@@ -97,15 +97,18 @@ def asked(experiment: str, kind: Any, words: list[str]) -> Use:
 
 
 def _with_text_last(words: list[str]) -> list[str]:
-    """The words with the text behind them, where the argument parser looks at nothing but that it is there."""
-    for i, word in enumerate(words):
-        flag, is_, text = word.partition("=")
-        if flag in ("--text", "--prompt"):
-            if not is_ and i + 1 == len(words):
-                fail(f"{flag}: a text is missing")
-            n = 1 if is_ else 2
-            return [*words[:i], *words[i + n :], "--", text if is_ else words[i + 1]]
-    return words
+    """The words with the text of --text or --prompt (the last one) behind them, where the argument parser looks at
+    nothing but that it is there."""
+    rest, text, left = list[str](), list[str](), iter(words)
+    for word in left:
+        flag, is_, after = word.partition("=")
+        if flag not in ("--text", "--prompt"):
+            rest.append(word)
+        elif (value := after if is_ else next(left, None)) is None:
+            fail(f"{flag}: a text is missing")
+        else:
+            text = ["--", value]
+    return rest + text
 
 
 def sample(use: Use, answers: Callable[[Use], Iterator[Answer]]) -> None:
