@@ -200,10 +200,7 @@ def test_a_worker_answers_is_killed_and_started_again(finished, working):
     assert json.loads(process.stdout.readline())["kind"] == "text"  # it is in the middle of a long answer
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == -signal.SIGTERM
-    assert asked(working(), id=1, text="The", n=5, **where) == first
-
-
-def test_the_end_of_the_requests_ends_it(working):
     process = working()
-    process.stdin.close()
+    assert asked(process, id=1, text="The", n=5, **where) == first
+    process.stdin.close()  # the end of the requests ends it
     assert process.wait(30) == 0
