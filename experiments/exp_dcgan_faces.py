@@ -7,7 +7,7 @@ holds the discriminator back by group normalisation and R1; `book` is the paper'
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -238,11 +238,6 @@ class Model(NamedTuple):
     ema: Tree
     latent: int
 
-    def latents(self, numbers: Sequence[int], seed: int) -> Float[Tensor, "n z"]:
-        """The latents of the faces with these numbers."""
-        k = random.key(seed)
-        return torch.stack([random.normal(random.fold_in(k, i), (self.latent,)) for i in numbers])
-
 
 def load(path: Path, args: Args) -> Model:
     return Model(run.load(path, init_state(random.key(0), args).ema, "ema"), args.latent)
@@ -282,9 +277,9 @@ Use = Draw | Way
 
 def answers(use: Use, model: Model) -> Iterator[Answer]:
     if isinstance(use, Way):
-        frames, columns = way(model.ema, model.latents(use.pictures, use.seed)), 12
+        frames, columns = way(model.ema, pictures.latents(use.pictures, model.latent, use.seed)), 12
     else:
-        frames, columns = draw(model.ema, model.latents(range(use.n), use.seed)) / 2 + 0.5, 8
+        frames, columns = draw(model.ema, pictures.latents(range(use.n), model.latent, use.seed)) / 2 + 0.5, 8
     content = plot.gif(frames) if use.out.suffix == ".gif" else plot.tile(frames, columns)
     yield Picture(content, use.out, f"{len(frames)} faces")
 

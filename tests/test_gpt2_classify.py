@@ -128,16 +128,9 @@ def test_weights_of_gpt2s_shape_and_none(fit, tiny_llama, tmp_path, monkeypatch)
     tiny = smollm.load(str(tiny_llama))
     monkeypatch.setattr(gpt2, "tokenizer", lambda _: tiny.tokenizer)
     block = transformer.Config(
-        width=24,
-        heads=3,
-        ff=48,
-        dropout=0.0,
-        norm="layer",
-        activation="gelu_tanh",
-        position="learned",
-        bias="all",
-        eps=1e-5,
-    )
+        width=24, heads=3, ff=48, norm="layer",
+        activation="gelu_tanh", position="learned", bias="all", eps=1e-5,
+    )  # fmt: skip
     cfg = gpt.Config(tiny.cfg.vocabulary, 32, 2, block, "tied")
     gpt2.export(tmp_path / "gpt2", gpt.init(random.key(1), cfg), cfg)
     path, out = fit("of_gpt2", weights=tmp_path / "gpt2", tune="full")
@@ -160,16 +153,9 @@ def case(tune, layers=3, **values):
     """(args, cfg, trunk, frozen, data, state) of a tiny decoder."""
     args = exp.Args(**{**COMMON, "tune": tune, "steps": 40, "length": 6, "dropout": 0.1, **values})
     block = transformer.Config(
-        width=16,
-        heads=4,
-        ff=24,
-        dropout=0.0,
-        norm="rms",
-        activation="swiglu",
-        position="rotary",
-        bias="none",
-        kv_heads=2,
-    )
+        width=16, heads=4, ff=24, norm="rms",
+        activation="swiglu", position="rotary", bias="none", kv_heads=2,
+    )  # fmt: skip
     cfg = gpt.Config(40, 8, layers, block)
     trunk, ids = gpt.init(random.key(1), cfg), random.randint(random.key(2), (12, 6), 0, 40).long()
     data = Encoded(ids, random.randint(random.key(3), (12,), 0, 6).long(), torch.arange(12) % 3)

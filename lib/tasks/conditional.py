@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tyro.conf import Positional
 
-from lib import metrics, plot, random, run
+from lib import metrics, plot, run
 from lib.answers import Answer, Picture
 from lib.tasks import pictures
 from lib.tasks.judge import Judge
@@ -32,11 +32,6 @@ class Generator(NamedTuple):
     latent: int
     names: Names
     emphasis: float
-
-    def latents(self, numbers: Sequence[int], seed: int) -> Float[Tensor, "n z"]:
-        """The latents of the faces with these numbers."""
-        k = random.key(seed)
-        return torch.stack([random.normal(random.fold_in(k, i), (self.latent,)) for i in numbers])
 
     def label(self, values: dict[str, Int[Tensor, "n"]]) -> Float[Tensor, "n k"]:
         return pictures.one_hot(values, self.names, self.emphasis)
@@ -154,10 +149,10 @@ def answers(use: Use, model: Generator) -> Iterator[Answer]:
 
 def _latents(use: Use, model: Generator) -> Float[Tensor, "n z"]:
     if isinstance(use, Draw):
-        return model.latents(range(use.n), use.seed)
+        return pictures.latents(range(use.n), model.latent, use.seed)
     if isinstance(use, Way):
-        first, last = model.latents(use.pictures, use.seed)
+        first, last = pictures.latents(use.pictures, model.latent, use.seed)
         return pictures.between(first, last, STEPS, circle=True)
-    z = model.latents([*use.plus, *use.minus], use.seed)
+    z = pictures.latents([*use.plus, *use.minus], model.latent, use.seed)
     total = z[: len(use.plus)].sum(0) - z[len(use.plus) :].sum(0)
     return torch.cat([z, (total * z.norm(dim=1).mean() / total.norm().clamp(min=1e-6))[None]])  # as long as they are

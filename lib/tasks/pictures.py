@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from lib import random
 from lib.data import faces, images
 from lib.faults import RunError
 
@@ -21,6 +22,12 @@ def between(a: Float[Tensor, "z"], b: Float[Tensor, "z"], n: int, circle: bool =
     if angle.sin() < 1e-4:
         return torch.lerp(a, b, share)
     return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
+
+
+def latents(numbers: Sequence[int], z: int, seed: int) -> Float[Tensor, "n z"]:
+    """The latents of pictures by their numbers: the same number is the same picture, whatever else is generated."""
+    k = random.key(seed)
+    return torch.stack([random.normal(random.fold_in(k, i), (z,)) for i in numbers])
 
 
 def picked(
