@@ -1,23 +1,28 @@
 # Puregen: `just` lists what can be done. Each recipe makes its own environment in .venv first.
+# Paths that are given to run and sample are looked up from where just was called (no-cd; -P: modules are not).
 set positional-arguments
 
-python := if os_family() == "windows" { ".venv/Scripts/python.exe" } else { ".venv/bin/python" }
+bin := if os_family() == "windows" { ".venv/Scripts/python.exe" } else { ".venv/bin/python" }
+python := quote(justfile_directory() / bin)
 export PYTHONUTF8 := "1"  # files and pipes of Windows too
 
 _default:
     @just --list --unsorted
 
 # train: just run exp_transformer_fr [small|book|best] [--flags; --help lists them]; just run alone lists experiments
+[no-cd]
 run *args: _environment
-    @{{ python }} -m experiments "$@"
+    @{{ python }} -P -m experiments "$@"
 
 # train on several processes: just run-multi 2 exp_transformer_fr ...
+[no-cd]
 run-multi processes experiment *args: _environment
-    @{{ python }} -m lib.run.launch "$@"
+    @{{ python }} -P -m lib.run.launch "$@"
 
 # use a finished run: just sample exp_transformer_fr "How are you?"
+[no-cd]
 sample *args: _environment
-    @name="${1:-}"; [ $# -eq 0 ] || shift; {{ python }} -m experiments $name sample "$@"
+    @name="${1:-}"; [ $# -eq 0 ] || shift; {{ python }} -P -m experiments $name sample "$@"
 
 # run the tests: just test [pytest arguments]; on a GPU those that concern it: just test --device cuda
 test *args: _environment

@@ -4,8 +4,12 @@ Without a name it lists them.
 """
 
 import runpy
+import signal
 import sys
 from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not one that is started in the background
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `cli.main`: imports take seconds, and a traceback says nothing
 
 from lib.run.cli import nearest, overview
 

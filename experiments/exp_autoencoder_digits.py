@@ -41,17 +41,17 @@ class Args(run.Args):
 
     data: str = "digits"
     """Which pictures: digits (10,000 of MNIST's), mnist, fashion, or a folder with a subfolder of them per label."""
-    hidden: tuple[int, ...] = (400, 200)
+    hidden: tuple[run.Count, ...] = (400, 200)
     """Widths between the pixels and the code; the decoder has the same, backwards."""
-    bottleneck: int = 20
+    bottleneck: run.Count = 20
     """How many numbers a code has."""
-    batch: int = 128
+    batch: run.Count = 128
     """Pictures of a batch."""
-    lr: float = 2e-3
+    lr: run.Amount = 2e-3
     """Learning rate, the highest where it changes."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine: a warm-up of a twentieth of the run, then half a cosine to 0; or a constant learning rate."""
-    shift: int = 1
+    shift: run.Natural = 1
     """By how many pixels, at most, each training picture is shifted, differently each time."""
 
 

@@ -42,32 +42,32 @@ class Args(run.Args):
     """tweets, or the path of a file of words and tags: see `entities.load`."""
     start: Literal["minilm", "scratch"] = "minilm"
     """minilm: the released weights of all-MiniLM-L6-v2; scratch: random weights, and a vocabulary of one's own."""
-    vocabulary: int = 4000
+    vocabulary: run.Count = 4000
     """Pieces of words, at most; this and the next four flags are for --start scratch only."""
-    layers: int = 6
+    layers: run.Count = 6
     """Layers of the model."""
-    width: int = 384
+    width: run.Count = 384
     """Width of the model, a multiple of the number of heads."""
-    heads: int = 12
+    heads: run.Count = 12
     """Attention heads of a layer."""
-    ff: int = 1536
+    ff: run.Count = 1536
     """Width of the feed-forward layers."""
-    length: int = 48
+    length: run.Count = 48
     """Tokens of a row; words of a sentence that is longer are cut off, and taken for no entities."""
-    rows: int = 32
+    rows: run.Count = 32
     """Sentences of a batch."""
-    dropout: float = 0.0
+    dropout: run.Fraction = 0.0
     """Probability with which an activation is dropped in training."""
-    lr: float = 2e-4
+    lr: run.Amount = 2e-4
     """Peak learning rate: it is reached after a tenth of the steps, then falls linearly to 0."""
-    weight_decay: float = 0.01
+    weight_decay: run.Amount = 0.01
     """Weight decay of matrices."""
-    clip: float = 1.0
+    clip: run.Amount = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
+        super().__post_init__()
+        bert.block_config(self.width, self.heads, self.ff)
         if not 3 <= self.length <= minilm.MINILM.context:
             raise ValueError(f"--length {self.length}: from 3 to {minilm.MINILM.context} tokens")
 

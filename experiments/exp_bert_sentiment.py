@@ -40,44 +40,44 @@ class Args(run.Args):
     """rotten (sentences on films), imdb (whole reviews), bbc (news), or a path: see `labelled.load`."""
     start: Literal["minilm", "scratch"] = "minilm"
     """minilm: the released weights of all-MiniLM-L6-v2; scratch: a model and a vocabulary of one's own."""
-    pretrain_steps: int = 0
+    pretrain_steps: run.Natural = 0
     """How many of the --steps, the first ones, fill in masked words; the rest classify. From scratch only."""
     pretrain_data: str = ""
     """Another data set, named as for --data, whose training texts are pretrained on too."""
-    length: int = 48
+    length: run.Count = 48
     """Tokens of a row; what is longer is cut."""
-    rows: int = 32
+    rows: run.Count = 32
     """Texts of a batch."""
-    vocabulary: int = 8000
+    vocabulary: run.Count = 8000
     """Pieces of words, at most; this and the next four flags are for --start scratch only."""
-    layers: int = 4
+    layers: run.Count = 4
     """Layers of the model."""
-    width: int = 256
+    width: run.Count = 256
     """Width of the model, a multiple of the number of heads."""
-    heads: int = 4
+    heads: run.Count = 4
     """Attention heads of a layer."""
-    ff: int = 1024
+    ff: run.Count = 1024
     """Width of the feed-forward layers."""
-    dropout: float = 0.0
+    dropout: run.Fraction = 0.0
     """Probability with which an activation is dropped in training."""
-    lr: float = 1e-4
+    lr: run.Amount = 1e-4
     """Peak learning rate of fine-tuning: it is reached after a tenth of its steps, then falls linearly to 0."""
-    pretrain_lr: float = 1e-3
+    pretrain_lr: run.Amount = 1e-3
     """Peak learning rate of pretraining, with the same schedule."""
-    weight_decay: float = 0.01
+    weight_decay: run.Amount = 0.01
     """Weight decay of matrices."""
-    clip: float = 1.0
+    clip: run.Amount = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.start == "minilm" and (self.pretrain_steps or self.pretrain_data):
             raise ValueError("--pretrain-steps and --pretrain-data are for --start scratch: MiniLM is pretrained")
-        if not 0 <= self.pretrain_steps < self.steps:
+        if self.pretrain_steps >= self.steps:
             raise ValueError(
                 f"--pretrain-steps {self.pretrain_steps} leaves nothing of --steps {self.steps} to classify"
             )
-        if self.width % self.heads:
-            raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
+        bert.block_config(self.width, self.heads, self.ff)
         most = minilm.MINILM.context if self.start == "minilm" else 10_000
         if not 3 <= self.length <= most:
             raise ValueError(f"--length {self.length}: from 3 to {most} tokens")

@@ -40,46 +40,47 @@ class Args(run.Args):
 
     data: str = "default"
     """default (drawn faces), glasses, celeba (each under --data-dir), or a folder with a subfolder per class."""
-    size: int = 64
+    size: run.Count = 64
     """Pixels of a side: 16, 32, 64, 128 or 256."""
-    faces: int = 10_000
+    faces: run.Count = 10_000
     """Drawn faces to train on."""
     labels: tuple[str, ...] = ("glasses", "hair")
     """Attributes that can be asked for."""
-    latent: int = 100
+    latent: run.Count = 100
     """Size of z, standard normal."""
-    width: int = 32
+    width: run.Count = 32
     """Channels of the generator's finest map; each halving of the side doubles them."""
-    critic_width: int = 16
+    critic_width: run.Count = 16
     """Channels of the critic's finest map, likewise."""
     condition: Literal["auxiliary", "planes"] = "auxiliary"
     """auxiliary: the generator is told the label in every normalisation, and the critic reads it off a real picture and
     none off others. planes: the generator has it beside z, and the critic as constant channels."""
-    reading: float = 10.0
+    reading: run.Amount = 10.0
     """Weight of the cross-entropy of what an auxiliary critic reads, for both networks."""
     norm: Literal["group", "instance"] = "group"
     """Normalisation in the critic. That of instances takes away what is the same all over a picture, labels too."""
-    emphasis: float = 1.5
+    emphasis: run.Amount = 1.5
     """How far apart the two values of such labels as glasses are when the generator is used; in training 1."""
-    critic_steps: int = 5
+    critic_steps: run.Count = 5
     """Updates of the critic for each update of the generator."""
-    penalty: float = 10.0
+    penalty: run.Amount = 10.0
     """Weight of the gradient penalties."""
-    batch: int = 64
+    batch: run.Count = 64
     """Faces of a batch."""
-    lr: float = 1e-4
+    lr: run.Amount = 1e-4
     """Learning rate of both networks."""
     schedule: Literal["linear", "constant"] = "linear"
     """How the learning rate goes: linearly to 0, or constant."""
-    beta1: float = 0.0
+    beta1: run.Fraction = 0.0
     """Decay of Adam's first moment, for both networks; the second's is .9."""
-    ema_decay: float = 0.995
+    ema_decay: run.Fraction = 0.995
     """Decay of the averaged generator that is used; 0: the generator itself."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         dcgan.widths(self.size, self.width)
-        if not self.labels or self.critic_steps < 1:
-            raise ValueError("--labels needs an attribute, --critic-steps a step")
+        if not self.labels:
+            raise ValueError("--labels needs an attribute")
 
 
 PRESETS: dict[str, run.Args] = {

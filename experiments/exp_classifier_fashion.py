@@ -43,21 +43,21 @@ class Args(run.Args):
     """Only these labels are told apart (two for the binary task: t-shirt "ankle boot"); all if none is given."""
     model: Literal["mlp", "cnn"] = "cnn"
     """What the model is made of: dense layers (mlp) or convolutions (cnn)."""
-    hidden: tuple[int, ...] = (256, 128, 64)
+    hidden: tuple[run.Count, ...] = (256, 128, 64)
     """Widths of the mlp's hidden layers."""
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[run.Count, ...] = (16, 32, 64)
     """Channels of the cnn's stages."""
-    batch: int = 128
+    batch: run.Count = 128
     """Pictures of a batch."""
-    lr: float = 3e-3
+    lr: run.Amount = 3e-3
     """Learning rate, the highest where it changes."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine: a warm-up of a twentieth of the run, then half a cosine to 0; or a constant learning rate."""
-    weight_decay: float = 0.05
+    weight_decay: run.Amount = 0.05
     """Weight decay of matrices, times the learning rate."""
-    smoothing: float = 0.0
+    smoothing: run.Fraction = 0.0
     """Share of a label's probability that is spread over all labels (label smoothing)."""
-    dropout: float = 0.0
+    dropout: run.Fraction = 0.0
     """Dropout probability in training."""
     augment: bool = False
     """Shift pictures by up to two pixels and mirror them, differently each time. It costs a short run accuracy."""

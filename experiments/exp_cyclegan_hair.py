@@ -35,36 +35,37 @@ class Args(run.Args):
 
     data: str = "default"
     """default (drawn faces with black or blond hair), celeba, or a folder with two subfolders of pictures."""
-    size: int = 64
+    size: run.Count = 64
     """Pixels of a side."""
-    faces: int = 10_000
+    faces: run.Count = 10_000
     """Drawn faces to train on, of both domains together."""
-    width: int = 16
+    width: run.Count = 16
     """Channels of the generators' layers at full size; there are four times as many at a quarter of it."""
-    blocks: int = 3
+    blocks: run.Count = 3
     """Residual blocks of a generator."""
-    disc_width: int = 16
+    disc_width: run.Count = 16
     """Channels of the discriminators' first layer, doubled by each further one."""
-    disc_downs: int = 2
+    disc_downs: run.Count = 2
     """Layers of stride 2 in a discriminator, which sees patches of 16 (1), 34 (2) or 70 (3) pixels."""
-    batch: int = 4
+    batch: run.Count = 4
     """Faces of each domain in a batch."""
-    lr: float = 1e-3
+    lr: run.Amount = 1e-3
     """Learning rate of all networks."""
     schedule: Literal["linear", "constant"] = "linear"
     """How the learning rate goes: linear, constant for half of the run and then linearly to 0; or constant."""
-    cycle: float = 10.0
+    cycle: run.Amount = 10.0
     """Weight of the L1 distance between a face and its round trip, in [-1, 1]."""
-    identity: float = 0.5
+    identity: run.Amount = 0.5
     """Weight, times --cycle, of the L1 distance between a face and its translation into its own domain."""
-    buffer: int = 50
+    buffer: run.Natural = 50
     """Earlier translations to each domain that are shown to its discriminator again; 0: none."""
     flip: bool = False
     """Mirror each training face with probability 1/2."""
-    ema_decay: float = 0.99
+    ema_decay: run.Fraction = 0.99
     """Decay of the averaged generators that are used; 0: the generators themselves."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         least = max(8, 3 * 2**self.disc_downs)
         if self.size < least or self.size % 4:
             raise ValueError(

@@ -36,30 +36,31 @@ class Args(run.Args):
 
     data: str = "default"
     """default (drawn faces), anime, celeba, glasses (each under --data-dir), or a folder of pictures."""
-    size: int = 64
+    size: run.Count = 64
     """Pixels of a side: 16, 32, 64, 128 or 256."""
-    faces: int = 10_000
+    faces: run.Count = 10_000
     """Drawn faces to train on."""
-    latent: int = 100
+    latent: run.Count = 100
     """Size of z, standard normal."""
-    width: int = 64
+    width: run.Count = 64
     """Channels of both networks' finest maps; each halving of the side doubles them."""
     norm: Literal["batch", "group"] = "batch"
     """Normalisation in the discriminator; the generator's is batch."""
     loss: Literal["bce", "least_squares"] = "bce"
     """Adversarial loss: cross-entropy or squared error."""
-    r1: float = 0.0
+    r1: run.Amount = 0.0
     """Weight of the discriminator's penalty on slopes at real faces, which --norm batch does not allow."""
-    batch: int = 64
+    batch: run.Count = 64
     """Faces of a batch."""
-    lr: float = 2e-4
+    lr: run.Amount = 2e-4
     """Learning rate of both networks."""
-    beta1: float = 0.5
+    beta1: run.Fraction = 0.5
     """Decay of Adam's first moment, for both networks; the second's is .999."""
-    ema_decay: float = 0.995
+    ema_decay: run.Fraction = 0.995
     """Decay of the averaged generator that is used; 0: the generator itself."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         dcgan.widths(self.size, self.width)
         if self.r1 and self.norm == "batch":
             raise ValueError("--r1 needs --norm group: with batch normalisation a slope is not of one face alone")

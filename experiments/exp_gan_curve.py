@@ -38,31 +38,31 @@ class Args(run.Args):
     """Number format; auto is fp32, since points are to lie within a hundredth of the curve's height."""
     formula: str = "exponential"
     """exponential (1.08 ** x), sine (sin(x / 8), one wave) or a formula: + - * / ** sin cos exp log sqrt abs tanh."""
-    points: int = 0
+    points: run.Natural = 0
     """Size of a fixed training set; 0: fresh points at every step."""
-    latent: int = 2
+    latent: run.Count = 2
     """Size of z, standard normal."""
-    generator: tuple[int, ...] = (64, 64)
+    generator: tuple[run.Count, ...] = (64, 64)
     """Widths of the generator's hidden layers."""
-    discriminator: tuple[int, ...] = (128, 128)
+    discriminator: tuple[run.Count, ...] = (128, 128)
     """Widths of the discriminator's hidden layers."""
-    frequencies: int = 4
+    frequencies: run.Natural = 4
     """The discriminator also sees sines and cosines at so many octaves, from one radian per standard deviation on."""
-    slope: float = 0.2
+    slope: run.Amount = 0.2
     """Slope of the leaky ReLUs below 0."""
-    dropout: float = 0.0
+    dropout: run.Fraction = 0.0
     """Share of the discriminator's activations that is dropped in training."""
-    r1: float = 0.1
+    r1: run.Amount = 0.1
     """Weight of the gradient penalty at real points (Mescheder et al. 2018)."""
-    batch: int = 512
+    batch: run.Count = 512
     """Points of a batch."""
-    lr: float = 2e-3
+    lr: run.Amount = 2e-3
     """Learning rate of both networks."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes: along half a cosine to 0, or constant."""
-    betas: tuple[float, float] = (0.0, 0.99)
+    betas: tuple[run.Fraction, run.Fraction] = (0.0, 0.99)
     """Decays of Adam's two moments, for both networks."""
-    ema_decay: float = 0.995
+    ema_decay: run.Fraction = 0.995
     """Decay of the averaged generator that is used; 0: the generator itself."""
 
 

@@ -39,22 +39,22 @@ class Args(run.Args):
     model: Literal["dense", "dcgan"] = "dcgan"
     conditional: bool = False
     """Give the class to both networks, so that samples can be asked for by name."""
-    latent: int = 100
+    latent: run.Count = 100
     """Size of z, standard normal."""
-    width: int = 64
+    width: run.Count = 64
     """Channels of the dcgan's 14 x 14 layers; its 7 x 7 layers have twice as many."""
-    dropout: float = 0.3
+    dropout: run.Fraction = 0.3
     """Share of the dense discriminator's activations that is dropped in training."""
     loss: Literal["bce", "least_squares"] = "bce"
-    batch: int = 64
-    lr: float = 2e-4
-    beta1: float = 0.5
+    batch: run.Count = 64
+    lr: run.Amount = 2e-4
+    beta1: run.Fraction = 0.5
     """Decay of Adam's first moment, for both networks; the second's is .999."""
-    ema_decay: float = 0.995
+    ema_decay: run.Fraction = 0.995
     """Decay of the averaged generator that is used; 0: the generator itself."""
-    kid_samples: int = 10_000
+    kid_samples: run.Free[run.Count] = 10_000
     """Pictures in the final evaluation, at most."""
-    extractor: Path | None = None
+    extractor: run.Free[Path | None] = None
     """Run of exp_classifier_fashion whose features KID compares; the latest finished one, or one made first."""
 
 

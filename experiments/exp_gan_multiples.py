@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,37 +35,33 @@ class Args(run.Args):
 
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Number format; auto is fp32: the networks are so small that bf16 gains nothing."""
-    k: int = 5
+    k: Annotated[int, run.Range(2, 50)] = 5
     """The number whose multiples are learnt, 2 to 50."""
     judged: Literal["sequence", "number"] = "sequence"
     """What a latent stands for and the discriminator sees: ten numbers together, or each by itself as in the book,
     where 4 of 20 values were never made: ten together show what is missing (as in PacGAN, Lin et al. 2018)."""
     output: Literal["softmax", "relu"] = "softmax"
     """What the discriminator sees of the generator's logits; relu is the book's. A sequence is their argmax."""
-    latent: int = 32
+    latent: run.Count = 32
     """Size of z, standard normal."""
-    generator: tuple[int, ...] = (128,)
+    generator: tuple[run.Count, ...] = (128,)
     """Widths of the generator's hidden layers."""
-    discriminator: tuple[int, ...] = (128,)
+    discriminator: tuple[run.Count, ...] = (128,)
     """Widths of the discriminator's hidden layers."""
-    r1: float = 0.1
+    r1: run.Amount = 0.1
     """Weight of the gradient penalty at real sequences (Mescheder et al. 2018)."""
-    batch: int = 128
+    batch: run.Count = 128
     """Sequences of a batch."""
-    lr: float = 2e-3
+    lr: run.Amount = 2e-3
     """Learning rate of both networks."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes: along half a cosine to 0, or constant."""
-    betas: tuple[float, float] = (0.0, 0.99)
+    betas: tuple[run.Fraction, run.Fraction] = (0.0, 0.99)
     """Decays of Adam's two moments, for both networks."""
-    slope: float = 0.2
+    slope: run.Amount = 0.2
     """Slope of the leaky ReLUs below 0."""
-    ema_decay: float = 0.99
+    ema_decay: run.Fraction = 0.99
     """Decay of the averaged generator that is used; 0: the generator itself."""
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.k <= 50:
-            raise ValueError(f"--k {self.k} must be 2 to 50")
 
 
 PRESETS: dict[str, run.Args] = {

@@ -49,30 +49,26 @@ class Args(run.Args):
 
     data: str = "default"
     """default (Moby Dick), hemingway, anna, or the path of a text file or of a folder of .txt files."""
-    steps: int = 0
+    steps: run.Free[run.Natural] = 0
     """Updates of fine-tuning; 0: nothing is trained."""
     weights: str = "new"
     """new (random: it writes noise), hub (OpenAI's, from Hugging Face), or the path of a file or folder of weights."""
     size: Literal["small", "medium", "large", "xl"] | None = None
     """The size of GPT-2; small if not given, or what a path's weights are."""
-    scored: int = 20_000
+    scored: run.Natural = 20_000
     """Tokens of each held-out text that are scored, from its beginning; 0: all."""
-    dropout: float = 0.0
+    dropout: run.Fraction = 0.0
     """Probability with which an activation is dropped in training."""
-    rows: int = 4
+    rows: run.Count = 4
     """Windows of a batch."""
-    length: int = 256
+    length: run.Count = 256
     """Tokens of a window; the context stays that of the weights."""
-    lr: float = 3e-5
+    lr: run.Amount = 3e-5
     """Learning rate, which is constant."""
-    weight_decay: float = 0.1
+    weight_decay: run.Amount = 0.1
     """Weight decay of matrices."""
-    clip: float = 1.0
+    clip: run.Amount = 1.0
     """Largest global gradient norm; 0: no clipping."""
-
-    def __post_init__(self) -> None:
-        if self.scored < 0 or self.steps < 0 or self.rows < 1 or self.length < 1:
-            raise ValueError("--scored and --steps must be at least 0, --rows and --length at least 1")
 
 
 PRESETS: dict[str, run.Args] = {

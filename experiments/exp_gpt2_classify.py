@@ -54,35 +54,34 @@ class Args(run.Args):
     weights: str = "smollm2"
     """smollm2 (SmolLM2-135M-Instruct), gpt2 (the small one, from Hugging Face's hub), new (SmolLM2's shape, from
     nothing), or the path of weights: a GGUF file, or a folder or file of Llama's or GPT-2's shape."""
-    layers: int = 30
+    layers: run.Count = 30
     """Layers of a new model."""
-    width: int = 576
+    width: run.Count = 576
     """Width of a new model, a multiple of 192."""
     tune: Literal["full", "last", "lora", "head"] = "last"
     """What is trained with the head: everything; the last blocks and the final norm; low-rank adapters of all matrices
     of the blocks; nothing."""
-    blocks: int = 4
+    blocks: run.Count = 4
     """How many of the last blocks --tune last trains."""
-    rank: int = 8
+    rank: run.Count = 8
     """Rank of the adapters of --tune lora."""
-    length: int = 48
+    length: run.Count = 48
     """Tokens that are read of a text; what is longer is cut off."""
-    batch: int = 16
+    batch: run.Count = 16
     """Texts of a batch."""
-    lr: float = 0.0
+    lr: run.Amount = 0.0
     """Peak learning rate, after a twentieth of the run; then it falls linearly to 0. 0: what suits --tune, 2e-5 for
     full, 1e-4 for last, 3e-4 for lora, 1e-3 for head."""
-    weight_decay: float = 0.01
+    weight_decay: run.Amount = 0.01
     """Weight decay of matrices."""
-    dropout: float = 0.1
+    dropout: run.Fraction = 0.1
     """Dropout of what the head reads."""
-    clip: float = 1.0
+    clip: run.Amount = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
     def __post_init__(self) -> None:
-        if min(self.layers, self.blocks, self.rank, self.length, self.batch) < 1:
-            raise ValueError("--layers, --blocks, --rank, --length and --batch must be at least 1")
-        if self.width < 1 or self.width % (3 * HEAD):
+        super().__post_init__()
+        if self.width % (3 * HEAD):
             raise ValueError(f"--width {self.width} is not a multiple of {3 * HEAD}")
         if self.weights == "new" and self.tune != "full":
             raise ValueError("--weights new knows nothing that could stay as it is: give --tune full")

@@ -46,15 +46,15 @@ class Args(run.Args):
     """default (Moby Dick), hemingway, anna, or the path of a text file or of a folder of .txt files."""
     tokens: Literal["word", "bpe", "char"] = "bpe"
     """What a token is: see `tokens.train_lossless`."""
-    vocabulary: int = 2000
+    vocabulary: run.Vocabulary = 2000
     """Different tokens, at most; 256 of them are bytes."""
-    layers: int = 4
+    layers: run.Count = 4
     """Layers of the model."""
-    width: int = 256
+    width: run.Count = 256
     """Model width d; a multiple of the number of heads."""
-    heads: int = 4
+    heads: run.Count = 4
     """Attention heads of a layer."""
-    ff: int = 688
+    ff: run.Count = 688
     """Width of the feed-forward layers: 8/3 d with swiglu, which has three matrices, is as large as 4 d with two."""
     norm: Literal["layer", "rms"] = "rms"
     """Kind of normalisation."""
@@ -66,30 +66,35 @@ class Args(run.Args):
     """Which maps of a block have biases: none, the feed-forward ones, or all."""
     head: Literal["tied", "untied"] = "tied"
     """Whether the table of embeddings is the head as well (tied) or not (untied)."""
-    dropout: float = 0.0
+    dropout: run.Fraction = 0.0
     """Probability with which an activation is dropped in training."""
-    rows: int = 32
+    rows: run.Count = 32
     """Windows of a batch."""
-    length: int = 128
+    length: run.Count = 128
     """Tokens of a window, and the context: as many as the model ever sees at once."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """adamw for everything, or muon for the blocks' matrices and adamw for the rest."""
-    lr: float = 2e-3
+    lr: run.Amount = 2e-3
     """Peak learning rate of both optimisers."""
     schedule: Literal["linear", "constant"] = "linear"
     """How the learning rate goes: linearly to 0 after the warm-up, or constant without one."""
-    warmup: int = 50
+    warmup: run.Natural = 50
     """Steps of the warm-up."""
-    weight_decay: float = 0.1
+    weight_decay: run.Amount = 0.1
     """Weight decay of matrices."""
-    clip: float = 1.0
+    clip: run.Amount = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
-        if (self.position == "rotary" and self.width // self.heads % 2) or self.width % 2:
-            raise ValueError(f"--position {self.position} needs an even number of channels, in each of the heads too")
+        super().__post_init__()
+        self.block()
+
+    def block(self) -> transformer.Config:
+        """Raises ValueError for widths that cannot be."""
+        return transformer.Config(
+            width=self.width, heads=self.heads, ff=self.ff, dropout=self.dropout, norm=self.norm,
+            activation=self.activation, position=self.position, bias=self.bias,
+        )  # fmt: skip
 
 
 PRESETS: dict[str, run.Args] = {
@@ -114,11 +119,7 @@ DIAGNOSED = 8  # rows of a batch: second derivatives take three times the memory
 
 
 def model_config(args: Args, tokenizer: Tokenizer) -> gpt.Config:
-    block = transformer.Config(
-        width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm,
-        activation=args.activation, position=args.position, bias=args.bias,
-    )  # fmt: skip
-    return gpt.Config(tokenizer.get_vocab_size(), args.length, args.layers, block, args.head)
+    return gpt.Config(tokenizer.get_vocab_size(), args.length, args.layers, args.block(), args.head)
 
 
 def loss(

@@ -40,25 +40,25 @@ class Args(run.Args):
     """default (Moby Dick), anna (Anna Karenina), hemingway, a text file or a folder of .txt files."""
     tokens: Literal["word", "bpe", "char"] = "bpe"
     """What the model reads and writes one at a time: words, byte pairs or characters."""
-    vocabulary: int = 4000
+    vocabulary: run.Vocabulary = 4000
     """Entries of the vocabulary, at most; 256 of them are bytes, which spell what is not in it."""
-    layers: int = 2
+    layers: run.Count = 2
     """Layers of the LSTM."""
-    embedding: int = 256
+    embedding: run.Count = 256
     """Width of an embedding."""
-    hidden: int = 256
+    hidden: run.Count = 256
     """Width of the LSTM's state."""
-    dropout: float = 0.3
+    dropout: run.Fraction = 0.3
     """Dropout of each layer's input and of what the head reads."""
-    rows: int = 32
+    rows: run.Count = 32
     """Rows of a batch: the text is read in so many places at once, window after window, the state carried along."""
-    length: int = 64
+    length: run.Count = 64
     """Tokens of a window; no gradient reaches further back."""
-    lr: float = 3e-3
+    lr: run.Amount = 3e-3
     """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0; or constant."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the learning rate goes: along half a cosine to 0, or constant."""
-    clip: float = 1.0
+    clip: run.Amount = 1.0
     """Largest global gradient norm; 0: no clipping."""
 
 

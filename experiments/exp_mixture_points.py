@@ -43,17 +43,17 @@ class Args(run.Args):
 
     data: str = "pinwheel"
     """Which points: pinwheel, three arms of five Gaussians each, or pair, two classes of one Gaussian each."""
-    points: int = 20_000
+    points: run.Count = 20_000
     """How many training points; there are as many for validation, and for the test."""
-    components: int = 24
+    components: run.Count = 24
     """How many Gaussians p(x) has."""
-    class_components: int = 8
+    class_components: run.Count = 8
     """How many Gaussians each p(x|y) has."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[run.Count, ...] = (64, 64)
     """Widths of the classifier's hidden layers."""
-    batch: int = 512
+    batch: run.Count = 512
     """Points of a batch."""
-    lr: float = 2e-2
+    lr: run.Amount = 2e-2
     """Peak learning rate: a warm-up of a twentieth of the run, then half a cosine to 0."""
 
 

@@ -32,21 +32,20 @@ NAME = Path(__file__).stem
 class Args(run.Args):
     """Measure a released model; nothing is trained."""
 
-    steps: int = 0
+    steps: run.Free[run.Natural] = 0
     """Stays 0: there is nothing to train here."""
     weights: str = "default"
     """default (SmolLM2-135M-Instruct from its package), a GGUF file, or a folder with config.json, tokenizer.json and
     model.safetensors, such as another SmolLM2."""
     data: str = "default"
     """A text to predict: default (Moby Dick), anna, hemingway, or a text file or folder of .txt files."""
-    scored: int = 10_000
+    scored: run.Count = 10_000
     """Bytes of the text's test part to predict."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps or self.replicas > 1 or self.sweep or self.resume:
             raise ValueError("nothing is trained here: --steps stays 0, and there is nothing to resume or to repeat")
-        if self.scored < 1:
-            raise ValueError("--scored must be at least 1")
 
 
 PRESETS: dict[str, run.Args] = {

@@ -34,50 +34,54 @@ class Args(run.Args):
 
     data: str = "default"
     """default (packaged corpora), tatoeba, multi30k, or the path of a two-column TSV."""
-    encoder_layers: int = 3
+    encoder_layers: run.Count = 3
     """Layers of the encoder."""
-    decoder_layers: int = 3
+    decoder_layers: run.Count = 3
     """Layers of the decoder."""
-    width: int = 256
+    width: run.Count = 256
     """Width of the model, a multiple of the number of heads."""
-    heads: int = 4
+    heads: run.Count = 4
     """Attention heads of a layer."""
-    ff: int = 1024
+    ff: run.Count = 1024
     """Width of the feed-forward layers."""
     norm: Literal["layer", "rms"] = "rms"
     """Kind of normalisation."""
-    dropout: float = 0.0
+    dropout: run.Fraction = 0.0
     """Probability with which an activation is dropped in training."""
-    vocabulary: int = 8000
+    vocabulary: run.Vocabulary = 8000
     """Entries of the byte-pair encoding, at most."""
     shared: bool = True
     """One vocabulary and one table for source, target and head; otherwise three."""
-    rows: int = 32
+    rows: run.Count = 32
     """Rows of a batch; each holds as many whole pairs as fit."""
-    length: int = 64
+    length: run.Count = 64
     """Tokens of a row on either side; longer sentences are left out."""
-    lr: float = 2e-3
+    lr: run.Amount = 2e-3
     """Peak learning rate (linear schedule) or its factor (inverse_sqrt schedule)."""
     schedule: Literal["linear", "inverse_sqrt"] = "linear"
     """Course of the learning rate behind the warm-up: linearly to 0, or with the inverse square root of the step."""
-    warmup: int = 150
+    warmup: run.Natural = 150
     """Steps in which the learning rate rises."""
-    weight_decay: float = 0.01
+    weight_decay: run.Amount = 0.01
     """Weight decay of matrices."""
-    clip: float = 1.0
+    clip: run.Amount = 1.0
     """Largest global gradient norm; 0: no clipping."""
-    smoothing: float = 0.1
+    smoothing: run.Fraction = 0.1
     """Share of a token's probability that is spread over all tokens (label smoothing)."""
-    ema_decay: float = 0.0
+    ema_decay: run.Fraction = 0.0
     """Decay of the averaged parameters that are evaluated; 0: evaluate the parameters themselves."""
-    beams: int = 4
+    beams: run.Free[run.Count] = 4
     """Beams of the final evaluation."""
-    test_sentences: int = 500
+    test_sentences: run.Free[run.Count] = 500
     """Held-out sentences per corpus in the final evaluation, at most."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"--width {self.width} is not a multiple of --heads {self.heads}")
+        super().__post_init__()
+        self.block()
+
+    def block(self) -> transformer.Config:
+        """Raises ValueError for widths that cannot be."""
+        return transformer.Config(width=self.width, heads=self.heads, ff=self.ff, dropout=self.dropout, norm=self.norm)
 
 
 PRESETS: dict[str, run.Args] = {
@@ -110,9 +114,8 @@ TRY = [
 
 
 def model_config(args: Args, vocabularies: tuple[Tokenizer, Tokenizer]) -> Config:
-    block = transformer.Config(width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm)
     source, target = (vocabulary.get_vocab_size() for vocabulary in vocabularies)
-    return Config(args.encoder_layers, args.decoder_layers, block, source, target, args.shared)
+    return Config(args.encoder_layers, args.decoder_layers, args.block(), source, target, args.shared)
 
 
 def loss(

@@ -39,34 +39,35 @@ class Args(run.Args):
 
     data: str = "default"
     """Which faces: default (drawn ones), glasses, celeba, anime (each under --data-dir), or a folder of pictures."""
-    size: int = 64
+    size: run.Count = 64
     """Pixels of a picture's side: --coarsest, doubled once or more."""
-    faces: int = 10_000
+    faces: run.Count = 10_000
     """How many drawn faces to train on."""
-    code: int = 100
+    code: run.Count = 100
     """How many numbers a code has."""
-    width: int = 32
+    width: run.Count = 32
     """Channels of the finest convolution; each halving of the side doubles them."""
-    coarsest: int = 4
+    coarsest: run.Count = 4
     """Pixels of a side of the last map before the code."""
-    hidden: int = 0
+    hidden: run.Natural = 0
     """Width of a dense layer between the last map and the code; 0: there is none."""
     likelihood: Literal["logistic", "gaussian"] = "logistic"
     """What is maximised: a pixel's logistic probability, its middle and scale decoded; or the book's squared error."""
-    beta: float = 1.0
+    beta: run.Amount = 1.0
     """Weight of the code's divergence (Higgins et al. 2017); with 1 the loss is the bound itself."""
-    kl_warmup: int = 0
+    kl_warmup: run.Natural = 0
     """Steps in which the weight --beta grows from 0."""
-    batch: int = 32
+    batch: run.Count = 32
     """Pictures of a batch."""
-    lr: float = 2e-3
+    lr: run.Amount = 2e-3
     """Learning rate, the highest where it changes."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """cosine: a warm-up of a twentieth of the run, then half a cosine to 0; or a constant learning rate."""
-    clip: float = 1.0
+    clip: run.Amount = 1.0
     """Largest global norm of the gradient of bits per dimension; 0: it is not clipped."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         possible = [self.coarsest * 2**i for i in range(1, 9) if 8 <= self.coarsest * 2**i <= 1024]
         if self.size not in possible:
             raise ValueError(f"--size {self.size} with --coarsest {self.coarsest}: possible are {possible}")

@@ -43,6 +43,12 @@ class Config:
     eps: float | None = None  # of the norms; None: nn's own
     rotary_base: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.position in ("sinusoidal", "rotary") and (self.width % 2 or self.width // self.heads % 2):
+            raise ValueError(f"{self.position} positions need an even number of channels, in each of the heads too")
+
 
 class Cross(NamedTuple):
     """What cross-attention reads, beside a cache that has its keys and values only the mask."""

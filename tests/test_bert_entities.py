@@ -151,7 +151,7 @@ def test_presets_construct(name):
     "words, message",
     [
         (["--data", "nowhere.txt"], "--data nowhere.txt: neither tweets nor a file"),
-        (["--width", "10", "--heads", "4"], "--width 10 is not a multiple of --heads 4"),
+        (["--width", "10", "--heads", "4"], "width 10 is not a multiple of heads 4"),
         (["--length", "2"], "--length 2: from 3 to 512 tokens"),
         (["--start", "bert"], "bert"),
     ],

@@ -243,7 +243,7 @@ def test_presets_construct(name):
         (["--data", "nowhere.csv"], "--data nowhere.csv: neither"),
         (["--pretrain-steps", "9"], "for --start scratch: MiniLM is pretrained"),
         (["scratch", "--steps", "700"], "--pretrain-steps 772 leaves nothing of --steps 700"),
-        (["scratch", "--width", "10"], "--width 10 is not a multiple of --heads 4"),
+        (["scratch", "--width", "10"], "width 10 is not a multiple of heads 4"),
         (["--length", "513"], "--length 513: from 3 to 512 tokens"),
         (["--length", "2"], "--length 2: from 3 to 512 tokens"),
     ],

@@ -1,10 +1,12 @@
 """lib/run/cli.py: every wrong command line ends with one clear message and the right exit status."""
 
 import dataclasses
+import errno
 import io
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -180,7 +182,7 @@ def test_verbs(fails):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--n", "0"], "--n must be at least 1"),
+        (["--n", "0"], "--n must be at least 1, not 0"),
         (["way", "--share", "0"], "--share must be above 0 and at most 1"),
         (["way", "--share", "1.1"], "--share must be above 0 and at most 1"),
         (["way", "--share", "nan"], "--share must be above 0 and at most 1"),
@@ -270,6 +272,40 @@ def test_heads_that_do_not_divide_the_width(fails, words):
 @pytest.mark.parametrize("words", [[], ["sample", "x"]])
 def test_what_a_person_can_mend_ends_with_one_line(fails, fault, words):
     assert fails(*words, fault=fault) == (1, f"error: {fault}")
+
+
+@pytest.mark.parametrize("words", [[], ["sample", "x"]])
+def test_a_full_disk_is_no_fault_of_ours(fails, call, words):
+    fault = OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+    told = "error: the system refuses it: [Errno 28] No space left on device: 'metrics.jsonl'"
+    assert fails(*words, fault=fault) == (1, told)
+    with pytest.raises(FileNotFoundError):  # may be one
+        call(*words, fault=FileNotFoundError(errno.ENOENT, "No such file", "x"))
+
+
+def test_what_is_printed_and_not_read(tmp_path):
+    """`just sample ... | head -1` ends without a word."""
+    code = "from tests.test_cli import *; import lib.run.cli as cli; sys.argv = ['exp_toy', 'sample', 'x']\n"
+    code += "said = lambda use, model: (Text('a line\\n') for _ in range(10**5))\n"
+    code += "cli.main('exp_toy', PRESETS, None, lambda path, args: None, said, Use, otherwise=PRESETS['small'])"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=-1, stderr=-1) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_a_byte_order_mark_that_is_piped_in(call):
+    assert call("sample", typed="\ufeffa\nb\n")[1].text == "a"
+
+
+def test_ctrl_c_while_the_imports_run():
+    command = [sys.executable, "-X", "importtime", "-m", "experiments", "exp_gan_curve", "--help"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1) as process:
+        assert any(b"torch." in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == -signal.SIGINT
 
 
 def test_ctrl_c_and_our_own_faults(fails, call):

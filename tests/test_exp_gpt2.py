@@ -257,7 +257,7 @@ def test_the_step_is_one_graph_and_released_weights_stay_as_they_are(key):
         (["--steps", "2", "--rows", "4000"], "do not fill one batch of 4000 rows of 16 tokens"),
         (["--data", "nowhere.txt"], "neither default, anna, hemingway, a file nor a folder"),
         (["--size", "huge"], "invalid choice"),
-        (["--scored", "-1"], "--scored and --steps must be at least 0"),
+        (["--scored", "-1"], "--scored must be at least 0, not -1"),
         (["sample", "--top-p", "0"], "--top-p must be above 0 and at most 1"),
         (["sample"], "no finished run of exp_gpt2"),
     ],

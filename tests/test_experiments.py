@@ -240,6 +240,16 @@ def test_resume_refuses_another_configuration_or_model(call, straight, tmp_path)
     assert re.search(r"params\.embed\.head: \(\d+, 8\).* in the file, \(\d+, 16\).* in the model", err)
 
 
+def test_what_only_the_final_evaluation_needs_may_be_changed(call, straight, tmp_path):
+    """A run whose evaluation failed is finished with other flags, not trained again."""
+    path = tmp_path / "run"
+    shutil.copytree(straight.run, path)
+    (path / "result.json").unlink()
+    status, out, _ = call("--resume", "--run", path, "--beams", "2", "--test-sentences", "1")
+    assert status == 0 and re.search(r"^tiny +1 ", out, flags=re.MULTILINE) and (path / "result.json").exists()
+    assert json.loads((path / "config.json").read_text())["beams"] == 2
+
+
 # ---- using a run ----
 
 

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lib import checkpoint, random, run
 from lib.faults import CheckpointError, RunError
-from lib.run import background, settings
+from lib.run import background, directory, settings
 from tests import pretend
 
 
@@ -95,6 +95,64 @@ def test_a_run_names_itself_and_never_twice(start):
     assert a.path != b.path
     for here in (a, b):
         assert re.fullmatch(r"runs/exp_toy/\d{8}-\d{6}-5(-\d)?", here.path.as_posix())
+
+
+def test_runs_of_the_same_second(tmp_path, monkeypatch):
+    """Each directory is made when it is named, so that no two processes can take the same one."""
+    monkeypatch.setattr(time, "strftime", lambda _: "now")
+    found = [directory.fresh(tmp_path / "runs", 5) for _ in range(3)]
+    assert [path.name for path in found] == ["now-5", "now-5-2", "now-5-3"] and all(path.is_dir() for path in found)
+
+
+def test_where_runs_are_kept(tmp_path, monkeypatch):
+    """In the checkout, also for who is in a folder below it."""
+    monkeypatch.chdir(settings.ROOT / "tests")
+    assert settings.folder() == Path("..", "runs")
+    monkeypatch.chdir(tmp_path)
+    assert settings.folder() == Path("runs")
+
+
+@pytest.mark.parametrize(
+    "where, message",
+    [
+        ("", "holds other files: choose a new folder as --run"),  # the current folder
+        ("exp_toy.py", "no run can be kept in exp_toy.py: "),
+        ("exp_toy.py/x", "no run can be kept in exp_toy.py/x: "),
+        ("/proc/x", "no run can be kept in /proc/x: "),
+        ("x" * 300, "no run can be kept in xxx.*File name too long"),
+        ("a\0b", "no run can be kept in "),
+    ],
+)
+def test_where_no_run_can_begin(start, tmp_path, where, message):
+    before = names(tmp_path)
+    with pytest.raises(RunError, match=message):
+        start(run=Path(where))
+    assert names(tmp_path) == ["exp_toy.py"] and before == ["exp_toy.py"]
+
+
+def test_a_place_for_new_runs_that_is_none(start, tmp_path):
+    Path("runs").write_text("")
+    with pytest.raises(RunError, match=r"no run can be kept in runs/exp_toy: .*runs"):
+        start()
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    directory.check_new(tmp_path / "a" / "b", tmp_path)
+    directory.check_new(None, tmp_path / "runs" / "exp_toy")
+    assert names(tmp_path) == []
+
+
+def test_a_tracked_file_in_another_encoding(start, tmp_path, monkeypatch):
+    """git.diff has its bytes, so that it can be applied."""
+    real = subprocess.run
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        if words[0] == "add":
+            (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+        real(["git", *words], cwd=tmp_path, check=True)
+    (tmp_path / "latin.txt").write_bytes(b"th\xe9\n")
+    here = start(run=tmp_path / "here")
+    assert b"-caf\xe9\n+th\xe9\n" in (here.path / "git.diff").read_bytes()
+    assert re.fullmatch("[0-9a-f]{40}", json.loads((here.path / "environment.json").read_text())["commit"])
 
 
 def test_a_machine_without_git(start, tmp_path, monkeypatch):
@@ -494,6 +552,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_a_resumed_run_may_change(name):
     changed = settings.changed_fields(Args(), dataclasses.replace(Args(), **{name: CHANGES[name]}))
+    assert (name in settings.fields.free(Args)) == (changed == [])
     if name in ("seed", "replicas", "sweep", "keep", "precision", "data", "width", "betas"):
         assert changed == [f"{name}: {getattr(Args(), name)} -> {CHANGES[name]}"]
     else:
@@ -522,6 +581,18 @@ def test_what_is_not_a_run_of_this_experiment(tmp_path, text, message):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(RunError, match=f"{tmp_path}.*{message}"):
+        run.load_config(tmp_path, Args)
+
+
+def test_a_run_made_by_older_code(tmp_path, capsys):
+    """What it lacks gets its default, and is named; so is what it has and nobody knows any more."""
+    (tmp_path / "config.json").write_text('{"steps": 4}')
+    assert run.load_config(tmp_path, Args) == Args(steps=4)
+    told = capsys.readouterr().err
+    assert told.startswith(f"{tmp_path} was made before these fields were there; it is taken with ")
+    assert "seed 0, replicas 1" in told and told.endswith("width 8, betas (0.9, 0.98)\n") and "steps" not in told
+    (tmp_path / "config.json").write_text('{"steps": -4}')
+    with pytest.raises(RunError, match="another experiment or version: --steps must be at least 0, not -4"):
         run.load_config(tmp_path, Args)
 
 

@@ -6,8 +6,10 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import errno
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -19,8 +21,13 @@ import tyro
 from lib import parallel, plot
 from lib.answers import Answer, Note, Picture, Table, Text
 from lib.faults import Fault, RunError
-from lib.run import settings, worker
+from lib.run import directory, replicas, settings, worker
 from lib.run.use import Typed, Use, chosen, verbs
+
+# What stands in the way is outside of the program: no room, no permission, too many open files.
+REFUSED = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 
 
 def main(
@@ -36,9 +43,12 @@ def main(
     for a use of the dataclass `kind` (or a union of several, its verbs); `serve`: answer requests as lib/run/worker.py
     says. `otherwise`: the configuration of what can be used without a run.
 
-    What a person can mend (bad data, a bad configuration, a run that cannot go on) ends with one line and exit status
-    1, a wrong command line with 2, Ctrl-C with 130; anything else is a fault of ours and keeps its traceback.
+    What a person can mend (bad data, a bad configuration, a run that cannot go on, a full disk) ends with one line and
+    exit status 1, a wrong command line with 2, Ctrl-C with 130; anything else is a fault of ours and keeps its
+    traceback.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # what ended the imports without a word (experiments)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     words, rank = sys.argv[1:], int(os.environ.get("RANK", 0))
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (one process of several prints)
@@ -68,11 +78,21 @@ def main(
         else:
             args = parse(experiment, presets, words)
             parallel.join(settings.device(args).type == "cuda")
+            replicas.replicas(args)  # what is wrong with a sweep or a directory is told before data is loaded
+            if not args.resume and not rank:
+                directory.check_new(args.run, settings.folder() / experiment)
             train(args)
     except Fault as error:
         if parallel.told(str(error)):
             sys.exit(1)
         sys.exit(f"error: rank {rank}: {error}" if rank else f"error: {error}")
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # nobody reads what is printed (`| head`)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor what is left when the interpreter ends
+            sys.exit(1)
+        if error.errno not in REFUSED:
+            raise
+        sys.exit(f"error: the system refuses it: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -132,7 +152,7 @@ def _typed() -> Iterator[str]:
         for line in sys.stdin or ():
             if not line.strip():
                 return
-            yield line.rstrip("\n")
+            yield line.rstrip("\n").removeprefix("\ufeff")  # of a file that is piped in
     except UnicodeDecodeError as error:
         raise RunError(f"what is typed is not {error.encoding}: {error.reason}") from error
 

@@ -1,10 +1,12 @@
 """The files of a run directory: what is written once, read again, or looked up after the run."""
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ from lib.tree import Tree
 
 def describe_environment(path: Path) -> None:
     """git.diff and environment.json: what a run was made with."""
-    git = lambda *words: subprocess.run(["git", *words], capture_output=True, encoding="utf-8", errors="replace").stdout  # noqa: E731
+    git = lambda *words: subprocess.run(["git", *words], capture_output=True).stdout  # noqa: E731
     try:
-        commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+        commit, diff = git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD")
     except OSError:  # no git on this machine
-        commit, diff = "", ""
-    (path / "git.diff").write_text(diff, encoding="utf-8")
+        commit, diff = "", b""
+    (path / "git.diff").write_bytes(diff)  # files may be in any encoding
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     facts: dict[str, Any] = {
         "command": sys.argv,
@@ -59,9 +61,35 @@ def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = 
 
 
 def fresh(folder: Path, seed: int) -> Path:
+    """A new directory, made here, so that two runs that begin in the same second have two."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
-    taken = [folder / name, *(folder / f"{name}-{i}" for i in range(2, 1000))]
-    return next(path for path in taken if not path.exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    for end in ("", *(f"-{i}" for i in range(2, 1000))):
+        with contextlib.suppress(FileExistsError):
+            (folder / (name + end)).mkdir()
+            return folder / (name + end)
+    raise RunError(f"{folder} has a thousand runs of this second: choose another --run")
+
+
+def check_new(path: Path | None, folder: Path) -> None:
+    """Raises RunError where no run can begin at `path`, or where that is None at any new one in `folder`: it holds
+    something already, or cannot be written. Nothing stays behind."""
+    where = path or folder
+    try:
+        if path and (path / "config.json").exists():
+            raise RunError(f"{path} already holds a run: continue it with --resume, or choose another --run")
+        if path and path.is_dir() and any(path.iterdir()):
+            raise RunError(f"{path} holds other files: choose a new folder as --run")
+        missing = [part for part in (where, *where.parents) if not part.exists()]
+        where.mkdir(parents=True, exist_ok=True)
+        try:
+            tempfile.TemporaryFile(dir=where).close()
+        finally:
+            for part in missing:
+                with contextlib.suppress(OSError):  # another run began in it
+                    part.rmdir()
+    except (OSError, ValueError) as error:
+        raise RunError(f"no run can be kept in {where}: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -41,7 +41,7 @@ class Journal:
         self.show_key = tree.to(random.fold_in(random.key(args.seed), 2), self.device)  # 0 and 1: parameters, data
         self.throughput = machine.Throughput(unit, machine.peak_flops(self.device, self.dtype))
         self.leads = parallel.rank() == 0
-        self.path = Path(parallel.agree(str(args.run or directory.fresh(settings.RUNS / experiment, args.seed))))
+        self.path = Path(parallel.agree(self._chosen() if self.leads else ""))
         self.checkpoints = self.path / "checkpoints"
         # A run that was killed before its first checkpoint begins anew.
         saved = args.resume and checkpoint.steps(self.checkpoints)
@@ -58,12 +58,15 @@ class Journal:
             self._open(source)
         parallel.agree("the directory is there")
 
+    def _chosen(self) -> str:
+        if not self.args.resume:
+            directory.check_new(self.args.run, settings.folder() / self.experiment)
+        return str(self.args.run or directory.fresh(settings.folder() / self.experiment, self.args.seed))
+
     def _open(self, source: Path) -> None:
         """The directory and the files that are written as long as the run lives."""
         args = self.args
         result = self.path / "result.json"
-        if not args.resume and (self.path / "config.json").exists():
-            raise RunError(f"{self.path} already holds a run: continue it with --resume, or choose another --run")
         if self.step > args.steps or (self.step == args.steps and result.exists()):
             raise RunError(f"{self.path} is at step {self.step} already: go on with more --steps than that")
         self.path.mkdir(parents=True, exist_ok=True)

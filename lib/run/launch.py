@@ -8,6 +8,9 @@ import os
 import signal
 import sys
 
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the agent listens: imports take seconds
+
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -27,7 +30,7 @@ def main() -> None:
         local_addr="localhost", max_restarts=0, run_id="puregen",
     )  # fmt: skip
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", "experiments", *sys.argv[2:])
+        elastic_launch(config, sys.executable)("-P", "-u", "-m", "experiments", *sys.argv[2:])
     except SignalException as stop:  # the ranks have had it too, and said where they stopped
         sys.exit(0 if stop.sigval == signal.SIGINT else 1)
     except ChildFailedError as error:

@@ -38,8 +38,6 @@ class Replica(NamedTuple):
 
 def replicas(args: Any) -> list[Replica]:
     """Every combination of the sweeps' values, each with the seeds `args.seed` to `args.seed + args.replicas - 1`."""
-    if args.replicas < 1:
-        raise RunError(f"--replicas {args.replicas}: at least 1")
     sweeps = [_sweep(args, text) for text in args.sweep]
     return [Replica(args.seed + i, dict(values)) for values in itertools.product(*sweeps) for i in range(args.replicas)]
 
@@ -57,9 +55,12 @@ def _sweep(args: Any, text: str) -> list[tuple[str, float]]:
             f"--sweep {text}: {name} is {getattr(args, name)!r}; only real-valued fields can vary in one graph"
         )
     try:
-        return [(name, float(value)) for value in values.split(",")]
+        found = [(name, float(value)) for value in values.split(",")]
+        for pair in found:
+            with_values(args, dict([pair]))
     except ValueError as error:
-        raise RunError(f"--sweep {text}: {values!r} is not a list of numbers ({error})") from error
+        raise RunError(f"--sweep {text}: {values!r} is not a list of numbers that it can be ({error})") from error
+    return found
 
 
 class Health:

@@ -13,58 +13,59 @@ import torch
 
 from lib.faults import RunError
 from lib.run import fields
+from lib.run.fields import Count, Free, Natural, Seed
 
-RUNS = Path("runs")
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Args:
-    """Flags that mean the same in every experiment."""
+    """Flags that mean the same in every experiment. A resumed run may change what is `Free`: it does not enter the
+    function that is trained (but for the end of the schedule)."""
 
-    steps: int = 1000
+    steps: Free[Natural] = 1000
     """Updates of the optimiser. The learning-rate schedule ends with the last one."""
-    seed: int = 0
+    seed: Seed = 0
     """Number that decides every random number of the run."""
-    replicas: int = 1
+    replicas: Count = 1
     """Seeds to train side by side in one vmapped step: this one and the next."""
     sweep: tuple[str, ...] = ()
     """Fields to vary along the same axis, such as lr=1e-4,3e-4,1e-3; several are crossed."""
     keep: Literal["all", "best"] = "all"
     """What stays of several replicas: all, or the one that did best on held-out data, as if it were the only one."""
-    shard_optimizer: bool = False
+    shard_optimizer: Free[bool] = False
     """Whether each process of run-multi keeps only its part of the optimiser's state."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Free[Literal["auto", "cpu", "cuda"]] = "auto"
     """Where to compute; auto is the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the forward and backward pass; parameters stay fp32. auto is bf16 where the hardware has it."""
-    deterministic: bool = False
+    deterministic: Free[bool] = False
     """Whether a GPU uses only kernels that give the same bits every time, which are slower."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Free[Literal["auto", "on", "off"]] = "auto"
     """Whether the step is compiled: on, before the first step; auto, where a run is long enough to earn the time back,
     on a CPU beside the first steps."""
     data: str = "default"
     """Name of a data set, or a path."""
-    data_dir: Path | None = None
+    data_dir: Free[Path | None] = None
     """Where to look for data files before downloading them."""
-    run: Path | None = None
+    run: Free[Path | None] = None
     """Run directory; a new one under runs/ if not given."""
-    resume: bool = False
+    resume: Free[bool] = False
     """Continue the run given by --run, or the latest one, with its own configuration."""
-    log_every: int = 20
+    log_every: Free[Natural] = 20
     """Steps between log entries."""
-    eval_every: int = 250
+    eval_every: Free[Natural] = 250
     """Steps between evaluations on held-out data."""
-    save_every: int = 500
+    save_every: Free[Natural] = 500
     """Steps between checkpoints."""
-    diagnose: int = 0
+    diagnose: Free[Natural] = 0
     """Steps between diagnoses: per-example gradients, gradient noise, curvature, sizes of updates; 0: none."""
 
-
-# A resumed run may change these: they do not enter the function that is trained (but for the end of the schedule).
-FREE_FIELDS = {
-    "steps", "shard_optimizer", "device", "deterministic", "compile", "data_dir", "run", "resume", "log_every",
-    "eval_every", "save_every", "diagnose",
-}  # fmt: skip
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        fields.check_bounds(self)
+        if not self.data:
+            raise ValueError("--data is empty: it is the name of a data set, or a path")
 
 
 def device(args: Args) -> torch.device:
@@ -112,26 +113,38 @@ def config(args: Args) -> dict[str, Any]:
 
 
 def load_config(path: Path, kind: type) -> Any:
-    """The dataclass `kind` from a run's config.json. Raises RunError."""
+    """The dataclass `kind` from a run's config.json. What a run made by older code has not stored gets its default,
+    which is told. Raises RunError."""
     try:
         stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is not a run directory: {error}") from error
     try:
-        return fields.from_json(kind, dict(stored))
+        found = fields.from_json(kind, dict(stored))
     except (TypeError, ValueError) as error:
         raise RunError(f"{path} is a run of another experiment or version: {error}") from error
+    added = [f"{f.name} {getattr(found, f.name)}" for f in dataclasses.fields(kind) if f.name not in stored]
+    if added:
+        print(f"{path} was made before these fields were there; it is taken with {', '.join(added)}", file=sys.stderr)
+    return found
 
 
 def changed_fields(stored: Args, wanted: Args) -> list[str]:
     """`name: old -> new` of every field that a resumed run may not change."""
+    free = fields.free(type(stored))
     pairs = [(f.name, getattr(stored, f.name), getattr(wanted, f.name)) for f in dataclasses.fields(stored)]
-    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new and name not in FREE_FIELDS]
+    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new and name not in free]
+
+
+def folder() -> Path:
+    """Where runs are kept: in runs/ of this checkout, also where the current folder is one below it; elsewhere in runs/
+    of the current folder."""
+    return Path(os.path.relpath(ROOT / "runs")) if Path.cwd().is_relative_to(ROOT) else Path("runs")
 
 
 def runs(experiment: str, finished: bool = False) -> list[Path]:
     """The run directories of an experiment, the newest last; `finished`: those that have a result."""
-    found = sorted((RUNS / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
+    found = sorted((folder() / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
     return [p.parent for p in found if not finished or (p.parent / "result.json").exists()]
 
 
@@ -140,4 +153,4 @@ def latest_run(experiment: str, finished: bool = False) -> Path:
     if found := runs(experiment, finished):
         return found[-1]
     kind = "finished run" if finished else "run"
-    raise RunError(f"no {kind} of {experiment} under {RUNS}/: make one with `just run {experiment}`, or give --run")
+    raise RunError(f"no {kind} of {experiment} under {folder()}/: make one with `just run {experiment}`, or give --run")
