@@ -288,7 +288,7 @@ class Reconstruct(run.Use):
 
     pictures: Positional[tuple[str, ...]] = tuple(map(str, range(10)))
     """Numbers of test pictures, or picture files, light on dark. Digits take turns: 3 and 13 are threes."""
-    out: Path = Path("reconstruction.png")
+    out: run.NewFile = Path("reconstruction.png")
     """Where to save the picture."""
 
 
@@ -298,7 +298,7 @@ class Way(run.Use):
 
     pictures: Positional[tuple[str, str]] = ("3", "7")
     """Two numbers of test pictures, or picture files, light on dark. Digits take turns: 3 and 13 are threes."""
-    out: Path = Path("interpolation.png")
+    out: run.NewFile = Path("interpolation.png")
     """Where to save the picture."""
 
 
@@ -308,7 +308,7 @@ class Decode(run.Use):
 
     code: Positional[tuple[float, ...]] = ()
     """The code: as many numbers as the run's bottleneck has."""
-    out: Path = Path("code.png")
+    out: run.NewFile = Path("code.png")
     """Where to save the picture."""
 
 

@@ -250,7 +250,7 @@ class Draw(run.Use):
 
     n: run.Count = 64
     """How many faces; they are numbered from 0, row by row."""
-    out: Path = Path("samples.png")
+    out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
     seed: int = 0
     """Decides, with its number, what a face looks like."""
@@ -262,7 +262,7 @@ class Way(run.Use):
 
     pictures: Positional[tuple[int, ...]]
     """Numbers of two faces or more."""
-    out: Path = Path("samples.png")
+    out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
     seed: int = 0
     """Decides, with its number, what a face looks like."""

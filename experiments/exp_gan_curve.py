@@ -298,7 +298,7 @@ class Use(run.Use):
 
     n: run.Count = 200
     """How many points."""
-    out: Path | None = None
+    out: run.NewFile | None = None
     """Where to save them: points.csv, or a picture: points.png; standard output if not given."""
     seed: int = 0
     """Decides what is generated."""

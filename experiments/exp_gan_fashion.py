@@ -327,7 +327,7 @@ class Use(run.Use):
     """How many pictures."""
     label: str | None = None
     """A kind of clothes, such as "ankle boot", of a run that was trained with --conditional; each in turn if none."""
-    out: Path = Path("samples.png")
+    out: run.NewFile = Path("samples.png")
     """Where to save the pictures."""
     seed: int = 0
     """Decides what is generated."""

@@ -287,7 +287,7 @@ class Draw(run.Use):
     """How many points."""
     label: int | None = None
     """The class of which p(x|y) is sampled; p(x) if not given."""
-    out: Path | None = None
+    out: run.NewFile | None = None
     """Write the points to this .csv, or draw them with the density's contours (.png); printed if not given."""
     seed: int = 0
     """Decides what is generated."""

@@ -166,5 +166,5 @@ def test_bad_sentences(call, tagged, tmp_path):
     status, _, told = call(exp, *words)
     assert status == 1 and "training examples are fewer than a batch of 900" in told
     (tmp_path / "bad.txt").write_text("one\ttwo\n")
-    status, _, told = call(exp, *flags(**{**TINY, "data": tmp_path / "bad.txt", "run": tmp_path / "run"}))
+    status, _, told = call(exp, *flags(**{**TINY, "data": tmp_path / "bad.txt", "run": tmp_path / "other"}))
     assert status == 1 and "bad.txt, line 1: a word and a tag" in told and "Traceback" not in told

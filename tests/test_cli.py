@@ -45,6 +45,7 @@ class Draw(run.Use):
     """Draw something."""
 
     n: run.Count = 3
+    out: run.NewFile = Path("out.png")
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,12 @@ def test_verbs(fails):
         (["way", "--share", "0"], "--share must be above 0 and at most 1"),
         (["way", "--share", "1.1"], "--share must be above 0 and at most 1"),
         (["way", "--share", "nan"], "--share must be above 0 and at most 1"),
+        (["--out", "."], "--out . is a folder: give a file's name, such as out.png"),
+        (["--out", "nowhere/x.png"], "--out nowhere/x.png: there is no folder nowhere"),
+        (["--out", "x"], "--out x needs an ending, such as .png"),
     ],
 )
-def test_numbers_out_of_their_bounds(fails, words, fault):
+def test_numbers_out_of_their_bounds_and_files_that_cannot_be_written(fails, words, fault):
     """And help says what the bounds are."""
     status, text = fails("sample", *words, kind=Draw | Way)
     assert status == 2 and fault in text

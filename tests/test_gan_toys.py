@@ -103,7 +103,7 @@ def test_wrong_arguments_are_told_before_a_run_begins(call):
     assert status == 1 and "'x + tan(x)'" in err and "'tan(x)' is not understood" in err and not Path("here").exists()
     for k in ("1", "51"):
         status, _, err = call(multiples, "--k", k, "--run", "here")
-        assert status == 2 and "2 to 50" in err and not Path("here").exists()
+        assert status == 2 and "--k must be at least 2 and at most 50" in err and not Path("here").exists()
 
 
 # ---- the step ----

@@ -224,11 +224,6 @@ def test_bad_flags(call, words, message):
     assert status in (1, 2) and message in " ".join(re.sub("[│╭╮╰╯─]", " ", out + told).split())
 
 
-def test_a_vocabulary_without_room_for_bytes(call, story):
-    status, _, told = call(exp, *flags(data=story, steps=2, **{**TINY, "vocabulary": 255}))
-    assert status == 1 and "error: a vocabulary of 255: at least 256, which are bytes" in told
-
-
 def test_a_prompt_longer_than_the_context(fit, call):
     path, _ = fit()
     status, _, told = call(exp, "sample", *flags(run=path, prompt="On day 3 the boy saw the sea. " * 9))

@@ -1,4 +1,4 @@
-"""Fields of dataclasses as people give them: numbers with bounds, and what JSON can say."""
+"""Fields of dataclasses as people give them: numbers with bounds, files to write, and what JSON can say."""
 
 import dataclasses
 import functools
@@ -24,13 +24,29 @@ class Range:
     above: bool = False
     below: bool = False
 
-    def __contains__(self, x: float) -> bool:
+    def fault(self, x: Any) -> str:
+        """What is wrong with x, if anything is. A number that is a tensor, which a sweep varies, was checked before."""
+        if not isinstance(x, int | float):
+            return ""
         ends = (self.above and x == self.low) or (self.below and x == self.high)
-        return self.low <= x <= self.high and not ends and math.isfinite(x)
+        fine = self.low <= x <= self.high and not ends and math.isfinite(x)
+        return "" if fine else f"must be {self}, not {x}"
 
     def __str__(self) -> str:
         lower = f"{'above' if self.above else 'at least'} {self.low}"
         return lower + (f" and {'below' if self.below else 'at most'} {self.high}" if self.high < math.inf else "")
+
+
+@dataclass(frozen=True)
+class _NewFile:
+    """Marks the path of a file that is to be written, whose ending says of what kind."""
+
+    def fault(self, path: Path | None) -> str:
+        if path is None or (path.suffix and path.parent.is_dir() and not path.is_dir()):
+            return ""
+        if path.is_dir():
+            return f"{path} is a folder: give a file's name, such as {path / 'out.png'}"
+        return f"{path}: there is no folder {path.parent}" if path.suffix else f"{path} needs an ending, such as .png"
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,7 @@ Seed = Annotated[int, Range(0, 2**63 - 1)]
 Amount = Annotated[float, _NATURAL, arg(metavar=f"FLOAT, {_NATURAL}")]
 Share = Annotated[float, _SHARE, arg(metavar=f"FLOAT, {_SHARE}")]
 Fraction = Annotated[float, _FRACTION, arg(metavar=f"FLOAT, {_FRACTION}")]
+NewFile = Annotated[Path, _NewFile()]
 T = TypeVar("T")
 Free = Annotated[T, _Free()]
 """What a resumed run may change, as it does not enter the state that is trained: `beams: Free[Count] = 4`."""
@@ -63,29 +80,28 @@ def free(kind: Any) -> set[str]:
     return {name for name, hint in _hints(kind).items() if _Free() in getattr(hint, "__metadata__", ())}
 
 
-def check_bounds(values: Any) -> None:
-    """Raises ValueError where a number of the dataclass `values`, or one of a tuple of them, is out of its bounds. A
-    number that is a tensor, which a sweep has varied, was checked before."""
+def check(values: Any) -> None:
+    """Raises ValueError where a field of the dataclass `values`, or one of a tuple of them, cannot be what it is."""
     if torch.compiler.is_compiling():
         return
     kind: Any = type(values)
     for name, hint in _hints(kind).items():
-        for bounds, x in _bounded(hint, getattr(values, name, None)):
-            if x not in bounds:
-                raise ValueError(f"--{name.replace('_', '-')} must be {bounds}, not {x}")
+        for fault in _faults(hint, getattr(values, name, None)):
+            raise ValueError(f"--{name.replace('_', '-')} {fault}")
 
 
-def _bounded(hint: Any, value: Any) -> Iterator[tuple[Range, float]]:
-    """The numbers of a field's value, each with its bounds."""
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
+def _faults(hint: Any, value: Any) -> Iterator[str]:
+    if typing.get_origin(hint) is Annotated:
+        marks = [mark for mark in hint.__metadata__ if isinstance(mark, Range | _NewFile)]
+        yield from filter(None, (mark.fault(value) for mark in marks))
+        hint = hint.__origin__
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
         for part, x in zip(parts[:1] * len(value) if parts[-1:] == (...,) else parts, value, strict=True):
-            yield from _bounded(part, x)
-    elif typing.get_origin(hint) in (typing.Union, types.UnionType):
+            yield from _faults(part, x)
+    elif origin in (typing.Union, types.UnionType):
         for part in parts:
-            yield from _bounded(part, value)
-    elif isinstance(value, int | float):
-        yield from ((bounds, value) for bounds in getattr(hint, "__metadata__", ()) if isinstance(bounds, Range))
+            yield from _faults(part, value)
 
 
 def from_json(kind: type, values: dict[str, Any]) -> Any:

@@ -63,7 +63,7 @@ class Args:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be."""
-        fields.check_bounds(self)
+        fields.check(self)
         if not self.data:
             raise ValueError("--data is empty: it is the name of a data set, or a path")
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any, ClassVar, Self
 from tyro.conf import Positional, arg
 
 from lib.run import settings
-from lib.run.fields import check_bounds
+from lib.run.fields import check
 
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """Flags that mean the same wherever a finished run is used. Raises ValueError for a number out of its bounds."""
+    """Flags that mean the same wherever a finished run is used. Raises ValueError for a number out of its bounds
+    and for a file that cannot be written."""
 
     run: Path | None = None
     """Run directory; the latest finished one if not given."""
@@ -22,7 +23,7 @@ class Use:
     """Where to look for data files before downloading them; the run's own --data-dir if not given."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
 
 
 @dataclass(frozen=True)

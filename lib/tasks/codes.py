@@ -51,7 +51,7 @@ class Draw(run.Use):
 
     n: run.Count = 64
     """How many faces."""
-    out: Path = Path("samples.png")
+    out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
     seed: int = 0
     """Decides what is generated."""
@@ -63,7 +63,7 @@ class Way(run.Use):
 
     pictures: Positional[tuple[str, str]] = ("0", "1")
     """Two faces: numbers of test faces or picture files."""
-    out: Path = Path("interpolation.png")
+    out: run.NewFile = Path("interpolation.png")
     """Where to save the picture."""
 
 
@@ -73,7 +73,7 @@ class Reconstruct(run.Use):
 
     pictures: Positional[tuple[str, ...]] = tuple(map(str, range(10)))
     """Numbers of test faces or picture files, of which the middle square is taken."""
-    out: Path = Path("reconstruction.png")
+    out: run.NewFile = Path("reconstruction.png")
     """Where to save the picture."""
 
 
@@ -89,7 +89,7 @@ class Change(run.Use):
     """An attribute's value to take away from the faces."""
     strength: float = 2.0
     """How often the difference of mean codes is added."""
-    out: Path = Path("arithmetic.png")
+    out: run.NewFile = Path("arithmetic.png")
     """Where to save the picture."""
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class Combine(run.Use):
     """Faces whose mean code is subtracted."""
     base: tuple[str, ...] = ()
     """Faces to whose mean code the difference is added."""
-    out: Path = Path("arithmetic.png")
+    out: run.NewFile = Path("arithmetic.png")
     """Where to save the faces of the three means and of the result, side by side."""
 
     def __post_init__(self) -> None:

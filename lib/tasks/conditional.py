@@ -81,7 +81,7 @@ class Requested(run.Use):
     """What to ask for, such as: glasses blond. What is left open takes turns."""
     to: tuple[str, ...] = ()
     """Where a way from --label ends, which each face goes in six steps (label arithmetic)."""
-    out: Path = Path("samples.png")
+    out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
     seed: int = 0
     """Decides, with its number, what a face looks like."""

@@ -143,7 +143,7 @@ class Use(run.Typed):
     """Sample among the likeliest tokens that together have this probability."""
     seed: int = 0
     """Decides what is generated."""
-    attention: Path | None = None
+    attention: run.NewFile | None = None
     """Where to draw the cross-attention of the text."""
     best: Suppress[bool] = False
     """Whether only the best translation is shown, whatever the number of beams: of lines that are typed."""

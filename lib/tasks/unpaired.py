@@ -104,7 +104,7 @@ class Use(run.Use):
     """Held-out faces of each domain, where no pictures are given."""
     to: str | None = None
     """Domain to translate into, such as blond; without it held-out faces are translated into both."""
-    out: Path = Path("translated.png")
+    out: run.NewFile = Path("translated.png")
     """Where to save the picture."""
 
 
