@@ -164,6 +164,7 @@ def read(raw):
         ("a\tb\nc\td\n", [("a", "b"), ("c", "d")]),
         ("a\tb\nc\td", [("a", "b"), ("c", "d")]),
         ("\ufeffa\tb\n", [("a", "b")]),
+        ("é\tb\n".encode("utf-16"), [("é", "b")]),
         ("a\tb\r\nc\td\r\n", [("a", "b"), ("c", "d")]),
         ("a\tb\rc\td\r", [("a", "b"), ("c", "d")]),
         ("\n\na\tb\n\n  \n\t\nc\td\n\n", [("a", "b"), ("c", "d")]),
@@ -175,7 +176,7 @@ def read(raw):
         ("a" * 200_000 + "\tb\n", [("a" * 200_000, "b")]),
     ],
     ids=[
-        "plain", "no last newline", "BOM", "CRLF", "CR", "empty lines", "quotes", "more columns", "spaces",
+        "plain", "no last newline", "BOM", "UTF-16", "CRLF", "CR", "empty lines", "quotes", "more columns", "spaces",
         "typography", "separators", "a very long line",
     ],
 )  # fmt: skip
@@ -193,7 +194,7 @@ def test_read_tsv(raw, expected):
         (b"a\tb\nc\t\xff\n", "x.tsv, line 2: not UTF-8"),
         (b"\xef\xbb\xbfa\tb\n\xff\td\n", "x.tsv, line 2: not UTF-8"),
         (b"a\tb\n\nc\td\xc3", "x.tsv, line 3: not UTF-8"),
-        ("é\tb\n".encode("utf-16"), "x.tsv, line 1: not UTF-8"),
+        ("a\tb\n".encode("utf-16-le"), "x.tsv, line 1: a NUL"),
         (b"", "x.tsv: no rows"),
         (b"\n \n\t\n", "x.tsv: no rows"),
     ],
@@ -206,6 +207,15 @@ def test_read_tsv_names_file_and_line(raw, message):
 def test_the_group_of_a_line_is_its_normalised_source():
     a, b, c = read_tsv(b"How are you?\ta\nhow  are you\tb\nWho are you?\tc\n", "x.tsv", "x")
     assert a.group == b.group != c.group
+
+
+def test_words_that_differ_in_marks_are_other_words():
+    given = [plain("कि", "that"), plain("की", "of"), plain("कि।", "so that"), plain("क", "ka")]
+    assert pairs.references(given) == {"o": {"कि": ["that", "so that"], "की": ["of"], "क": ["ka"]}}
+    marks = ["ा", "ि", "ी", "ु", "ू", "े", "ै", "ो", "ौ", "ं"]
+    raw = "".join(f"म{a} न{b} ल{c}\tx\n" for a in marks for b in marks for c in marks)
+    parts = split(read_tsv(raw.encode(), "x.tsv", "x"))
+    assert sum(map(len, parts)) == 1000 and min(map(len, parts)) > 0
 
 
 def test_a_tsv_of_ones_own(tmp_path):

@@ -19,7 +19,20 @@ def test_a_file_is_read():
     assert second.words == ("R&D", "in", "Paris")
     conll = "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n\n"
     assert list(entities.read(b"\xef\xbb\xbf" + conll.encode(), "x")) == [Sentence(("EU", "rejects"), ("B-ORG", "O"))]
-    assert list(entities.read(LINES.replace("\n", "\r\n").encode(), "x")) == [first, second]
+    for end in ("\r\n", "\r"):
+        assert list(entities.read(LINES.replace("\n", end).encode(), "x")) == [first, second]
+
+
+@pytest.mark.parametrize(
+    "raw, words",
+    [
+        ("New York\tB-place\n10\u00a0000\tNUM\tO\n a\u2009b \t O \n", ("New York", "10\u00a0000", "a\u2009b")),
+        ("10\u00a0000 NUM O\na\u2028b  O\n\u3000\n\n", ("10\u00a0000", "a\u2028b")),
+        ("c\x0cd\t\tO\t\n\u00a0\n", ("c\x0cd",)),
+    ],
+)
+def test_columns_are_separated_by_tabs_or_else_by_spaces(raw, words):
+    assert [sentence.words for sentence in entities.read(raw.encode(), "x")] == [words]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +43,8 @@ def test_a_file_is_read():
         (b"a\tO\nb\n", "x, line 2: a word and a tag"),
         (b"a\tO\nb\tS-person\n", "x, line 2: a word and a tag"),
         (b"a\tO\n\xff\tO\n", "x, line 2: not UTF-8"),
+        ("a\tO\n".encode("utf-16-le"), "x, line 1: a NUL"),
+        ("\u00a0\tO\n".encode(), "x, line 1: a word and a tag"),
     ],
 )
 def test_a_bad_file(raw, message):
@@ -40,6 +55,14 @@ def test_a_bad_file(raw, message):
 def test_a_missing_file():
     with pytest.raises(DataError, match="--data nowhere: neither tweets nor a file"):
         entities.load("nowhere")
+
+
+def test_words_that_differ_in_marks_are_other_sentences():
+    vowels = [chr(0x93E + i) for i in range(15)]
+    words = [(f"क{a}", f"म{b}") for a in vowels for b in vowels]
+    found = entities.split("x", [Sentence(pair, ("O", "B-place")) for pair in words])
+    assert sum(map(len, found[1:4])) == 225
+    assert len(entities.split("x", many(300), same=str.upper).test) == len(entities.split("x", many(300)).test)
 
 
 def many(n):

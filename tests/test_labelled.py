@@ -41,6 +41,16 @@ def test_a_csv_file_and_a_folder_with_the_same_texts(tmp_path):
     assert everything(of_csv) == set(ROWS)
 
 
+def test_a_folder_is_read_whatever_the_case_and_without_hidden_files(tmp_path):
+    for i, (text, label) in enumerate(ROWS):
+        for name, content in {f"{i}.TXT": text, f"._{i}.txt": "\0"}.items():
+            (tmp_path / "texts" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "texts" / label / name).write_text(content)
+    (tmp_path / "texts" / ".git").mkdir()
+    (tmp_path / "texts" / ".git" / "a.txt").write_text("no label")
+    assert everything(labelled.load(str(tmp_path / "texts"))) == set(ROWS)
+
+
 def test_what_a_csv_file_may_hold(tmp_path):
     """Other columns, in any order; quotes, commas and line ends in a text; a byte order mark."""
     hard = [('"Well", he said,\nand left é', "up"), ("  spaces  ", " down ")]
@@ -72,6 +82,37 @@ def test_copies():
     assert everything(found) == set(ROWS[1:])
 
 
+def test_a_long_text_in_a_csv_file(tmp_path):
+    long = "word " * 30_000
+    assert (long.strip(), "up") in everything(labelled.load(write_csv(tmp_path / "x.csv", [*ROWS, (long, "up")])))
+
+
+EMOJI = [chr(0x1F600 + i) for i in range(20)]
+VOWELS = [chr(0x93E + i) for i in range(15)]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"good {a}{b}" for a in EMOJI for b in EMOJI],
+        [f"क{a} म{b} न{c}" for a in VOWELS[:2] for b in VOWELS for c in VOWELS],
+    ],
+    ids=["emoji", "Hindi"],
+)
+def test_texts_that_differ_in_symbols_or_marks_are_no_copies(texts):
+    found = labelled.split("x", [(text, "ab"[i % 2]) for i, text in enumerate(texts)])
+    assert sum(map(len, found[1:4])) == len(texts) >= 400
+    assert len(found.test) / len(texts) == pytest.approx(0.10, abs=0.04)
+
+
+def test_latin_texts_that_differ_in_symbols_are_no_copies_and_stay_on_one_side():
+    rows = [(f"x{i} {sign} y{i}", label) for i in range(200) for sign, label in ((">", "up"), ("<", "down"))]
+    found = labelled.split("x", rows)
+    assert everything(found) == set(rows)
+    sides = [{text.split()[0] for text, _ in part} for part in found[1:4]]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
 def test_clean():
     text = "Bad.<br /><br />Worse <br/> &lt;sic&gt; it\x92s"
     assert labelled.clean(text) == "Bad.\nWorse\n<sic> it’s"
@@ -84,7 +125,7 @@ def test_clean():
     "content, message",
     [
         (b"", "line 1: no column 'text' among $"),
-        (b"text;label\ngood;up\n", "line 1: no column 'text' among text;label$"),
+        (b"text;label\ngood;up\n", "line 1: no column 'text' among text;label: separate the columns by commas$"),
         (b"text,kind\ngood,up\n", "line 1: no column 'label' among text, kind$"),
         (b"text,label\n", "rows: no texts$"),
         (b"text,label\ngood,up\nfine,up\n", "rows: all texts have the label 'up'$"),
@@ -94,6 +135,7 @@ def test_clean():
         (b"text,label\n ,up\n", "line 2: no text$"),
         (b'text,label\ngood,up\n"bad,down\n', "line 3: unexpected end of data$"),
         (b'text,label\n"bad"ly,down\n', "line 2: .* expected after"),
+        ("text,label\n".encode("utf-16-le"), "line 1: a NUL"),
         (b"text,label\ngood,up\n\xff,down\n", r"line 3: not UTF-8 \(invalid start byte\)$"),
         (b"text,label\ngood,up\nbad,down\n", "2 texts are too few, none falls into the"),
     ],

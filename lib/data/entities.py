@@ -7,7 +7,7 @@ A tag is O (outside), B-type (an entity begins) or I-type (it goes on) (Ramshaw 
 import html
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib.data import tokens
-from lib.data.files import decoded, normalise, place
+from lib.data.files import content, decoded, lines, normalise, place, side
 from lib.data.sources import Source, fetch
 from lib.faults import DataError
 
@@ -58,23 +58,22 @@ def load(data: str, data_dir: Path | None = None) -> Tagged:
     if data == "tweets":
         with zipfile.ZipFile(fetch(TWEETS, data_dir)) as archive:
             raw = archive.read(TWEETS_FILE)
-        return split(data, read(raw, TWEETS_FILE))
+        return split(data, read(raw, TWEETS_FILE), same=side)  # in copies of a tweet & became <
     path = Path(data)
     if not path.is_file():
         raise DataError(f"--data {data}: neither tweets nor a file")
-    return split(path.stem, read(path.read_bytes(), str(path)))
+    return split(path.stem, read(content(path), str(path)))
 
 
 def read(raw: bytes, name: str) -> Iterator[Sentence]:
     """Words without HTML's entities. Raises DataError naming file and line for what is not UTF-8, a line without two
     columns and a tag that is none, and for a file without sentences."""
-    lines = decoded(raw, name).split("\n")
     found: list[list[str]] = []
     none = True
-    for number, line in enumerate([*lines, ""], start=1):
-        columns = line.split()
+    for number, line in enumerate([*lines(decoded(raw, name)), ""], start=1):
+        columns = _columns(line)
         if columns and columns[0] != "-DOCSTART-":
-            if len(columns) < 2 or not re.fullmatch(r"O|[BI]-.+", columns[-1]):
+            if len(columns) < 2 or not columns[0].strip() or not re.fullmatch(r"O|[BI]-.+", columns[-1]):
                 raise DataError(
                     f"{name}, line {number}: a word and a tag (O, B-type, I-type) are needed: {line[:60]!r}"
                 )
@@ -87,21 +86,27 @@ def read(raw: bytes, name: str) -> Iterator[Sentence]:
         raise DataError(f"{name}: no sentences")
 
 
-def split(name: str, sentences: Iterable[Sentence]) -> Tagged:
-    """By the hash of the normalised words, so that splits do not move when data is added; of copies the first is kept.
-    Raises DataError where a split is empty."""
+def _columns(line: str) -> list[str]:
+    """Tabs separate them, spaces where there is no tab: a word may hold any other space."""
+    columns = [column.strip(" ") for column in line.split("\t" if "\t" in line else " ")]
+    return [column for column in columns if column] if line.strip() else []
+
+
+def split(name: str, sentences: Iterable[Sentence], same: Callable[[str], str] = normalise) -> Tagged:
+    """By the hash of the words' `side`, so that splits do not move when data is added; of copies (equal by `same`) the
+    first is kept. Raises DataError where a split is empty."""
     first: dict[str, Sentence] = {}
     for sentence in sentences:
-        first.setdefault(normalise(" ".join(sentence.words)), sentence)
+        first.setdefault(same(" ".join(sentence.words)), sentence)
     types = sorted({tag[2:] for sentence in first.values() for tag in sentence.tags} - {""})
-    found = Tagged(name, [], [], [], ["O", *(f"{side}-{kind}" for kind in types for side in "BI")])
-    for normal, sentence in first.items():
-        at = place(normal.encode())
+    found = Tagged(name, [], [], [], ["O", *(f"{letter}-{kind}" for kind in types for letter in "BI")])
+    for sentence in first.values():
+        at = place(side(" ".join(sentence.words)).encode())
         part = found.test if at < TEST else found.val if at < TEST + VAL else found.train
         part.append(sentence)
-    for side, part in {"train": found.train, "val": found.val, "test": found.test}.items():
+    for part_name, part in {"train": found.train, "val": found.val, "test": found.test}.items():
         if not part:
-            raise DataError(f"{name}: {len(first)} sentences are too few, none falls into the {side} split")
+            raise DataError(f"{name}: {len(first)} sentences are too few, none falls into the {part_name} split")
     return found
 
 

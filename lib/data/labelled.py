@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.data.files import decoded, normalise, place
+from lib.data.files import content, decoded, normalise, place, side, visible
 from lib.data.sources import Source, fetch
 from lib.faults import DataError
 
@@ -62,14 +62,14 @@ def load(data: str, data_dir: Path | None = None) -> Labelled:
     elif (path := Path(data)).is_dir():
         rows = folder(path)
     elif path.is_file():
-        rows = ((text, label) for text, label, _ in read_csv(path.read_bytes(), str(path)))
+        rows = ((text, label) for text, label, _ in read_csv(content(path), str(path)))
     else:
         raise DataError(f"--data {data}: neither {', '.join(MOVIE_SETS)}, bbc, a folder nor a CSV file")
     return split(Path(data).stem, rows)
 
 
 def split(name: str, rows: Iterable[tuple[str, str]]) -> Labelled:
-    """(text, label's name) by the hash of the normalised text, so that splits do not move when data is added. Of copies
+    """(text, label's name) by the hash of the text's `side`, so that splits do not move when data is added. Of copies
     the first is kept, and none where they have different labels. Raises DataError for fewer than two labels, and where
     a split or a label's share of the training texts is empty."""
     copies: dict[str, list[tuple[str, str]]] = {}
@@ -79,14 +79,14 @@ def split(name: str, rows: Iterable[tuple[str, str]]) -> Labelled:
     if len(names) < 2:
         raise DataError(f"{name}: all texts have the label {names[0]!r}" if names else f"{name}: no texts")
     found = Labelled(name, [], [], [], names)
-    for normal, group in copies.items():
+    for group in copies.values():
         if len({label for _, label in group}) == 1:
-            at = place(normal.encode())
+            at = place(side(group[0][0]).encode())
             part = found.test if at < TEST else found.val if at < TEST + VAL else found.train
             part.append(Example(group[0][0], names.index(group[0][1])))
-    for side, examples in {"train": found.train, "val": found.val, "test": found.test}.items():
+    for part_name, examples in {"train": found.train, "val": found.val, "test": found.test}.items():
         if not examples:
-            raise DataError(f"{name}: {len(copies)} texts are too few, none falls into the {side} split")
+            raise DataError(f"{name}: {len(copies)} texts are too few, none falls into the {part_name} split")
     known = {example.label for example in found.train}
     if bare := [label for i, label in enumerate(names) if i not in known]:
         raise DataError(f"{name}: no training text has the label {bare[0]!r}")
@@ -123,20 +123,26 @@ def clean(text: str) -> str:
 def folder(path: Path) -> Iterator[tuple[str, str]]:
     """The .txt files of each subfolder, which is named like the label; subfolders without any are passed over. Raises
     DataError naming the file that is not UTF-8, or empty."""
-    for file in sorted(file for file in path.glob("*/**/*.txt") if file.is_file()):
-        text = decoded(file.read_bytes(), str(file))
-        if not text.strip():
-            raise DataError(f"{file}: no text")
-        yield text.strip(), file.relative_to(path).parts[0]
+    for file in visible(path):
+        label, *inside = file.relative_to(path).parts
+        if inside and file.suffix.lower() == ".txt":
+            text = decoded(content(file), str(file)).strip()
+            if not text:
+                raise DataError(f"{file}: no text")
+            yield text, label
 
 
 def read_csv(raw: bytes, name: str) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(text, label, the whole row) of a CSV file whose first line names its columns, `text` and `label` among them.
     Raises DataError naming file and line."""
+    csv.field_size_limit(2**31 - 1)  # texts are longer than its 128 kB; the most that Windows takes
     reader = csv.DictReader(io.StringIO(decoded(raw, name), newline=""), strict=True)
     try:
         if missing := [column for column in ("text", "label") if column not in (reader.fieldnames or ())]:
-            raise DataError(f"{name}, line 1: no column {missing[0]!r} among {', '.join(reader.fieldnames or ())}")
+            hint = ": separate the columns by commas" if len(reader.fieldnames or ()) == 1 else ""
+            raise DataError(
+                f"{name}, line 1: no column {missing[0]!r} among {', '.join(reader.fieldnames or ())}{hint}"
+            )
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(f"{name}, line {reader.line_num}: not {len(reader.fieldnames or ())} columns")

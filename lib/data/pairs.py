@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.cache import cache_dir
-from lib.data.files import decoded, normalise, place
+from lib.data.files import content, decoded, lines, normalise, place, side
 from lib.data.french import everyday
 from lib.data.sources import Source, fetch
 from lib.faults import DataError
@@ -85,7 +85,7 @@ def load(data: str, data_dir: Path | None = None) -> Splits:
     path = Path(data)
     if not path.is_file():
         raise DataError(f"--data {data}: neither default, tatoeba, multi30k nor a file")
-    return split(read_tsv(path.read_bytes(), str(path), path.stem))
+    return split(read_tsv(content(path), str(path), path.stem))
 
 
 def clean(text: str) -> str:
@@ -125,7 +125,7 @@ def read_tsv(raw: bytes, name: str, origin: str) -> Iterator[Pair]:
     """Pairs of the first two columns. Raises DataError naming file and line for broken UTF-8 or a missing column,
     and for a file without rows. Empty lines are passed over."""
     rows = 0
-    for number, line in enumerate(re.split("\r\n|\r|\n", decoded(raw, name)), start=1):
+    for number, line in enumerate(lines(decoded(raw, name)), start=1):
         row = line.split("\t")
         if not line.strip():
             continue
@@ -133,7 +133,7 @@ def read_tsv(raw: bytes, name: str, origin: str) -> Iterator[Pair]:
             raise DataError(f"{name}, line {number}: two columns separated by a tab are needed, found {len(row)}")
         rows += 1
         source, target = clean(row[0]), clean(row[1])
-        yield Pair(source, target, origin, normalise(source))
+        yield Pair(source, target, origin, side(source))
     if not rows:
         raise DataError(f"{name}: no rows")
 
@@ -200,10 +200,10 @@ def tatoeba(data_dir: Path | None = None) -> Iterator[Pair]:
 
 def multi30k(part: str, data_dir: Path | None = None) -> Iterator[Pair]:
     en, fr = (
-        gzip.decompress(fetch(MULTI30K[f"{part}.{language}.gz"], data_dir).read_bytes()).decode().splitlines()
+        lines(gzip.decompress(fetch(MULTI30K[f"{part}.{language}.gz"], data_dir).read_bytes()).decode())
         for language in ("en", "fr")
     )
     if len(en) != len(fr):
         raise DataError(f"multi30k {part}: {len(en)} English lines and {len(fr)} French")
     for source, target in zip(en, fr, strict=True):
-        yield Pair(clean(source), clean(target), "multi30k", normalise(source))
+        yield Pair(clean(source), clean(target), "multi30k", side(source))

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib.data.files import decoded, place
+from lib.data.files import content, decoded, encodable, place, visible
 from lib.data.sources import Source, at_hand, fetch
 from lib.faults import DataError
 
@@ -60,7 +60,7 @@ def load(data: str, data_dir: Path | None = None) -> Texts:
     elif (path := Path(data)).is_file():
         texts = [read(path)]
     elif path.is_dir():
-        texts = [read(file) for file in sorted(path.rglob("*.txt")) if file.is_file()]
+        texts = [read(file) for file in visible(path) if file.suffix.lower() == ".txt"]
         if not texts:
             raise DataError(f"{data}: no .txt file in this folder")
     else:
@@ -73,11 +73,7 @@ def load(data: str, data_dir: Path | None = None) -> Texts:
 
 def read(path: Path) -> str:
     """Raises DataError naming the file, and the line where it is not UTF-8."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    return decoded(raw, str(path)).replace("\r\n", "\n")
+    return decoded(content(path), str(path)).replace("\r\n", "\n")
 
 
 def moby_dick(data_dir: Path | None = None) -> str:
@@ -158,11 +154,7 @@ def sections(text: str) -> Iterator[str]:
 def encode(tokenizer: Tokenizer, text: str) -> Int[Tensor, "n"]:
     """Token ids, by a tokenizer of `tokens.train_lossless`. Raises DataError for what no UTF-8 text can hold (a prompt
     typed in another encoding)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"not UTF-8: character {error.start} of {text[:40]!r}") from error
-    return torch.tensor(tokenizer.encode(text).ids, dtype=torch.int64)
+    return torch.tensor(tokenizer.encode(encodable(text)).ids, dtype=torch.int64)
 
 
 def decode(tokenizer: Tokenizer, ids: Int[Tensor, "n"]) -> str:
