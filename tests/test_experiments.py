@@ -114,6 +114,17 @@ def test_what_a_run_prints(finished, data, device):
     assert "4/4" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("target, told", [("今天天气很好，我们去公园。", True), ("Il fait beau, allons-y.", False)])
+def test_a_score_of_a_script_without_spaces_is_not_left_alone(target, told):
+    class Perfect:
+        def translate(self, sources, beams):
+            return [[(target, 0.0)] for _ in sources]
+
+    scores, lines = exp.evaluate(Perfect(), [pairs.Pair("Hi.", target, "x", "g")], exp.Args())
+    assert scores["x/chrf"] == pytest.approx(100) and lines[1].startswith("x ")
+    assert ("takes whole sentences of this script for words: read chrF" in lines[2]) == told
+
+
 def test_what_a_run_leaves(finished):
     path, _ = finished
     assert [p.name for p in (path / "checkpoints").iterdir()] == ["step-4.safetensors"]
@@ -306,6 +317,16 @@ def test_a_file_line_by_line(finished, call):
     assert lines[0] == call("sample", "--run", finished[0], "--text", "The cat is small.")[1].strip()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_line_of_a_file_has_one_answer(finished, call, encoding):
+    """Whatever stands in it: what is no line end cuts nothing, and no mark stays in the first line."""
+    Path("lines.txt").write_bytes("The cat is small.\r\nThe\x0bdog\u2028is\x85old.\r\n\r\n".encode(encoding))
+    status, out, _ = call("sample", "--run", finished[0], "--file", "lines.txt")
+    Path("plain.txt").write_text("The cat is small.\nThe dog is old.\n\n")
+    assert status == 0 and out == call("sample", "--run", finished[0], "--file", "plain.txt")[1]
+    assert len(out.split("\n")) == 4 and out.endswith("\n\n")
+
+
 @pytest.mark.parametrize("typed", ["The cat is small.\nThe dog.\n\nnot this\n", "The cat is small.\nThe dog."])
 def test_lines_typed_at_a_prompt(finished, call, monkeypatch, typed):
     """An empty line ends, and so does the end of what is piped in."""
@@ -343,6 +364,10 @@ def test_whatever_text_is_answered(finished, call, name):
         (["--text", " \n"], "empty"),
         (["--file", "missing.txt"], "missing.txt"),
         (["--file", "latin1.txt"], "latin1.txt"),
+        (["--file", "empty.txt"], "nothing to translate: empty.txt is empty"),
+        (["--file", "blank.txt"], "nothing to translate: blank.txt is empty"),
+        (["--file", "."], "cannot read .: Is a directory"),
+        (["--text", "caf\udce9"], "not UTF-8: character 3 of"),
         (["--text", "x", "--beam", "0"], "beam"),
         (["--text", "x", "--temperature", "1", "--top-k", "-1"], "top-k"),
         (["--text", "x", "--attention", "no/such/folder/out.png"], "out.png"),
@@ -351,6 +376,8 @@ def test_whatever_text_is_answered(finished, call, name):
 )
 def test_what_cannot_be_done_is_said(finished, call, words, message):
     Path("latin1.txt").write_bytes("été".encode("latin-1"))
+    Path("empty.txt").write_bytes(b"")
+    Path("blank.txt").write_text("\ufeff \n\n", encoding="utf-8")
     status, _, err = call("sample", "--run", finished[0], *words)
     assert status in (1, 2) and message in err
 

@@ -1,6 +1,5 @@
 """Translation: texts of any length in and out, where the model looks, and what a person asks for."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,7 @@ from tyro.conf import Suppress
 
 from lib import decode, plot, random, run
 from lib.answers import Answer, Note, Picture, Table, Text
-from lib.data import pairs
-from lib.data.files import decoded
+from lib.data import files, pairs, sentences
 from lib.data.tokens import END, START, pieces
 from lib.data.tokens import decode as to_text
 from lib.data.tokens import encode as to_ids
@@ -89,7 +87,7 @@ class Translator(NamedTuple):
         out = []
         for parts in cut:
             hypotheses = list(zip(*(next(found) for _ in parts), strict=True))
-            joined = [(" ".join(t for t, _ in ranks), sum(score for _, score in ranks)) for ranks in hypotheses]
+            joined = [(sentences.joined(t for t, _ in ranks), sum(score for _, score in ranks)) for ranks in hypotheses]
             out.append(joined or [("", 0.0)])
         return out
 
@@ -101,27 +99,11 @@ class Translator(NamedTuple):
         return 2 * spelled > len(words)
 
     def sentences(self, text: str) -> list[str]:
-        """A text in pieces that the model can hold: its sentences, and where one is too long, runs of its words."""
-        out = []
-        for sentence in re.findall(r"\S.*?(?:[.!?]+[\"')]*(?=\s|$)|$)", text, flags=re.DOTALL):
-            piece: list[str] = []
-            for word in [part for whole in sentence.split() for part in self._parts(whole)]:
-                if piece and not self._fits(" ".join([*piece, word])):
-                    out.append(" ".join(piece))
-                    piece = []
-                piece.append(word)
-            out.append(" ".join(piece))
-        return out
+        """A text in pieces that the model can hold: its sentences, and parts of one that is too long."""
+        return [piece for sentence in sentences.sentences(text) for piece in sentences.pieces(sentence, self._fits)]
 
     def _fits(self, text: str) -> bool:
         return len(to_ids(self.source, [text])[0]) < self.longest
-
-    def _parts(self, word: str) -> list[str]:
-        """A word that is too long by itself, halved until it fits."""
-        if self._fits(word) or len(word) == 1:
-            return [word]
-        half = len(word) // 2
-        return self._parts(word[:half]) + self._parts(word[half:])
 
 
 # ---- using it ----
@@ -165,10 +147,15 @@ class Use(run.Typed):
 
 
 def answers(use: Use, translator: Translator) -> Iterator[Answer]:
-    """The translation of the text, or of each line of the file. Raises RunError."""
-    lines = [pairs.clean(line) for line in ([use.text] if use.text is not None else _lines(use.file))]
-    if use.text is not None and not lines[0]:
-        raise RunError("nothing to translate: the text is empty")
+    """The translation of the text, or of each line of the file: line n of the answer is that of line n. Raises
+    DataError and RunError."""
+    if use.file:
+        given = files.lines(files.decoded(files.content(use.file), str(use.file)))
+    else:
+        given = [files.encodable(use.text or "")]
+    lines = [pairs.clean(line) for line in given]
+    if not any(lines):
+        raise RunError(f"nothing to translate: {use.file or 'the text'} is empty")
     if any(translator.strange(line) for line in lines):
         yield Note("warning: the model has hardly seen this script; expect nonsense")
     options: dict[str, Any] = {}
@@ -183,10 +170,3 @@ def answers(use: Use, translator: Translator) -> Iterator[Answer]:
     if use.text is not None and use.attention:
         weights = translator.attention_map(lines[0], found[0][0][0])
         yield Picture(plot.heatmap(*weights), use.attention, caption=None)
-
-
-def _lines(file: Path | None) -> list[str]:
-    try:
-        return decoded(file.read_bytes(), str(file)).splitlines() if file else []
-    except OSError as error:
-        raise RunError(f"cannot read {file}: {error}") from error
