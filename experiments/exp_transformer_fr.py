@@ -198,6 +198,8 @@ def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tupl
         score = metrics.bleu_chrf(found, [references[s] for s in sources])
         scores |= {f"{origin}/bleu": score["bleu"], f"{origin}/chrf": score["chrf"]}
         lines.append(f"{origin:<12} {len(sources):>6} {score['bleu']:>8.1f} {score['chrf']:>8.1f}")
+        if metrics.unspaced(target for s in sources for target in references[s]):
+            lines.append("  (BLEU by 13a takes whole sentences of this script for words: read chrF)")
         signatures = [f"BLEU {score['bleu_signature']}", f"chrF {score['chrf_signature']}"]
     return scores, [f"{'held out':<12} {'n':>6} {'BLEU':>8} {'chrF':>8}", *lines, *signatures]
 

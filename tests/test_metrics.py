@@ -45,6 +45,23 @@ def test_signatures_say_how_it_was_scored():
     assert "nrefs:var" in metrics.bleu_chrf(FOUND, REFERENCES)["bleu_signature"]
 
 
+@pytest.mark.parametrize(
+    "texts, expected",
+    [
+        (["今天天气很好。", "OK"], True),
+        (["ありがとう、トム"], True),
+        (["ขอบคุณครับ"], True),
+        (["ກະລຸນາ", "សួស្តី", "မင်္ဂလာပါ"], True),
+        (["감사합니다 여러분", "مرحبا", "Спасибо", "धन्यवाद", "Merci !"], False),
+        (["He said 你好 to them."], False),
+        (["123", "?"], False),
+        ([], False),
+    ],
+)
+def test_scripts_without_spaces_between_words(texts, expected):
+    assert metrics.unspaced(texts) == expected
+
+
 def mmd(x, y):
     """The unbiased estimate of the squared distance (Gretton et al. 2012, lemma 6), written out."""
     kernel = lambda a, b: (a.double() @ b.double().T / a.shape[1] + 1) ** 3  # noqa: E731
