@@ -242,6 +242,7 @@ def train(args: Args) -> None:
     state = here.start(init_state, cfg=cfg, classes=len(corpus.names), released=released)
     print(tree.table(state.params, depth=1))
     here.throughput.flops_per_unit = 6 * args.length * bert.matmul_weights(state.params["bert"]) // len(here.members)
+    others = classify.baselines(corpus, here.write) if here.leads else {}
     updates = {phase: here.compile(step, phase=phase, cfg=cfg, dtype=here.dtype) for phase in of_phase}
 
     for n in here.progress():
@@ -267,7 +268,7 @@ def train(args: Args) -> None:
         index = next(numbers)
     if not here.evaluates(state):
         return
-    results, others = [], classify.baselines(corpus)
+    results = []
     for _, s in here.each(state):
         figures, lines = classify.report(args.start, predict(s.params, test.ids, cfg, here.dtype), corpus, others)
         if s.filler is not None:

@@ -263,6 +263,7 @@ def train(args: Args) -> None:
     update = here.compile(step, cfg=decoder.cfg, dtype=here.dtype)
     guess = partial(predict, frozen=frozen, cfg=decoder.cfg, args=args, dtype=here.dtype)
     numbers = here.batches(partial(batches.numbers, n=len(data.ids), size=args.batch))
+    others = classify.baselines(corpus, here.write) if here.leads else {}
 
     for n in here.progress():
         index = next(numbers)
@@ -279,7 +280,6 @@ def train(args: Args) -> None:
             one.writer.add_text("diagnose/surprising", "\n\n---\n\n".join(surprising), n + 1)
     if not here.evaluates(state):
         return
-    others = classify.baselines(corpus)
     results = [classify.report(title(args), guess(s.params, test), corpus, others) for _, s in here.each(state)]
     here.finish(results, '"A film to forget."')
 

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,6 +131,13 @@ def test_resumed_on_either_side_of_the_border_is_the_same_run(fit, call, monkeyp
         found = load_file(parts / "checkpoints" / "step-6.safetensors")
         assert found.keys() == expected.keys() and all(torch.equal(x, expected[name]) for name, x in found.items())
         assert (whole / "result.json").read_text() == (parts / "result.json").read_text()
+
+
+def test_the_baselines_come_before_the_training(fit, monkeypatch):
+    monkeypatch.setattr(exp.classify, "baselines", lambda corpus, write: {}["baseline"])
+    with pytest.raises(KeyError, match="baseline"):
+        fit(**SCRATCH, save_every=1)
+    assert not list(Path("run").glob("checkpoints/*"))
 
 
 def test_other_texts_to_pretrain_on(fit, tmp_path):

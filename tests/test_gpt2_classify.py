@@ -265,13 +265,41 @@ def test_baselines_and_report():
     train = [Example(f"good {i}", 1) for i in range(6)] + [Example(f"bad {i}", 0) for i in range(5)]
     test = [Example("bad a", 0), Example("bad b", 0), Example("good c", 1)]
     corpus = labelled.Labelled("made", train, [], test, ["down", "up", "rare"])
-    others = classify.baselines(corpus)
+    others = classify.baselines(corpus, pytest.fail)
     assert others == {"majority": pytest.approx(1 / 3), "tfidf": 1.0}
     logp = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.1, 0.9, 0.0]]).log()
     result, lines = classify.report("ours", logp, corpus, others)
     assert result == {"test/accuracy": pytest.approx(2 / 3), "test/majority": pytest.approx(1 / 3), "test/tfidf": 1.0}
     assert [line.split()[-2] for line in lines[1:]] == ["33.3", "100.0", "66.7", "50.0", "100.0"]
     assert not any("rare" in line for line in lines)
+
+
+def test_a_baseline_that_cannot_be_had_is_left_out():
+    """No word of two characters: tf-idf has nothing to count."""
+    train = [Example("a b", 1), Example("c", 0), Example("d", 0)]
+    corpus = labelled.Labelled("made", train, [], [Example("b", 0)], ["down", "up"])
+    told = []
+    others = classify.baselines(corpus, told.append)
+    assert others == {"majority": 1.0} and [line[:24] for line in told] == ["no baseline by tf-idf: e"]
+    result, lines = classify.report("ours", torch.tensor([[0.9, 0.1]]).log(), corpus, others)
+    assert result == {"test/accuracy": 1.0, "test/majority": 1.0} and not any("tf-idf" in line for line in lines)
+
+
+def test_the_baseline_counts_words_with_their_marks():
+    """Without the vowel signs these words are the same."""
+    train = [Example("किताब मि", 1), Example("किताब मी", 0)] * 5
+    corpus = labelled.Labelled("made", train, [], [Example("मि", 1), Example("मी", 0)], ["down", "up"])
+    assert classify.baselines(corpus, pytest.fail)["tfidf"] == 1.0
+    told = []
+    classify.baselines(corpus._replace(train=[Example("你好。", 1), Example("再见。", 0)]), told.append)
+    assert "takes whole sentences for words" in told[0]
+
+
+def test_the_baselines_come_before_the_training(fit, monkeypatch):
+    monkeypatch.setattr(classify, "baselines", lambda corpus, write: {}["baseline"])
+    with pytest.raises(KeyError, match="baseline"):
+        fit(save_every=1)
+    assert not list(Path("run").glob("checkpoints/*"))
 
 
 def test_a_text_and_the_likeliest_labels():

@@ -4,6 +4,8 @@ Axes: n texts, t tokens, k labels.
 """
 
 import math
+import unicodedata
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,9 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import plot
+from lib import metrics, plot
 from lib.answers import Table
-from lib.data import tokens
+from lib.data import files, tokens
 from lib.data.labelled import Example, Labelled
 from lib.faults import DataError
 from lib.place import Place
@@ -39,15 +41,25 @@ def encoded(tokenizer: Tokenizer, examples: list[Example], length: int) -> tuple
     return Encoded(ids, last, labels), sum(len(row) > length for row in rows)
 
 
-def baselines(corpus: Labelled) -> dict[str, float]:
-    """Test accuracy of what needs no neural network, on the whole texts: always the most common label; logistic
-    regression on tf-idf of words and pairs of words, with scikit-learn's strength of regularisation."""
+def baselines(corpus: Labelled, write: Callable[[str], None]) -> dict[str, float]:
+    """Test accuracy of what needs no neural network, on the whole texts: always the most common label ("majority");
+    logistic regression on tf-idf of words and pairs of words, with scikit-learn's strength of regularisation ("tfidf").
+    What cannot be had from these texts is left out, which `write` is told. To be asked for before anything is trained.
+    """
     (train, labels), (test, right) = (zip(*part, strict=True) for part in (corpus.train, corpus.test))
     common = max(range(len(corpus.names)), key=labels.count)
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    linear = LogisticRegression(max_iter=1000).fit(words.fit_transform(train), labels)
-    tfidf = float(linear.score(words.transform(test), right))
-    return {"majority": right.count(common) / len(right), "tfidf": tfidf}
+    found = {"majority": right.count(common) / len(right)}
+    marks = "".join(c for c in set("".join(train)) if unicodedata.category(c)[0] == "M")  # no word ends with one
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=rf"\b\w[\w{marks}]+")
+    try:
+        linear = LogisticRegression(max_iter=1000).fit(words.fit_transform(train), labels)
+        found["tfidf"] = float(linear.score(words.transform(test), right))
+    except (ValueError, MemoryError) as error:
+        write(f"no baseline by tf-idf: {error}")
+    else:
+        if metrics.unspaced(train):
+            write("the baseline by tf-idf takes whole sentences for words, as this script has no spaces between words")
+    return found
 
 
 def report(
@@ -56,7 +68,8 @@ def report(
     """Accuracy on the test texts, of all and of each label, under the baselines' (`others`), and the lines to print."""
     labels = torch.tensor([example.label for example in corpus.test])
     right = (logp.argmax(-1).cpu() == labels).float()
-    rows = {"always the most common label": others["majority"], "tf-idf, logistic regression": others["tfidf"]}
+    names = {"majority": "always the most common label", "tfidf": "tf-idf, logistic regression"}
+    rows = {names[other]: share for other, share in others.items()}
     rows[name] = float(right.mean())
     for k, label in enumerate(corpus.names):
         if len(of_label := right[labels == k]):
@@ -87,11 +100,7 @@ def show(here: Place, n: int, logp: Float[Tensor, "n k"], corpus: Labelled) -> N
 
 def readable(text: str) -> str:
     """The text without space around it. Raises DataError where there is none, or what no UTF-8 text can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"not UTF-8: character {error.start} of {text[:40]!r}") from error
-    if not text.strip():
+    if not files.encodable(text).strip():
         raise DataError("no text")
     return text.strip()
 
