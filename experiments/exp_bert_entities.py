@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lib import diagnose, nn, optim, parallel, plot, random, run, tree
 from lib.answers import Answer, Note, Text
-from lib.data import batches, entities, tokens
+from lib.data import batches, entities, files, tokens
 from lib.data.entities import Sentence, Tagged
 from lib.faults import RunError
 from lib.models import bert, minilm
@@ -285,8 +285,9 @@ def load(path: Path, args: Args) -> Model:
 
 
 def answers(use: Use, model: Model) -> Iterator[Answer]:
-    """The text with each entity in brackets. Raises RunError."""
-    words = tuple(word for word, _ in pre_tokenizers.WhitespaceSplit().pre_tokenize_str(use.text or ""))
+    """The text with each entity in brackets. Raises DataError and RunError."""
+    text = files.encodable(use.text or "")
+    words = tuple(word for word, _ in pre_tokenizers.WhitespaceSplit().pre_tokenize_str(text))
     if not words:
         raise RunError("nothing to mark: the text is empty")
     sentence = Sentence(words, ("O",) * len(words))

@@ -61,8 +61,9 @@ def test_a_run_its_resumption_and_its_use(fit, call, device, monkeypatch):
     assert status == 0 and out == "day3 [Tom Hanks](person) sees [New York](place)\n" and not told
     status, out, told = call(exp, "sample", *flags(run=path, text="Ann leaves Rome " * 9))
     assert status == 0 and "only the first 12 tokens are read" in told and out.count("Ann") == 9
-    status, _, told = call(exp, "sample", *flags(run=path), " ")
-    assert status == 1 and told == "error: nothing to mark: the text is empty"
+    for text, message in ((" ", "nothing to mark: the text is empty"), ("caf\udce9", "not UTF-8: character 3 of")):
+        status, _, told = call(exp, "sample", *flags(run=path), text)
+        assert status == 1 and told.startswith(f"error: {message}")
     monkeypatch.setattr(sys, "stdin", io.StringIO("day1 Ann sees Rome\nday2 Bo Li sees Paris\n\nnot read\n"))
     status, out, told = call(exp, "sample", *flags(run=path))
     assert status == 0 and out == "day1 [Ann](person) sees [Rome](place)\nday2 [Bo Li](person) sees [Paris](place)\n"

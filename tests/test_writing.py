@@ -64,6 +64,8 @@ def test_prompts():
         next(w.stream("a" * 17, 1, None))
     with pytest.raises(DataError, match="not UTF-8"):
         w.ids("\udcff")
+    with pytest.raises(DataError, match="not UTF-8"):
+        next(writing.answers(writing.Use(text="caf\udce9"), w))
     assert w.unknown("漢 a") == ["漢"] and writer(level="word").unknown("a whale") == ["whale"]
 
 

@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 
 from lib import random, run
 from lib.answers import Answer, Note, Text
-from lib.data import texts
+from lib.data import files, texts
 from lib.faults import DataError
 from lib.random import Key
 
@@ -194,7 +194,7 @@ class Use(run.Typed):
 
 def answers(use: Use, writer: Writer) -> Iterator[Answer]:
     """What the model writes behind the text, piece by piece, and with `copy_check` what of it is copied."""
-    prompt = use.text or ""
+    prompt = files.encodable(use.text or "")
     training = writer.training() if use.copy_check else None
     key = random.key(use.seed, writer.device) if use.temperature > 0 else None
     if words := writer.unknown(prompt):
