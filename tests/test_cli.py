@@ -128,6 +128,17 @@ def test_presets_and_flags(call):
     assert call("--data", "a b/c'est.tsv")[1].data == "a b/c'est.tsv"
 
 
+def test_data_is_found_again_from_another_folder(call):
+    """A name stays a name, also where a folder is called so."""
+    Path("default").mkdir()
+    Path("mine.tsv").write_text("")
+    args = call("--data", "mine.tsv", "--data-dir", "default", "--run", "here")[1]
+    assert (args.data, args.data_dir, args.run) == (str(Path.cwd() / "mine.tsv"), Path.cwd() / "default", Path("here"))
+    assert [call("--data", data)[1].data for data in ("default", "no/such", "tatoeba")] == [
+        "default", "no/such", "tatoeba",
+    ]  # fmt: skip
+
+
 def test_sample_gets_its_text_whole(call, fails):
     text = "C'est l'été, n'est-ce pas ? \"Oui\" -- $HOME *"
     assert call("sample", text, "--beam", "4") == call("sample", "--beam", "4", text) == ("sample", Use(text, 4))

@@ -158,7 +158,7 @@ def test_what_tensorboard_shows(finished):
 def test_bad_data_is_told_before_a_run_begins(call, tmp_path):
     (tmp_path / "bad.tsv").write_text("a\tb\nc\n")
     status, _, err = call("--data", "bad.tsv", "--run", "here", *flags(steps=2, **TINY))
-    assert status == 1 and err.startswith("error: bad.tsv, line 2:") and not Path("here").exists()
+    assert status == 1 and "bad.tsv, line 2:" in err and not Path("here").exists()
     status, _, err = call("--data", "tatoba", *flags(steps=2, **TINY))
     assert status == 1 and "tatoba" in err and not Path("runs").exists()
 

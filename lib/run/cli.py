@@ -202,7 +202,7 @@ def parse(experiment: str, presets: dict[str, settings.Args], words: list[str]) 
 def _cli(experiment: str, base: settings.Args, presets: dict[str, settings.Args], words: list[str]) -> Any:
     names = ", ".join(presets)
     about = f"presets: {names} (first word; small if none).  sample: use a finished run; serve: answer requests to it."
-    return tyro.cli(type(base), prog=experiment, default=base, args=words, description=about)
+    return settings.located(tyro.cli(type(base), prog=experiment, default=base, args=words, description=about))
 
 
 def fail(message: str) -> Any:

@@ -108,6 +108,16 @@ def compiles(args: Args) -> bool:
     return args.steps >= 500
 
 
+def located(args: Any) -> Any:
+    """Paths of data and weights made whole, so that the run finds them from another folder too: all but --run, and a
+    name that may be a path if it has a folder or an ending in it and is there."""
+    whole = lambda x: type(x)(os.path.abspath(x))  # noqa: E731
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(args) if f.name != "run"}
+    paths = {name: whole(x) for name, x in values.items() if isinstance(x, Path)}
+    texts = {name: x for name, x in values.items() if isinstance(x, str) and (Path(x).name != x or Path(x).suffix)}
+    return dataclasses.replace(args, **paths, **{name: whole(x) for name, x in texts.items() if os.path.exists(x)})
+
+
 def config(args: Args) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(args).items()}
 
