@@ -27,6 +27,7 @@ from lib.models import dcgan
 from lib.random import Key
 from lib.tasks import judge
 from lib.tasks.conditional import Generator, Use, answers
+from lib.tasks.names import LABELS, check
 from lib.tasks.pictures import Names, one_hot
 from lib.transform import value_and_grad
 from lib.tree import Tree
@@ -272,12 +273,13 @@ def labelled(part: faces.Part, names: Names, device: torch.device) -> Labelled:
 def train(args: Args) -> None:
     splits = faces.load(args.data, args.data_dir, size=args.size, n=args.faces, needs=args.labels)
     names = {name: splits.names[name] for name in args.labels}
+    check(args, names)
     extractor = judge.load(splits, run.device(args))
     here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/kid")
     data, k = labelled(splits.train, names, here.device), sum(map(len, names.values()))
     print(f"{len(data.label):,} training faces of {splits.name}; {here.device}, {here.dtype}")
     state = here.start(init_state, k=k)
-    here.once(lambda: run.write_json(here.path / "labels.json", names))
+    here.once(lambda: run.write_json(here.path / LABELS, names))
     print(tree.table(state.params, depth=2))
     update = here.compile(step, dtype=here.dtype)
     # Rows are examples and columns critic steps, so that ranks share each critic step's batch.
@@ -331,7 +333,7 @@ def rows(key: Key, n: int, size: int, c: int, first: int = 0) -> Iterator[Int[Te
 
 
 def load(path: Path, args: Args) -> Generator:
-    names = run.read_json(path / "labels.json")
+    names = run.read_json(path / LABELS)
     like = init_state(random.key(0), args, sum(map(len, names.values()))).ema
     return generator(run.load(path, like, "ema"), names, args)
 

@@ -27,6 +27,7 @@ from lib.faults import RunError
 from lib.models import cnn
 from lib.random import Key
 from lib.tasks import classify, pictures
+from lib.tasks.names import LABELS, check, kept
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -166,9 +167,11 @@ def step(
 
 
 def chosen(data: Images, names: list[str], labels: tuple[str, ...]) -> Images:
-    """The examples that have one of the labels, numbered anew; all where no label is given."""
+    """The examples that have one of the labels, numbered anew; all where no label is given. Raises RunError."""
     if not labels:
         return data
+    if len(set(labels)) < len(labels):
+        raise RunError(f"a label is given twice: {', '.join(labels)}")
     if unknown := [name for name in labels if name not in names]:
         raise RunError(f"no label {unknown[0]!r} in this data: {', '.join(names)}")
     new = torch.full((len(names),), -1)
@@ -195,8 +198,11 @@ def mistakes(logp: Float[Tensor, "n k"], labels: Int[Tensor, "n"]) -> Int[Tensor
 def train(args: Args) -> None:
     splits = images.load(args.data, args.data_dir)
     names = list(args.labels) or splits.names
+    parts = [chosen(part, splits.names, args.labels) for part in splits[1:4]]
+    check(args, names)
     here = run.Run(args, NAME, Path(__file__), unit="images")
-    data, val, test = (tree.to(chosen(part, splits.names, args.labels), here.device) for part in splits[1:4])
+    here.once(lambda: run.write_json(here.path / LABELS, names))
+    data, val, test = (tree.to(part, here.device) for part in parts)
     print(f"{len(data.labels):,} training pictures of {', '.join(names)}; {here.device}, {here.dtype}")
     state = here.start(init_state, classes=len(names))
     print(tree.table(state.params, depth=1))
@@ -267,10 +273,13 @@ class Model(NamedTuple):
 
 def load(path: Path, args: Args) -> Model:
     """A finished run, and its test pictures, which are loaded when one is asked for."""
-    known = images.label_names(args.data)
-    names = list(args.labels) or known
-    test = functools.cache(lambda: chosen(images.load(args.data, args.data_dir).test, known, args.labels))
-    return Model(run.load(path, init_state(random.key(0), args, len(names))), args, names, test)
+    names = kept(path, list(args.labels) or images.NAMES.get(args.data))
+
+    def test() -> Images:
+        splits = images.load(args.data, args.data_dir)
+        return chosen(splits.test, splits.names, tuple(names))
+
+    return Model(run.load(path, init_state(random.key(0), args, len(names))), args, names, functools.cache(test))
 
 
 def answers(use: Use, model: Model) -> Iterator[Answer]:

@@ -19,13 +19,16 @@ from torch import Tensor
 from lib import conv, diagnose, gan, optim, parallel, plot, random, run, tree
 from lib.data import domains
 from lib.data.domains import Domains
+from lib.faults import RunError
 from lib.random import Key
 from lib.tasks import judge, unpaired
+from lib.tasks.names import check
 from lib.tasks.unpaired import Model, Translators, Use, answers
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
 NAME = Path(__file__).stem
+DOMAINS = "domains.json"
 VAL, TEST = 200, 500  # held-out faces of each domain in an evaluation, at most
 
 
@@ -269,6 +272,7 @@ def translators(g: Tree) -> Translators:
 
 def train(args: Args) -> None:
     found, what, names = domains.load(args.data, args.data_dir, args.size, args.faces)
+    check(args, names, DOMAINS)
     extractor = judge.load(found, run.device(args))
     pairs = args.data == "default"
     here = run.Run(
@@ -276,7 +280,7 @@ def train(args: Args) -> None:
     )  # with photographs nobody knows what a face should have become
     data = Domains(*(found.train.pixels[found.train.attributes[what] == i].to(here.device) for i in range(2)))
     print(f"{len(data.a):,} {names[0]} and {len(data.b):,} {names[1]} training pictures; {here.device}, {here.dtype}")
-    here.once(lambda: run.write_json(here.path / "domains.json", names))
+    here.once(lambda: run.write_json(here.path / DOMAINS, names))
     if here.leads:
         held = partial(domains.held_out, size=args.size, found=None if pairs else found, what=what)
         val, test = (tree.to(held(split, n), here.device) for split, n in (("val", VAL), ("test", TEST)))
@@ -314,13 +318,17 @@ def train(args: Args) -> None:
 
 
 def load(path: Path, args: Args) -> Model:
-    names = run.read_json(path / "domains.json")
+    names = run.read_json(path / DOMAINS)
     g = run.load(path, init_state(random.key(0), args).ema, "ema")
 
     photographs = cache(partial(domains.load, args.data, args.data_dir, args.size, args.faces))
 
     def held(n: int) -> Domains:
-        found, what, _ = (None, "hair", None) if args.data == "default" else photographs()
+        found, what, now = (None, "hair", names) if args.data == "default" else photographs()
+        if now != names:
+            raise RunError(
+                f"--data {args.data} has {' and '.join(now)} now: name its folders {' and '.join(names)} again"
+            )
         return domains.held_out("test", n, args.size, found, what).pixels
 
     return Model(translators(g), names, args.size, held)

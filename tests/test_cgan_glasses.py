@@ -161,6 +161,9 @@ def test_train_resume_and_sample(call, few_faces):
     ]:
         status, _, err = call(exp, "sample", *words, "--run", "r")
         assert status and message in " ".join(err.split()), err
+    Path("r/labels.json").write_text('{"glasses": ["without", "with"]}')
+    status, _, err = call(exp, "--run", "r", "--resume", "--steps", 6)
+    assert status == 1 and 'r was begun with {"glasses": ["without", "with"]}, and --data default has' in err
 
 
 def test_bad_flags_are_told(call, few_faces):

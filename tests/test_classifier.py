@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -150,6 +151,44 @@ def test_files_need_no_data_and_stand_under_their_names(finished, call, data, mo
     monkeypatch.undo()
 
 
+def test_the_names_of_labels_are_the_runs(finished, call, data, tmp_path):
+    """Whatever becomes of its data's folders: what is missing there is said where a test picture is asked for."""
+    photos = shutil.copytree(data, tmp_path / "photos")
+    path = shutil.copytree(finished[0], tmp_path / "mine")
+    stored = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(stored | {"data": str(photos)}))
+    ask = partial(call, exp, "sample", "--run", path)
+    file, numbers = ask(data / "down" / "0.png"), ask(3, 0)
+    assert file[0] == numbers[0] == 0 and {line.split()[-1] for line in file[1].splitlines()} == set(NAMES)
+    shutil.copytree(photos / "up", photos / "also")
+    assert ask(data / "down" / "0.png") == file and ask(3, 0)[:2] == numbers[:2]
+    shutil.rmtree(photos / "also")
+    (photos / "down").rename(photos / "under")
+    assert ask(data / "down" / "0.png") == file
+    status, _, err = ask(3)
+    assert status == 1 and err.splitlines()[-1] == "error: no label 'down' in this data: left, under, up"
+    status, _, err = call(exp, "--resume", "--run", path, "--steps", 14)
+    told = f'{path} was begun with ["down", "left", "up"], and --data {photos} has ["left", "under", "up"]'
+    assert status == 1 and told in err and (path / "result.json").exists()
+    (path / "labels.json").unlink()  # as of a run of before
+    status, _, err = ask(data / "down" / "0.png")
+    assert status == 1 and f"write {path / 'labels.json'}, a JSON list of them in the order" in err
+    (path / "labels.json").write_text(json.dumps(NAMES))
+    assert ask(data / "down" / "0.png") == file
+
+
+def test_the_names_of_runs_that_kept_none(tmp_path):
+    """Of sets whose labels never change, and of chosen ones, which the configuration has."""
+    for args, names in (
+        (exp.Args(model="mlp"), images.FASHION_NAMES),
+        (exp.Args(model="mlp", data="digits"), images.DIGIT_NAMES),
+        (exp.Args(model="mlp", data="gone", labels=("b", "a")), ["b", "a"]),
+    ):
+        state = exp.init_state(random.key(0), args, len(names))
+        checkpoint.save_step(tmp_path / args.data / "checkpoints", 1, state, {"step": 1})
+        assert exp.load(tmp_path / args.data, args).names == names
+
+
 def test_numbers_and_files_together(finished, call, data):
     status, out, _ = call(exp, "sample", "--run", finished[0], data / "up" / "0.png", 2)
     first, second, *rest = out.splitlines()
@@ -245,6 +284,8 @@ def test_chosen_labels_are_numbered_anew():
     found = exp.chosen(data, ["a", "b", "c"], ("c", "a"))
     assert found.pixels.flatten().tolist() == [0, 1, 3, 4] and found.labels.tolist() == [0, 1, 0, 1]
     assert exp.chosen(data, ["a", "b", "c"], ()) is data
+    with pytest.raises(RunError, match=r"a label is given twice: a, a$"):
+        exp.chosen(data, ["a", "b", "c"], ("a", "a"))
     with pytest.raises(RunError, match="no label 'd' in this data: a, b, c"):
         exp.chosen(data, ["a", "b", "c"], ("a", "d"))
 

@@ -493,6 +493,11 @@ def test_a_folder_of_ones_own(call, tmp_path):
     assert "to pears" in out and "to apples" in out
     status, _, err = call(exp, "sample", "--run", "fruit-run", "--n", 2, "--to", "pears")
     assert status == 0, err
+    (data / "apples").rename(data / "quinces")  # which would make it the other domain
+    status, _, err = call(exp, "sample", "--run", "fruit-run", "--n", 2, "--to", "pears")
+    assert status == 1 and "has pears and quinces now: name its folders apples and pears again" in err
+    status, _, err = call(exp, "--run", "fruit-run", "--resume", "--steps", 9)
+    assert status == 1 and 'was begun with ["apples", "pears"]' in err and Path("fruit-run/result.json").exists()
     data.rename(tmp_path / "elsewhere")  # a picture of one's own needs none of it
     Image.new("RGB", (20, 20)).save("mine.png")
     assert call(exp, "sample", "--run", "fruit-run", "mine.png", "--to", "apples")[0] == 0

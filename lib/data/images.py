@@ -43,6 +43,7 @@ DIGITS = Source(
 )
 FASHION_NAMES = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag", "ankle boot"]
 DIGIT_NAMES = [str(i) for i in range(10)]
+NAMES = {"fashion": FASHION_NAMES, "mnist": DIGIT_NAMES, "digits": DIGIT_NAMES}  # of the labels
 HOSTS = {
     "fashion": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist",
@@ -88,26 +89,21 @@ def load(data: str, data_dir: Path | None = None, size: int = 28, channels: int 
     What has no validation (or test) split of its own is split by a hash of the pixels, so that the same picture is
     never on both sides. Raises DataError.
     """
-    names = label_names(data)
     if data in UNPACKED:
         arrays = idx_files(data, data_dir)
         val, rest = _hold_out(_images(*arrays[:2]), "val")
-        return Splits(data, rest, val, _images(*arrays[2:]), names)
-    found = digits(data_dir) if data == "digits" else folder(Path(data), size, channels)[0]
+        return Splits(data, rest, val, _images(*arrays[2:]), NAMES[data])
+    if data == "digits":
+        found, names = digits(data_dir), NAMES[data]
+    elif Path(data).is_dir():
+        found, names = folder(Path(data), size, channels)
+    else:
+        raise DataError(f"--data {data}: neither fashion, mnist or digits nor a folder")
     val, rest = _hold_out(found, "val")
     test, rest = _hold_out(rest, "test")
     if not (len(val.labels) and len(test.labels)):
         raise DataError(f"{data}: {len(found.labels)} pictures are too few to hold any out for validation and test")
     return Splits(Path(data).stem, rest, val, test, names)
-
-
-def label_names(data: str) -> list[str]:
-    """Of the labels of what `load` loads, which it needs not be for this. Raises DataError."""
-    if data in ("fashion", "mnist", "digits"):
-        return FASHION_NAMES if data == "fashion" else DIGIT_NAMES
-    if not Path(data).is_dir():
-        raise DataError(f"--data {data}: neither fashion, mnist or digits nor a folder")
-    return sorted(p.name for p in Path(data).iterdir() if p.is_dir())
 
 
 def idx_files(data: str, data_dir: Path | None = None) -> list[np.ndarray]:
