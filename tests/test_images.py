@@ -264,16 +264,17 @@ def test_grey_pictures_of_a_folder(mixed, capsys):
     assert torch.equal(found.pixels[1, 0], torch.from_numpy(noise(1, 12, 12)))
     assert found.pixels[0].unique().tolist() == [round(0.587 * 100 + 0.114 * 200)]  # the middle square
     told = capsys.readouterr()
-    assert told.err == f"{mixed}: 4 pictures; left out: 3 unreadable, 1 smaller than 8 pixels\n" and told.out == ""
+    left_out = f"{mixed}: 4 pictures; left out: 2 unreadable, 1 smaller than 8 pixels\n"
+    assert told.err == f"{left_out}{mixed}: files without a label, beside the subfolders: 1\n" and told.out == ""
 
 
 def test_coloured_pictures_of_a_folder(mixed, capsys):
     found, names = images.folder(mixed, 12, 3)
-    assert names == ["a dog", "cat"] and found.labels.tolist() == [0, 1] and found.pixels.shape == (2, 3, 12, 12)
+    assert names == ["a dog", "cat"] and found.labels.tolist() == [0, 1, 1] and found.pixels.shape == (3, 3, 12, 12)
     assert torch.equal(found.pixels[1], torch.from_numpy(noise(2, 12, 12, 3)).permute(2, 0, 1))
     assert torch.equal(found.pixels[0], torch.tensor([0, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, 12, 12))
     told = capsys.readouterr().err
-    assert all(part in told for part in ("2 pictures", "3 unreadable", "1 smaller than 8 pixels", "2 not RGB"))
+    assert all(part in told for part in ("3 pictures", "2 unreadable", "1 smaller than 8 pixels", "1 grey"))
 
 
 @pytest.mark.parametrize("size", [8, 28])
@@ -294,79 +295,55 @@ def test_a_folder_without_pictures(tmp_path):
         images.load(str(tmp_path))
 
 
-# ---- one picture ----
+def test_housekeeping_is_neither_a_label_nor_a_picture(tmp_path, capsys):
+    """Of notebooks, of an unpacked archive, of a network disk and of a Mac, at any depth."""
+    for i, name in enumerate(("cat/a.png", "dog/b.png")):
+        put(tmp_path / "photos" / name, noise(i, 12, 12))
+    before, names = images.folder(tmp_path / "photos", 12, 1)
+    extra = (".ipynb_checkpoints/a.png", "__MACOSX/cat/._a.png", "@eaDir/a.png", ".a.png")
+    for name in (*extra, *(f"cat/{x}" for x in extra), "cat/._a.png", "cat/.DS_Store"):
+        put(tmp_path / "photos" / "x.png", noise(9, 12, 12))
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / "x.png").rename(tmp_path / "photos" / name)
+    after, same = images.folder(tmp_path / "photos", 12, 1)
+    assert same == names == ["cat", "dog"] and after.labels.tolist() == [0, 1]
+    assert torch.equal(after.pixels, before.pixels) and capsys.readouterr().err == ""
 
 
-def test_a_transparent_picture_is_laid_on_white(tmp_path):
-    """By its alpha, and what is invisible does not show."""
-    array = np.zeros((12, 12, 4), np.uint8)
-    array[..., 0], array[:4, :, 3], array[4:8, :, 3] = 200, 255, 51  # red: opaque, a fifth, clear
-    Image.fromarray(array, "RGBA").save(tmp_path / "a.png")
-    found = images.read(tmp_path / "a.png", 12, channels=3)
-    assert found.shape == (3, 12, 12) and found.dtype == torch.uint8
-    for rows, colour in (
-        (slice(0, 4), [200, 0, 0]),
-        (slice(4, 8), [244, 204, 204]),
-        (slice(8, 12), [255, 255, 255]),
-    ):
-        expected = torch.tensor(colour)[:, None, None].expand(3, 4, 12)
-        assert (found[:, rows].int() - expected).abs().max() <= 1
+def test_a_label_has_all_that_lies_below_it(tmp_path):
+    """In the order of their paths, which of a flat folder is that of the names, and behind links."""
+    paths = ["b/10.png", "b/9.png", "b/old/deep/1.png", "a/x/1.png", "a.b/1.png", "Z/1.png"]
+    for i, path in enumerate(paths):
+        put(tmp_path / "set" / path, noise(i, 12, 12))
+    put(tmp_path / "away" / "1.png", noise(6, 12, 12))
+    (tmp_path / "set" / "c").symlink_to(tmp_path / "away")
+    (tmp_path / "away" / "back").symlink_to(tmp_path / "set")  # without an end
+    (tmp_path / "set" / "b" / "self").symlink_to(tmp_path / "set" / "b")
+    found, names = images.folder(tmp_path / "set", 12, 1)
+    assert names == ["Z", "a", "a.b", "b", "c"] and found.labels.tolist() == [0, 1, 2, 3, 3, 3, 4]
+    expected = [noise(i, 12, 12) for i in (5, 3, 4, 0, 1, 2, 6)]
+    assert torch.equal(found.pixels[:, 0], torch.from_numpy(np.stack(expected)))
 
 
-def test_other_kinds_of_transparency(tmp_path):
-    """A palette, or a colour of an RGB picture, one of which means clear."""
-    array = np.zeros((12, 12), np.uint8)
-    array[6:] = 1
-    palette = Image.fromarray(array, "P")
-    palette.putpalette([0, 0, 200, 10, 20, 30])
-    palette.save(tmp_path / "p.png", transparency=1)
-    colours = np.zeros((12, 12, 3), np.uint8)
-    colours[:6], colours[6:] = [0, 0, 200], [10, 20, 30]
-    Image.fromarray(colours).save(tmp_path / "rgb.png", transparency=(10, 20, 30))
-    grey = np.full((12, 12, 2), 90, np.uint8)
-    grey[:6, :, 1], grey[6:, :, 1] = 255, 0
-    Image.fromarray(grey, "LA").save(tmp_path / "la.png")
-    for name, colour in (("p", [0, 0, 200]), ("rgb", [0, 0, 200]), ("la", [90, 90, 90])):
-        found = images.read(tmp_path / f"{name}.png", 12, channels=3)
-        assert torch.equal(found[:, :6], torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, 6, 12)), name
-        assert (found[:, 6:] == 255).all(), name
+def test_a_folder_without_a_picture_is_no_label(tmp_path, capsys):
+    for i, name in enumerate(("a", "c", "d")):
+        put(tmp_path / name / "1.png", noise(i, 12, 12 if name != "c" else 3))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "d" / "notes.txt").write_text("no picture")
+    found, names = images.folder(tmp_path, 12, 1)
+    assert names == ["a", "d"] and found.labels.tolist() == [0, 1]
+    left_out = f"{tmp_path}: 2 pictures; left out: 1 smaller than 8 pixels, 1 unreadable\n"
+    assert capsys.readouterr().err == f"{left_out}{tmp_path}: no labels, as they hold no picture: b, c\n"
 
 
-def test_an_opaque_picture_is_read_as_it_is(tmp_path):
-    colours, greys = noise(1, 12, 12, 3), noise(2, 12, 12)
-    put(tmp_path / "colours.png", colours, "RGB")
-    put(tmp_path / "greys.png", greys)
-    assert torch.equal(images.read(tmp_path / "colours.png", 12, 3), torch.from_numpy(colours).permute(2, 0, 1))
-    assert torch.equal(images.read(tmp_path / "greys.png", 12), torch.from_numpy(greys)[None])
-    assert torch.equal(images.read(tmp_path / "greys.png", 12, 3), torch.from_numpy(greys).expand(3, 12, 12))
-    expected = torch.from_numpy(colours.astype(np.float64)) @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
-    assert (images.read(tmp_path / "colours.png", 12)[0] - expected).abs().max() <= 1
-
-
-def test_the_middle_square_of_one_picture(tmp_path):
-    wide = np.full((12, 40, 3), 255, np.uint8)
-    wide[:, 14:26] = [0, 100, 200]
-    put(tmp_path / "wide.png", wide, "RGB")
-    found = images.read(tmp_path / "wide.png", 12, 3)
-    assert torch.equal(found, torch.tensor([0, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, 12, 12))
-    scaled = images.read(tmp_path / "wide.png", 48, 3)  # its edges are mixed with what is beside them
-    assert scaled.shape == (3, 48, 48) and torch.equal(scaled[:, :, 8:-8], found[:, :1, :1].expand(3, 48, 32))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_what_cannot_be_read_as_one_picture(tmp_path, channels):
-    for size in ((8, 7), (7, 8)):
-        put(tmp_path / "tiny.png", noise(1, *size))
-        told = rf"tiny\.png has {size[1]} x {size[0]} pixels, fewer than 8 x 8"
-        with pytest.raises(DataError, match=told):
-            images.read(tmp_path / "tiny.png", 12, channels)
-    put(tmp_path / "small.png", noise(1, 8, 8))
-    assert images.read(tmp_path / "small.png", 12, channels).shape == (channels, 12, 12)
-    (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "small.png").read_bytes()[:60])
-    for name in ("text.png", "cut.png", "missing.png", "."):
-        with pytest.raises(DataError, match=f"cannot read {tmp_path / name}: "):
-            images.read(tmp_path / name, 12, channels)
+@pytest.mark.parametrize("tops", [("train", "test"), ("Train", "val", "test"), ("photos",)])
+def test_folders_of_labels_that_lie_too_deep(tmp_path, tops):
+    for top in tops:
+        put(tmp_path / top / "cat" / "1.png", noise(1, 12, 12))
+    with pytest.raises(DataError, match=f"must lie in it, and not in its {' and '.join(sorted(tops))}: give one of"):
+        images.folder(tmp_path, 12, 1)
+    put(tmp_path / tops[0] / "1.png", noise(2, 12, 12))  # a label after all
+    assert images.folder(tmp_path, 12, 1)[1] == sorted(tops)
 
 
 # ---- splits ----

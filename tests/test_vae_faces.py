@@ -201,7 +201,7 @@ def test_as_a_user(call, few_faces):
         (["change", 1, "--add", "hat"], "'hat' is not the value"),
         (["change", 1, "--add", "blond"], "blond: fewer than 20"),
         (["reconstruct", "none.png"], "cannot read none.png"),
-        (["reconstruct", "tiny.png"], "tiny.png has 5 x 30 pixels, fewer than 8 x 8"),
+        (["reconstruct", "tiny.png"], "tiny.png: 5 x 30 pixels, fewer than 8 x 8"),
         (["change", 1], "a change needs --add or --remove"),
         (["combine", "--plus", 1], "go together"),
         (["--n", 0], "at least 1"),

@@ -1,7 +1,10 @@
 """Faces of the original data sets, read from a folder that holds them: CelebA, Kaggle's glasses, anime, one's own."""
 
+import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +13,8 @@ from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 
 from lib.data import images, texts
-from lib.data.files import place
+from lib.data.files import place, subfolders, visible
+from lib.data.pixels import read_all
 from lib.faults import DataError
 
 GLASSES = ["no glasses", "glasses"]
@@ -25,7 +29,6 @@ NEEDED = {
     "glasses": "train.csv and the pictures face-<id>.png of https://www.kaggle.com/c/glasses-or-no-glasses",
     "anime": "the pictures of https://www.kaggle.com/datasets/splcher/animefacedataset",
 }
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
 Names = dict[str, list[str]]
 Attributes = dict[str, Shaped[Tensor, "n"]]
@@ -45,20 +48,21 @@ def celeba(data_dir: Path, size: int, hair: Sequence[str] = ("black", "blond", "
     """CelebA's aligned faces (202,599 of 178 x 218 pixels; their middle square) with the attributes glasses, hair and
     male. Hair is "other" where neither Black_Hair nor Blond_Hair is given, or both. Liu et al. 2015,
     https://arxiv.org/abs/1411.7766; for research. Reads Kaggle's .csv files too. Raises DataError."""
-    source = _find(data_dir, "celeba", "list_attr_celeba.txt", "list_attr_celeba.csv")
+    files = visible(data_dir)
+    source = _find(files, data_dir, "celeba", "list_attr_celeba.txt", "list_attr_celeba.csv")
     table = _table(source, ["Eyeglasses", "Black_Hair", "Blond_Hair", "Male"], {-1, 1})
-    folders = [p for p in sorted(data_dir.rglob("img_align_celeba")) if any(p.glob("*.jpg"))]
+    folders = sorted({p.parent for p in files if p.parent.name == "img_align_celeba" and p.suffix == ".jpg"})
     if not folders:
         raise DataError(f"{data_dir}: no folder img_align_celeba with pictures. Needed: {NEEDED['celeba']}")
     colours = {name: "other" if a == b else "black" if a > b else "blond" for name, (_, a, b, _) in table.items()}
     chosen = [name for name in table if colours[name] in hair]
-    partition = next((p for end in ("txt", "csv") for p in sorted(data_dir.rglob(f"list_eval_partition.{end}"))), None)
+    partition = _first(files, "list_eval_partition.txt", "list_eval_partition.csv")
     given = {name: [_by_name(name)] for name in chosen}
     if partition is not None:
         given = _table(partition, ["partition"], {0, 1, 2})
         if strange := [name for name in chosen if name not in given]:
             raise DataError(f"{partition} does not say where {strange[0]} belongs ({len(strange)} such pictures)")
-    pixels, kept = images.read_all([folders[-1] / name for name in chosen], size, 3, folders[-1])
+    pixels, kept = read_all([folders[-1] / name for name in chosen], size, 3, folders[-1])
     names = [chosen[i] for i in kept]
     attributes = {
         "glasses": torch.tensor([table[name][0] > 0 for name in names]),
@@ -72,11 +76,12 @@ def celeba(data_dir: Path, size: int, hair: Sequence[str] = ("black", "blond", "
 def kaggle(data_dir: Path, size: int) -> Album:
     """The labelled faces of Kaggle's "glasses or no glasses" (4,500, made by a GAN): train.csv, whose columns include
     id and glasses, and face-<id>.png. About a tenth of the labels are wrong. Raises DataError."""
-    source = _find(data_dir, "glasses", "train.csv")
+    files = visible(data_dir)
+    source = _find(files, data_dir, "glasses", "train.csv")
     table = _table(source, ["glasses"], {0, 1})
-    folder = _find(data_dir, "glasses", "face-*.png").parent
+    folder = _find(files, data_dir, "glasses", "face-*.png").parent
     labels = [bool(label) for (label,) in table.values()]
-    pixels, kept = images.read_all([folder / f"face-{name}.png" for name in table], size, 3, folder)
+    pixels, kept = read_all([folder / f"face-{name}.png" for name in table], size, 3, folder)
     attributes = {"glasses": torch.tensor([labels[i] for i in kept])}
     return Album(pixels, attributes, KNOWN["glasses"], _by_pixels(pixels))
 
@@ -84,7 +89,7 @@ def kaggle(data_dir: Path, size: int) -> Album:
 def folder(path: Path, size: int) -> Album:
     """A folder of one's own: its subfolders are the values of the attribute "class"; without any it is a flat one.
     Raises DataError."""
-    if not any(p.is_dir() for p in path.iterdir()):
+    if not subfolders(path):
         return flat(path, size)
     (pixels, labels), classes = images.folder(path, size, 3)
     return Album(pixels, {"class": labels}, {"class": classes}, _by_pixels(pixels))
@@ -93,39 +98,54 @@ def folder(path: Path, size: int) -> Album:
 def flat(path: Path, size: int) -> Album:
     """All pictures of a folder and its subfolders, of which nothing else is known: anime faces (63,632 in Kaggle's
     animefacedataset). Raises DataError."""
-    files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURES]
-    pixels, _ = images.read_all(files, size, 3, path)
+    pixels, _ = read_all(visible(path), size, 3, path)
     return Album(pixels, {}, {}, _by_pixels(pixels))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, fields) of each row of a .csv file, or of CelebA's text files. Raises DataError."""
+    text = texts.read(path)
+    if path.suffix.lower() != ".csv":
+        lines = re.split("\r\n|\r|\n", text)
+        yield from ((i, re.split(r"\s*,\s*|\s+", line.strip())) for i, line in enumerate(lines, 1) if line.strip())
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    try:
+        yield from (
+            (reader.line_num, [x.strip() for x in row]) for row in reader if len(row) > 1 or "".join(row).strip()
+        )
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _table(path: Path, wanted: Sequence[str], allowed: set[int]) -> dict[str, list[int]]:
     """{a row's first field: its fields in the `wanted` columns}, of a .csv file or of CelebA's text files: a header of
     the attributes after the number of rows, or none where there is one column. Raises DataError naming the line."""
-    lines = (
-        (i, re.split(r"\s*,\s*|\s+", x.strip())) for i, x in enumerate(texts.read(path).splitlines(), 1) if x.strip()
-    )
+    lines = _rows(path)
     columns = _header(lines, path, wanted)
     if missing := [name for name in wanted if name not in columns]:
         raise DataError(f"{path} has no attribute {', '.join(missing)}: it has {', '.join(columns[:40]) or 'none'}")
-    places, table = [1 + columns.index(name) for name in wanted], {}
+    places, table = [1 + columns.index(name) for name in wanted], dict[str, list[int]]()
     for number, row in lines:
         if len(row) != 1 + len(columns):
             raise DataError(f"{path}, line {number}: {len(row)} fields, expected {1 + len(columns)}")
+        if not row[0]:
+            raise DataError(f"{path}, line {number}: no name of a picture")
         try:
-            table[row[0]] = [int(float(row[i])) for i in places]
-        except (OverflowError, ValueError) as error:
+            values = [float(row[i]) for i in places]
+        except ValueError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-        if not allowed.issuperset(table[row[0]]):
-            raise DataError(
-                f"{path}, line {number}: {table[row[0]]}, expected {' or '.join(map(str, sorted(allowed)))}"
-            )
+        if not allowed.issuperset(values):
+            raise DataError(f"{path}, line {number}: {values}, expected {' or '.join(map(str, sorted(allowed)))}")
+        if table.setdefault(row[0], [int(x) for x in values]) != values:
+            raise DataError(f"{path}, line {number}: {row[0]} a second time, with other values")
     if not table:
         raise DataError(f"{path}: no rows")
     return table
 
 
 def _header(lines: Iterator[tuple[int, list[str]]], path: Path, wanted: Sequence[str]) -> list[str]:
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return next(lines, (0, []))[1][1:]
     if len(wanted) == 1:
         return list(wanted)
@@ -133,10 +153,13 @@ def _header(lines: Iterator[tuple[int, list[str]]], path: Path, wanted: Sequence
     return next(lines, (0, []))[1]
 
 
-def _find(data_dir: Path, data: str, *patterns: str) -> Path:
-    for pattern in patterns:
-        if found := sorted(data_dir.rglob(pattern)):
-            return found[0]
+def _first(files: Sequence[Path], *patterns: str) -> Path | None:
+    return next((file for pattern in patterns for file in files if fnmatch(file.name, pattern)), None)
+
+
+def _find(files: Sequence[Path], data_dir: Path, data: str, *patterns: str) -> Path:
+    if found := _first(files, *patterns):
+        return found
     raise DataError(f"{data_dir} has no {patterns[0]}. Needed: {NEEDED[data]}")
 
 

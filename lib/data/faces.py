@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from lib.data import albums, drawn, images
+from lib.data import albums, drawn
 from lib.data.drawn import HAIR, SKIN
+from lib.data.pixels import TINY
 from lib.faults import DataError
 
 PREFIX = {"train": "train-", "val": "val-", "test": "held-"}  # of the seeds of drawn faces, by split
@@ -65,11 +66,11 @@ def load(
     `needs`: attributes that the set must have.
 
     CelebA has its own split; without list_eval_partition.txt it goes by the hash of the file's name, everything else
-    by the hash of the pixels. Pictures that are missing, unreadable, tiny or not RGB are left out and counted. Raises
+    by the hash of the pixels. Pictures that are missing, unreadable, tiny or grey are left out and counted. Raises
     DataError where nothing is left, or the set has no such attribute or colour.
     """
-    if size < images.TINY:
-        raise DataError(f"faces of {size} pixels are too small: at least {images.TINY}")
+    if size < TINY:
+        raise DataError(f"faces of {size} pixels are too small: at least {TINY}")
     needs = [*needs, *(["hair"] if hair else [])]
     if data == "default":
         _check(data, needs, DRAWN)

@@ -108,9 +108,18 @@ def place(content: bytes, purpose: str = "", size: int = 8) -> float:
     return int.from_bytes(digest) / 2 ** (8 * size)
 
 
-def visible(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, without hidden and housekeeping ones (.git, .DS_Store, __MACOSX, @eaDir)."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted(
-        p for p in found if not any(part.startswith((".", "__", "@")) for part in p.relative_to(folder).parts)
-    )
+HOUSEKEEPING = (".", "__", "@")  # how .ipynb_checkpoints, __MACOSX, @eaDir, .DS_Store and their like begin
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Sorted, without housekeeping."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(HOUSEKEEPING))
+
+
+def visible(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    """All files below a folder, sorted, without housekeeping. Links to folders are followed, but none to a folder
+    `above`, which would have no end."""
+    here, folders = (*above, folder.resolve()), subfolders(folder)
+    own = {p for p in folder.iterdir() if not p.name.startswith(HOUSEKEEPING)}.difference(folders)
+    deeper = [file for p in folders if p.resolve() not in here for file in visible(p, here)]
+    return sorted([*own, *deeper])

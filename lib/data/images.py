@@ -7,8 +7,6 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from lib import random
-from lib.data.files import place
+from lib.data.files import place, subfolders, visible
+from lib.data.pixels import read_all
 from lib.data.sources import Source, at_hand, deb_files, fetch
 from lib.faults import DataError
 from lib.random import Key
@@ -65,8 +62,8 @@ UNPACKED = {
     ],
 }
 LICENCE = {"fashion": "MIT", "mnist": "CC BY-SA 3.0"}
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # of a folder, and not its labels
 HELD_OUT = 0.1  # of what has no split of its own, for validation and again for test
-TINY = 8  # pixels: a folder's pictures with a shorter side are left out
 
 
 class Images(NamedTuple):
@@ -157,53 +154,25 @@ def digits(data_dir: Path | None = None) -> Images:
 
 
 def folder(path: Path, size: int, channels: int) -> tuple[Images, list[str]]:
-    """Pictures and the names of their labels, the subfolders of `path`: the middle square, scaled. What cannot be
-    read, is tiny or (for 3 channels) not RGB is left out and counted. Raises DataError where nothing is left."""
-    names = sorted(p.name for p in path.iterdir() if p.is_dir())
-    files = [(file, label) for label, name in enumerate(names) for file in sorted((path / name).iterdir())]
-    what = "pictures in subfolders, one a label"
-    pixels, kept = read_all([file for file, _ in files], size, channels, path, what)
-    return Images(pixels, torch.tensor([files[i][1] for i in kept])), names
-
-
-def read_all(
-    files: Sequence[Path], size: int, channels: int, origin: Path, what: str = "pictures"
-) -> tuple[UInt8[Tensor, "n c size size"], list[int]]:
-    """The middle square of each picture, scaled, and the places in `files` of those that were kept: what is missing,
-    cannot be read, is tiny or (for 3 channels) not RGB is left out and counted. Raises DataError where nothing is left,
-    saying that `origin` has no `what`."""
-    pixels = torch.empty((len(files), channels, size, size), dtype=torch.uint8)
-    kept, faults = list[int](), Counter[str]()
-    for i, file in enumerate(tqdm(files, desc=origin.name, unit="picture", disable=len(files) < 1000)):
-        try:
-            with Image.open(file) as image:
-                image.load()
-        except FileNotFoundError:
-            faults["missing"] += 1
-            continue
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises
-            faults["unreadable"] += 1
-            continue
-        if min(image.size) < TINY:
-            faults[f"smaller than {TINY} pixels"] += 1
-        elif channels == 3 and image.mode != "RGB":
-            faults["not RGB"] += 1
-        elif image.mode[0] in "IF":  # more than eight bits, which convert() would clip
-            faults["not of 8 bits"] += 1
-        else:
-            pixels[len(kept)] = _square(image, size, channels)
-            kept.append(i)
-    left_out = ", ".join(f"{n} {fault}" for fault, n in faults.items())
-    if not kept:
-        raise DataError(f"{origin} has no {what}" + f" (left out: {left_out})" * bool(faults))
-    if faults:
-        print(f"{origin}: {len(kept)} pictures; left out: {left_out}", file=sys.stderr)
-    return pixels[: len(kept)], kept
-
-
-def _square(image: Image.Image, size: int, channels: int) -> UInt8[Tensor, "c size size"]:
-    square = ImageOps.fit(image.convert("RGB" if channels == 3 else "L"), (size, size))
-    return torch.from_numpy(rearrange(np.array(square).reshape(size, size, channels), "h w c -> c h w").copy())
+    """Pictures and the names of their labels: the subfolders of `path` in which, at any depth, `read_all` could read
+    one. Raises DataError where there is none, or where the labels' folders must lie deeper."""
+    inside = visible(path)
+    files = [file for file in inside if file.parent != path]
+    tops = [file.relative_to(path).parts[0] for file in files]
+    deep = all(file.parent != path / top for file, top in zip(files, tops, strict=True))
+    if files and deep and (len(set(tops)) == 1 or SPLITS.issuperset(map(str.lower, tops))):
+        upper = " and ".join(sorted(set(tops)))
+        raise DataError(
+            f"{path}: folders of labels must lie in it, and not in its {upper}: give one of these as --data"
+        )
+    pixels, kept = read_all(files, size, channels, path, "pictures in subfolders, one a label")
+    if len(inside) > len(files):
+        print(f"{path}: files without a label, beside the subfolders: {len(inside) - len(files)}", file=sys.stderr)
+    names = sorted({tops[i] for i in kept})
+    if empty := [top.name for top in subfolders(path) if top.name not in names]:
+        print(f"{path}: no labels, as they hold no picture: {', '.join(empty)}", file=sys.stderr)
+    numbers = {name: i for i, name in enumerate(names)}
+    return Images(pixels, torch.tensor([numbers[tops[i]] for i in kept])), names
 
 
 def _images(pixels: np.ndarray, labels: np.ndarray) -> Images:
@@ -219,19 +188,6 @@ def _hold_out(images: Images, purpose: str) -> tuple[Images, Images]:
 def held_out(pixels: UInt8[Tensor, "n c h w"], purpose: str) -> Bool[Tensor, "n"]:
     """The pictures whose hash falls below HELD_OUT: others for each purpose."""
     return torch.tensor([place(x.tobytes(), purpose, size=4) < HELD_OUT for x in pixels.numpy()])
-
-
-def read(path: Path, size: int, channels: int = 1) -> UInt8[Tensor, "c h w"]:
-    """The middle square of one picture file, scaled; a transparent one laid on white. Raises DataError."""
-    try:
-        with Image.open(path) as image:
-            if min(image.size) < TINY:
-                raise DataError(f"{path} has {image.width} x {image.height} pixels, fewer than {TINY} x {TINY}")
-            white = Image.new("RGBA", image.size, "white")
-            clear = channels == 3 and image.has_transparency_data
-            return _square(Image.alpha_composite(white, image.convert("RGBA")) if clear else image, size, channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def shifted(x: UInt8[Tensor, "b c h w"], key: Key, reach: int) -> UInt8[Tensor, "b c h w"]:

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import random
-from lib.data import faces, images
+from lib.data import faces
+from lib.data.pixels import read
 from lib.faults import RunError
 
 Names = dict[str, list[str]]  # of each label's values
@@ -43,7 +44,7 @@ def picked(
     found = []
     for word, number in zip(pictures, numbers, strict=True):
         if number is None or known is None:
-            found.append(images.read(Path(word), size, channels))
+            found.append(read(Path(word), size, channels))
         elif number < len(known):
             found.append(known[number])
         else:

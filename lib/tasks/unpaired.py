@@ -15,8 +15,8 @@ from tyro.conf import Positional
 
 from lib import plot, run
 from lib.answers import Answer, Picture
-from lib.data import images
 from lib.data.domains import Domains, Held
+from lib.data.pixels import read
 from lib.faults import RunError
 from lib.tasks.judge import Judge
 
@@ -116,7 +116,7 @@ def answers(use: Use, model: Model) -> Iterator[Answer]:
     if use.pictures and use.to is None:
         raise RunError(f"a picture needs --to {names[0]} or --to {names[1]}")
     if use.pictures:
-        x = torch.stack([images.read(file, model.size, channels=3) for file in use.pictures])
+        x = torch.stack([read(file, model.size, channels=3) for file in use.pictures])
         pixels = Domains(x, x)
     else:
         pixels = model.held(use.n)
