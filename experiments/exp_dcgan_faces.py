@@ -281,7 +281,7 @@ def answers(use: Use, model: Model) -> Iterator[Answer]:
         frames, columns = way(model.ema, pictures.latents(use.pictures, model.latent, use.seed)), 12
     else:
         frames, columns = draw(model.ema, pictures.latents(range(use.n), model.latent, use.seed)) / 2 + 0.5, 8
-    content = plot.gif(frames) if use.out.suffix == ".gif" else plot.tile(frames, columns)
+    content = plot.gif(frames) if use.out.suffix.lower() == ".gif" else plot.tile(frames, columns)
     yield Picture(content, use.out, f"{len(frames)} faces")
 
 

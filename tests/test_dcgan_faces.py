@@ -92,8 +92,8 @@ def test_train_resume_and_sample(call, few_faces):
     assert call(exp, "sample", "--n", 3, "--run", "r", "--out", "b.png")[0] == 0
     a, b = (torch.frombuffer(bytearray(Image.open(x).tobytes()), dtype=torch.uint8) for x in ("a.png", "b.png"))
     assert len(a) == len(b) and not torch.equal(a, b)  # one row each, of five and of three
-    assert call(exp, "sample", "way", 0, 3, 1, "--run", "r", "--out", "c.gif")[0] == 0
-    assert Image.open("c.gif").n_frames > 40  # there and back
+    assert call(exp, "sample", "way", 0, 3, 1, "--run", "r", "--out", "c.GIF")[0] == 0
+    assert Image.open("c.GIF").n_frames > 40  # there and back
 
 
 def test_bad_flags_are_told(call, few_faces, tmp_path):

@@ -186,13 +186,13 @@ def test_as_a_user(call, few_faces):
     Image.new("RGBA", (20, 30), (0, 0, 0, 0)).save("clear.png")
     Image.new("L", (5, 30)).save("tiny.png")
     for words in (
-        ["--n", 3], ["reconstruct", 0, 1], ["way", 0, 1], ["way", 0, "clear.png", "--out", "way.gif"],
+        ["--n", 3], ["reconstruct", 0, 1], ["way", 0, 1], ["way", 0, "clear.png", "--out", "way.GIF"],
         ["change", 0, 1, "--add", "glasses"], ["change", "clear.png", 0, "--remove", "glasses"],
         ["combine", "--plus", 0, 1, 2, "--minus", 3, "clear.png", 5, "--base", 1], ["reconstruct", "clear.png"],
     ):  # fmt: skip
         status, out, err = use(*words)
         assert status == 0 and Path(out.strip()).exists(), err
-    assert Image.open("way.gif").n_frames > 20
+    assert Image.open("way.GIF").n_frames > 20
     white = Image.open("reconstruction.png").convert("RGB").getpixel((20, 20))
     assert white == (255, 255, 255)
     for words, told in (

@@ -128,7 +128,7 @@ def answers(use: Use, coder: Coder) -> Iterator[Answer]:
             content = plot.tile(coder.generated(use.n, random.key(use.seed)), 8)
         case Way():
             a, b = coder.encode(coder.picked(use.pictures)[0])
-            moving = use.out.suffix == ".gif"
+            moving = use.out.suffix.lower() == ".gif"
             content = coder.animation(a, b) if moving else plot.tile(coder.decode(pictures.between(a, b, 10)), 10)
         case Reconstruct():
             x, _ = coder.picked(use.pictures)
