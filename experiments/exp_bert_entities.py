@@ -28,6 +28,7 @@ from lib.data.entities import Sentence, Tagged
 from lib.faults import RunError
 from lib.models import bert, minilm
 from lib.random import Key
+from lib.tasks.names import check
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -158,6 +159,7 @@ def step(
 
 def train(args: Args) -> None:
     corpus = entities.load(args.data, args.data_dir)
+    check(args, corpus.names, TAGS)
     released, known = minilm.load(args.data_dir) if args.start == "minilm" else (None, None)
     here = run.Run(args, NAME, Path(__file__), unit="sentences")
     words = (" ".join(sentence.words) for sentence in corpus.train)

@@ -25,6 +25,7 @@ from lib.data import batches, labelled, tokens
 from lib.models import bert, minilm
 from lib.random import Key
 from lib.tasks import classify
+from lib.tasks.names import LABELS, check
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -98,7 +99,6 @@ PRESETS: dict[str, run.Args] = {
 DIAGNOSED = 4  # rows of a batch
 AT_ONCE = 128  # rows that are predicted
 LIKELIEST = 5  # words for a gap
-LABELS = "labels.json"
 TRY = "a [MASK] film with a great story"
 
 
@@ -219,6 +219,7 @@ def in_phases(key: Key, first: int = 0, *, args: Args, sizes: dict[Phase, int]) 
 
 def train(args: Args) -> None:
     corpus = labelled.load(args.data, args.data_dir)
+    check(args, corpus.names)
     more = labelled.load(args.pretrain_data, args.data_dir).train if args.pretrain_data else []
     texts = [example.text for example in [*corpus.train, *more]]
     released, known = minilm.load(args.data_dir) if args.start == "minilm" else (None, None)

@@ -32,6 +32,7 @@ from lib.models import gpt, gpt2, smollm
 from lib.random import Key
 from lib.tasks import classify
 from lib.tasks.classify import Encoded
+from lib.tasks.names import LABELS, check
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -41,7 +42,6 @@ ADAPTED = r"decoder\.blocks\.\d+\.(attn\.w_\w|ff\.\w+\.w)$"  # what has low-rank
 SCALE = 2.0  # of adapters: alpha / rank (Hu et al. 2021, section 4.1)
 HEAD = 64  # channels of a head of "new", of which three share keys and values, as in SmolLM2-135M
 AT_ONCE = 64  # texts that are classified at once
-LABELS = "labels.json"
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,7 @@ def predict(
 
 def train(args: Args) -> None:
     corpus = labelled.load(args.data, args.data_dir)
+    check(args, corpus.names)
     here = run.Run(args, NAME, Path(__file__), unit="texts")
     here.once(lambda: run.write_json(here.path / LABELS, corpus.names))
     decoder, frozen = prepared(args, args.data_dir, here.device, here.dtype)

@@ -530,7 +530,11 @@ def test_a_run_that_has_arrived(start, tmp_path):
         with pytest.raises(RunError, match="at step 4 already: go on with more --steps"):
             start(run=tmp_path / "here", steps=steps, resume=True)
     longer = start(run=tmp_path / "here", steps=6, resume=True)
-    assert longer.step == 4 and not (longer.path / "result.json").exists()  # it is not finished any more
+    with pytest.raises(CheckpointError, match="missing: v"):
+        longer.start(lambda key, args: {"v": torch.ones(2)})
+    assert longer.step == 4 and (longer.path / "result.json").exists()
+    longer.start(lambda key, args: {"w": torch.zeros(2)})
+    assert not (longer.path / "result.json").exists()  # it is not finished any more
 
 
 def test_a_step_is_saved_with_what_was_measured_after_it(start, tmp_path):

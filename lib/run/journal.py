@@ -71,7 +71,6 @@ class Journal:
             raise RunError(f"{self.path} is at step {self.step} already: go on with more --steps than that")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = directory.claim(self.path)
-        result.unlink(missing_ok=True)  # a finished run that is to go on is not finished
         checkpoint.clean(self.checkpoints, keep=2)
         if not args.resume:
             shutil.copy(source, self.path / "experiment.py")

@@ -46,6 +46,8 @@ class Run(Journal):
             like = state if self._whole is None else self._whole
             saved = checkpoint.load_tree(self._from, like, self.device)
             state = parallel.scattered(saved, state, n)
+        if self.leads:  # a finished run that is to go on, as it can, is not finished
+            (self.path / "result.json").unlink(missing_ok=True)
         return state
 
     def compile(self, step: Callable, **fixed: Any) -> Callable[..., tuple[Tree, dict[str, Tensor]]]:
@@ -127,6 +129,7 @@ class Run(Journal):
 
         def stop(*_: Any) -> None:
             self.stopped = True
+            self.write("stopping after this step; Ctrl-C once more: at once")
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = signal.signal(signal.SIGINT, stop)
