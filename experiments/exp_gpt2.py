@@ -1,8 +1,9 @@
 """GPT-2 as it was released (Radford et al. 2019): how well it knows a text, what it writes, and fine-tuning on a novel.
 
 What it shows: the same functions that learn a novel from nothing (exp_gpt_hemingway) are GPT-2 once they hold its
-weights, by OpenAI's own tokenizer. With --steps 0, the default, nothing is trained: a run measures held-out text and
-writes; more steps fine-tune on the training text as nanoGPT does on Shakespeare.
+weights, by OpenAI's own tokenizer or the one that lies beside other weights. With --steps 0, the default, nothing is
+trained: a run measures held-out text and writes; more steps fine-tune on the training text as nanoGPT does on
+Shakespeare.
 
     just run exp_gpt2 --weights hub               # OpenAI's weights from Hugging Face, 0.5 GB; --size medium, large, xl
     just run exp_gpt2 --weights folder            # any of its shape under Hugging Face's names: see `gpt2.load`
@@ -38,6 +39,7 @@ from lib.transform import value_and_grad
 from lib.tree import Tree
 
 NAME = Path(__file__).stem
+SPELLED = " It's 1 – é, 漢 😀\n\n\tB"  # by a tokenizer that leaves nothing out
 PROMPTS = ("I went to the kitchen and", "Lexington is the second largest city in the state of Kentucky")  # the book's
 SAMPLE = f'"{PROMPTS[0]}"'
 TIMED = 64  # tokens that are written to see how long one takes
@@ -130,6 +132,18 @@ def step(
 # ---- plumbing: weights, measuring, fine-tuning ----
 
 
+def tokenizer_for(args: Args) -> Tokenizer:
+    """OpenAI's, or that of the folder of weights. Raises DataError for one that is not for language models."""
+    if args.weights in ("new", "hub"):
+        return gpt2.tokenizer(args.data_dir)
+    found = gpt2.tokenizer_of(Path(args.weights), args.data_dir)
+    if found.token_to_id(gpt2.END) is None:
+        raise DataError(f"the tokenizer beside {args.weights} has no {gpt2.END}, the token between two texts")
+    if texts.decode(found, texts.encode(found, SPELLED)) != SPELLED:
+        raise DataError(f"the tokenizer beside {args.weights} leaves out some of a text, so bits per byte mean nothing")
+    return found
+
+
 def released(args: Args, device: torch.device, dtype: torch.dtype) -> tuple[Tree | None, gpt.Config]:
     """Parameters and configuration that the flags ask for; no parameters where they are to be new."""
     if args.weights == "new":
@@ -206,14 +220,14 @@ def train(args: Args) -> None:
         raise RunError("--replicas and --sweep need --steps: without training all replicas are the same")
     if args.weights not in ("new", "hub"):
         args = replace(args, weights=str(Path(args.weights).resolve()))  # to be found again from another folder
-    corpus, tokenizer = texts.load(args.data, args.data_dir), gpt2.tokenizer(args.data_dir)
+    corpus, tokenizer = texts.load(args.data, args.data_dir), tokenizer_for(args)
     held_out = [beginning(tokenizer, text, args.scored) for text in (corpus.val, corpus.test)]
     corpus = corpus._replace(val=held_out[0], test=held_out[1])
     device = run.device(args)
     start = released if args.steps else untrained
     params, cfg = start(args, device, torch.float32 if args.steps else run.dtype(args, device))
-    if cfg.vocabulary < tokenizer.get_vocab_size():
-        raise DataError(f"{args.weights} knows {cfg.vocabulary:,} tokens, the tokenizer {tokenizer.get_vocab_size():,}")
+    if args.weights not in ("new", "hub"):
+        gpt2.check_tokens(tokenizer, Path(args.weights), cfg)
     if args.length > cfg.context:
         raise RunError(f"--length {args.length}: the model's context is {cfg.context}")
 
@@ -267,6 +281,7 @@ def load(path: Path, args: Args) -> writing.Writer:
     """The model of a run's latest checkpoint; of a run that trained nothing the one that its weights are of, which are
     read again."""
     tokenizer, device = tokens.load(path), run.device(run.Args())
+    tokenizer.encode_special_tokens = True  # a text that spells one is a text
     dtype = run.dtype(args, device)
     if not args.steps:
         params, cfg = untrained(args, device, dtype)

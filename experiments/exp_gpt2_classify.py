@@ -25,9 +25,9 @@ from torch import Tensor
 
 from lib import diagnose, lora, nn, optim, parallel, random, run, tree
 from lib.answers import Answer, Note
-from lib.data import batches, labelled
+from lib.data import batches, labelled, tokens
 from lib.data.labelled import Example
-from lib.faults import DataError, RunError
+from lib.faults import RunError
 from lib.models import gpt, gpt2, smollm
 from lib.random import Key
 from lib.tasks import classify
@@ -110,8 +110,14 @@ def released(args: Args, data_dir: Path | None) -> smollm.Released:
         return replace(like, params=None, cfg=replace(like.cfg, layers=args.layers, block=block))
     if _is_llama(Path(args.weights)):
         return smollm.load(args.weights)
-    params, cfg = gpt2.load(gpt2.hub("small", data_dir) if args.weights == "gpt2" else Path(args.weights))
-    return smollm.Released(params, cfg, gpt2.tokenizer(data_dir))
+    if args.weights == "gpt2":
+        params, cfg = gpt2.load(gpt2.hub("small", data_dir))
+        return smollm.Released(params, cfg, gpt2.tokenizer(data_dir))
+    path = Path(args.weights)
+    params, cfg = gpt2.load(path)
+    tokenizer = gpt2.tokenizer_of(path, data_dir)
+    gpt2.check_tokens(tokenizer, path, cfg)
+    return smollm.Released(params, cfg, tokenizer)
 
 
 def _is_llama(path: Path) -> bool:
@@ -222,8 +228,6 @@ def prepared(
         raise RunError(f"--length {args.length}: these weights read at most {found.cfg.context} tokens")
     if args.tune == "last" and args.blocks > found.cfg.layers:
         raise RunError(f"--blocks {args.blocks}: these weights have {found.cfg.layers}")
-    if found.tokenizer.get_vocab_size() > found.cfg.vocabulary:
-        raise DataError(f"--weights {args.weights}: the tokenizer has more tokens than the model")
     if found.params is None:
         return found, {}
     found.params["embed"].pop("head", None)
@@ -252,6 +256,7 @@ def train(args: Args) -> None:
     here = run.Run(args, NAME, Path(__file__), unit="texts")
     here.once(lambda: run.write_json(here.path / LABELS, corpus.names))
     decoder, frozen = prepared(args, args.data_dir, here.device, here.dtype)
+    here.once(lambda: tokens.save(here.path, decoder.tokenizer))
     parts = [classify.encoded(decoder.tokenizer, part, args.length) for part in corpus[1:4]]
     data, val, test = (tree.to(part, here.device) for part, _ in parts)
     print(f"{corpus.name}: {len(data.ids):,} training texts of {', '.join(corpus.names)}; {here.device}, {here.dtype}")
@@ -316,6 +321,8 @@ def load(path: Path, args: Args) -> Model:
     device = run.device(run.Args())
     dtype = run.dtype(args, device)
     decoder, frozen = prepared(args, args.data_dir, device, dtype)
+    if (path / "tokenizer.json").exists():  # runs of before it was kept read that of the weights
+        decoder = replace(decoder, tokenizer=tokens.load(path))
     names = run.read_json(path / LABELS)
     trunk = None if decoder.params is None else tree.to(decoder.params, "meta")
     like = init_state(random.key(0, "meta"), trunk, decoder.cfg, len(names), args).params

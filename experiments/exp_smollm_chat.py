@@ -90,6 +90,8 @@ def capitals(model: Released) -> dict[str, str]:
 def released(weights: str, args: run.Args) -> Released:
     device = run.device(args)
     found = smollm.load(weights, args.data_dir, device)
+    found.chat([])  # raises DataError for a model that was not made for this, before anything is done with it
+    found.special("<|endoftext|>")
     return Released(tree.cast(found.params, run.dtype(args, device)), found.cfg, found.tokenizer)
 
 

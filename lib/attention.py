@@ -6,6 +6,7 @@ A mask is boolean, True where the query may attend, and broadcasts to (b, h, t, 
 without the tensor, for which fused kernels have a faster way.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -58,12 +59,17 @@ def keys_values(p: Tree, x: Float[Tensor, "b s d"], rotation: Rotation | None = 
     return rotate(project(p, "k", x), rotation), project(p, "v", x)
 
 
-def rotation(positions: Int[Tensor, "t"], c: int, base: float = 10_000.0) -> Rotation:
-    """cos and sin of position / base^(2i/c) for channels i and i + c/2, which `rotate` turns together. Raises
-    ValueError where c is odd."""
+def rotation(
+    positions: Int[Tensor, "t"], c: int, base: float = 10_000.0, stretch: Sequence[float] | None = None
+) -> Rotation:
+    """cos and sin of position / base^(2i/c) for channels i and i + c/2, which `rotate` turns together; `stretch`: c/2
+    numbers that these angles are divided by, for longer texts than a model was first trained on. Raises ValueError
+    where c is odd."""
     if c % 2:
         raise ValueError(f"rotary positions turn pairs of channels: {c} channels a head are an odd number")
     rate = base ** -(torch.arange(0, c, 2, device=positions.device) / c)
+    if stretch is not None:  # written on the device: a CUDA graph cannot hold a copy to it
+        rate = rate / torch.cat([torch.full_like(rate[:1], x) for x in stretch])
     angle = (positions[:, None] * rate).repeat(1, 2)
     return angle.cos(), angle.sin()
 

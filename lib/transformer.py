@@ -24,8 +24,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2's
-    "swiglu": F.silu,
+    "silu": F.silu,
 }
+GATES = {"relu": "reglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "silu": "swiglu"}  # with a gate (Shazeer 2020)
+ACTIVATIONS |= {gated: ACTIVATIONS[plain] for plain, gated in GATES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +37,14 @@ class Config:
     ff: int = 1024
     dropout: float = 0.0
     norm: str = "rms"  # or "layer"
-    activation: str = "relu"  # one of ACTIVATIONS; "swiglu": a second map gates the first (Shazeer 2020)
+    activation: str = "relu"  # one of ACTIVATIONS; with one of GATES a second map gates the first
     position: str = "sinusoidal"  # or "learned": whoever embeds adds them; "rotary": queries and keys are turned here
-    bias: str = "ff"  # the feed-forward maps have biases; "all": those of attention too; "none"
+    bias: str = "ff"  # the feed-forward maps have biases; "attention": those of attention; "all": both; "none"
     order: str = "pre"  # or "post": where the norms are
     kv_heads: int = 0  # of keys and values; 0: as many as heads
     eps: float | None = None  # of the norms; None: nn's own
     rotary_base: float = 10_000.0
+    rotary_stretch: tuple[float, ...] | None = None  # how many times slower each pair of channels turns; None: 1
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -62,17 +65,18 @@ def norm(p: Tree, x: Float[Tensor, "b t d"], cfg: Config) -> Float[Tensor, "b t 
 
 
 def block_init(key: Key, cfg: Config, cross: bool = False) -> Tree:
-    """{"norm_attn", "attn", "norm_ff", "ff": {"in", "out", "gate" of swiglu}}, with `cross` "norm_cross" and
+    """{"norm_attn", "attn", "norm_ff", "ff": {"in", "out", "gate" of GATES}}, with `cross` "norm_cross" and
     "cross"."""
     k_self, k_cross, k_in, k_out = random.split(key, 4)
     new_norm = lambda: nn.norm_init(cfg.norm, cfg.width, key.device)  # noqa: E731
-    attention = lambda k: attn.attention_init(k, cfg.width, cfg.heads, cfg.bias == "all", cfg.kv_heads)  # noqa: E731
+    biased = cfg.bias in ("attention", "all")
+    attention = lambda k: attn.attention_init(k, cfg.width, cfg.heads, biased, cfg.kv_heads)  # noqa: E731
     p = {"norm_attn": new_norm(), "attn": attention(k_self)}
     if cross:
         p |= {"norm_cross": new_norm(), "cross": attention(k_cross)}
-    bias = cfg.bias != "none"
+    bias = cfg.bias in ("ff", "all")
     ff = {"in": nn.linear_init(k_in, cfg.width, cfg.ff, bias), "out": nn.linear_init(k_out, cfg.ff, cfg.width, bias)}
-    if cfg.activation == "swiglu":
+    if cfg.activation in GATES.values():
         ff["gate"] = nn.linear_init(random.fold_in(k_in, 1), cfg.width, cfg.ff, bias)
     return p | {"norm_ff": new_norm(), "ff": ff}
 
@@ -155,7 +159,7 @@ def stack(
     after, rotation = [], None
     if cfg.position == "rotary":
         places = torch.arange(x.shape[1], device=x.device) + (cache[0]["position"] if cache else 0)
-        rotation = attn.rotation(places, cfg.width // cfg.heads, cfg.rotary_base)
+        rotation = attn.rotation(places, cfg.width // cfg.heads, cfg.rotary_base, cfg.rotary_stretch)
     keys = random.split(key, len(p["blocks"]))
     for i, (p_i, k_i) in enumerate(zip(p["blocks"], keys, strict=True)):
         x, c = block(p_i, x, mask, cross, k_i, cache and cache[i], rotation, cfg=cfg, weights=weights)

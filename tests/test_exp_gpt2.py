@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from torch._dynamo.utils import counters
 
 from experiments import exp_gpt2 as exp
@@ -275,7 +275,42 @@ def test_weights_of_another_size_or_vocabulary(call, story, weights, tmp_path):
     cfg = dataclasses.replace(CFG, vocabulary=300)
     gpt2.export(tmp_path / "few", gpt.init(random.key(0), cfg), cfg)
     status, _, told = call(exp, *flags(data=story, weights=tmp_path / "few", **TINY))
-    assert status == 1 and "knows 300 tokens, the tokenizer 301" in told
+    assert status == 1 and "few knows 300 tokens, and OpenAI's tokenizer has 301: put its own beside it" in told
+
+
+def test_a_tokenizer_beside_the_weights(fit, call, story, weights, monkeypatch):
+    """It is the run's: another than OpenAI's, and kept where the weights and OpenAI's are gone."""
+    made = tokens.train_lossless("bpe", story.read_text(encoding="utf-8"), V - 1)
+    made.add_special_tokens([gpt2.END])
+    made.save(str(weights / "tokenizer.json"))
+    monkeypatch.setattr(gpt2, "tokenizer", lambda data_dir: pytest.fail("OpenAI's"))
+    path, _, _ = fit(weights=weights, steps=1)
+    loss = json.loads((path / "result.json").read_text())["loss"]
+    shutil.rmtree(weights)
+    w = exp.load(path, exp.Args(steps=1, device="cpu", precision="fp32"))
+    assert w.tokenizer.get_vocab() == made.get_vocab() and w.end == made.token_to_id(gpt2.END)
+    assert w.score(exp.beginning(made, exp.texts.load(str(story)).test, 90))["loss"] == pytest.approx(loss, rel=1e-4)
+    assert w.end not in w.ids(gpt2.END).tolist()  # a text that spells it
+    status, out, told = call(exp, "sample", *flags(run=path, prompt="On day", n=9))
+    assert status == 0 and out.startswith("On day"), told
+
+
+def test_tokenizers_that_will_not_do(call, story, weights):
+    made = tokens.train_lossless("bpe", story.read_text(encoding="utf-8"), V - 1)
+    made.save(str(weights / "tokenizer.json"))
+    words = flags(data=story, weights=weights, **TINY)
+    status, _, told = call(exp, *words)
+    assert status == 1 and "weights has no <|endoftext|>, the token between two texts" in told
+    made.add_special_tokens([gpt2.END])
+    made.normalizer = normalizers.Lowercase()
+    made.save(str(weights / "tokenizer.json"))
+    status, _, told = call(exp, *words)
+    assert status == 1 and "leaves out some of a text, so bits per byte mean nothing" in told
+    made.normalizer = normalizers.NFC()
+    made.add_tokens(["one", "more", "token"])
+    made.save(str(weights / "tokenizer.json"))
+    status, _, told = call(exp, *words)
+    assert status == 1 and f"weights knows {V} tokens, the tokenizer {V + 3}: it is that of another model" in told
 
 
 def test_the_hub(call, story, weights, monkeypatch, tmp_path):

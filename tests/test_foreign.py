@@ -1,5 +1,5 @@
-"""lib/models/foreign.py: tables from their names and shapes to ours and back, and every kind of file that is not as it
-should be."""
+"""lib/models/foreign.py: tables from their names and shapes to ours and back, tokenizers, and every kind of file that
+is not as it should be."""
 
 import json
 
@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib import tree
+from lib.data import tokens
 from lib.faults import DataError
 from lib.models import foreign
 from lib.models.foreign import Row
@@ -70,6 +71,21 @@ def test_every_fault_is_named():
         assert words in str(told.value)
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (torch.tensor([1.0, float("nan"), 0, 0]), "norm: not all are finite numbers"),
+        (torch.tensor([1.0, float("-inf"), 0, 0]), "norm: not all are finite numbers"),
+        (torch.tensor([1e39, 0, 0, 0], dtype=torch.float64), "norm: not all are finite numbers"),  # in fp32
+        (torch.ones(4, dtype=torch.int8), "norm: torch.int8 instead of floating point numbers"),
+    ],
+)
+def test_numbers_that_are_none(wrong, message):
+    with pytest.raises(DataError) as told:
+        foreign.to_ours(theirs() | {"norm": wrong}, TABLE, ours(), 2, **SIZES)
+    assert str(told.value).endswith(message)
+
+
 def test_files_are_read(tmp_path):
     weights = theirs()
     save_file(weights, tmp_path / "a.safetensors")
@@ -80,8 +96,8 @@ def test_files_are_read(tmp_path):
     places = {name: f"p{1 + (i > 1)}.safetensors" for i, name in enumerate(names)}
     (tmp_path / "a.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     for file in ("a.safetensors", "a.bin", "a.safetensors.index.json"):
-        found = foreign.read(tmp_path / file)
-        assert found.keys() == weights.keys()
+        found, args = foreign.read(tmp_path / file)
+        assert not args and found.keys() == weights.keys()
         assert all(torch.equal(found[name], weights[name]) for name in names)
 
 
@@ -91,8 +107,29 @@ def test_what_is_read_is_not_changed_in_the_file(tmp_path):
     torch.save({"a": torch.ones(3)}, tmp_path / "a.bin")
     torch.save({"a": torch.ones(3)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     for file in ("a.safetensors", "a.bin", "old.bin"):
-        foreign.read(tmp_path / file)["a"].add_(1)
-        assert torch.equal(foreign.read(tmp_path / file)["a"], torch.ones(3)), file
+        foreign.read(tmp_path / file)[0]["a"].add_(1)
+        assert torch.equal(foreign.read(tmp_path / file)[0]["a"], torch.ones(3)), file
+
+
+def test_checkpoints_of_training_have_weights_in_them(tmp_path):
+    """Under one of three names, and with them what nanoGPT tells of its model; parameters no longer want gradients."""
+    weights = {"a": torch.nn.Parameter(torch.ones(3))}
+    for name in ("model", "state_dict", "model_state_dict"):
+        more = {"model_args": {"n_head": 3}, "step": 3, "best": torch.tensor(1.0), "optimizer": {"state": {}}}
+        torch.save({**more, name: weights}, tmp_path / "a.pt")
+        found, args = foreign.read(tmp_path / "a.pt")
+        assert torch.equal(found["a"], torch.ones(3)) and not found["a"].requires_grad and args == {"n_head": 3}
+    torch.save({"model": {"a": 3}}, tmp_path / "a.pt")
+    with pytest.raises(DataError, match=r"a\.pt holds something else than tensors by name"):
+        foreign.read(tmp_path / "a.pt")
+
+
+def test_names_in_front_are_left_out():
+    x, y = torch.zeros(1), torch.ones(1)
+    names = ("module.model.norm", "_orig_mod.transformer.norm", "bert.norm", "norm")
+    assert [foreign.unwrapped({name: x, "h.0.model.w": y}) for name in names] == [{"norm": x, "h.0.model.w": y}] * 4
+    with pytest.raises(DataError, match=r"more than one model: norm is there twice, once as model\.norm"):
+        foreign.unwrapped({"norm": x, "model.norm": y})
 
 
 class Danger:
@@ -106,9 +143,63 @@ def test_unreadable_files_are_told(tmp_path, capsys):
     (tmp_path / "x.safetensors.index.json").write_text("{}")
     torch.save({"a": Danger()}, tmp_path / "code.bin")
     torch.save([torch.zeros(1)], tmp_path / "list.bin")
-    torch.save({"step": 3, "model": {"a": torch.zeros(1)}}, tmp_path / "nested.bin")
-    files = ["cut.safetensors", "x.safetensors.index.json", "none.safetensors"]
-    for file in [*files, "text.bin", "code.bin", "list.bin", "nested.bin", "none.bin"]:
+    (tmp_path / "part.safetensors.index.json").write_text('{"weight_map": {"a": "part-2.safetensors"}}')
+    (tmp_path / "names.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+    files = ["cut.safetensors", "x.safetensors.index.json", "none.safetensors", "part.safetensors.index.json"]
+    for file in [*files, "names.safetensors.index.json", "text.bin", "code.bin", "list.bin", "none.bin"]:
         with pytest.raises(DataError, match=file.split(".")[0]):
             foreign.read(tmp_path / file)
     assert capsys.readouterr().out == ""
+
+
+# ---- tokenizers ----
+
+TEXT = "the sea by the old man <|endoftext|> naïve  語"
+
+
+@pytest.fixture
+def byte_pairs():
+    """With a token that is special, and the number of it."""
+    found = tokens.train_lossless("bpe", TEXT * 9, 300)
+    found.add_special_tokens(["<|endoftext|>"])
+    return found, found.token_to_id("<|endoftext|>")
+
+
+def test_a_tokenizer_cuts_and_fills_nothing(tmp_path, byte_pairs):
+    """What was saved of training: only so many tokens, and as many of each text. A special token is not spelled."""
+    made, end = byte_pairs
+    made.enable_truncation(3)
+    made.enable_padding(length=5)
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "vocab.json").write_text("not read")
+    found = foreign.tokenizer(foreign.tokenizer_file(tmp_path / "weights.bin"))
+    assert end in made.encode("<|endoftext|>").ids and end not in found.encode(TEXT).ids
+    assert found.decode(found.encode(TEXT).ids) == TEXT and len(found.encode("the").ids) < 5
+
+
+def test_byte_pairs_of_two_files(tmp_path, byte_pairs):
+    made, _ = byte_pairs
+    made.model.save(str(tmp_path))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + (tmp_path / "merges.txt").read_text().split("\n", 1)[1])
+    assert foreign.tokenizer_file(tmp_path) == tmp_path / "vocab.json"
+    made.encode_special_tokens = True
+    assert foreign.tokenizer(tmp_path / "vocab.json").encode(TEXT).ids == made.encode(TEXT).ids
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    assert foreign.tokenizer(tmp_path / "vocab.json").encode(TEXT).ids == made.encode(" " + TEXT).ids
+    (tmp_path / "added_tokens.json").write_text('{"more": 300}')
+    with pytest.raises(DataError, match=r"more tokens in added_tokens\.json"):
+        foreign.tokenizer(tmp_path / "vocab.json")
+    (tmp_path / "added_tokens.json").unlink()
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(DataError, match=r"vocab\.json is not a readable tokenizer"):
+        foreign.tokenizer(tmp_path / "vocab.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match=r"tokenizer\.json is not a readable tokenizer"):
+        foreign.tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_of_another_model(byte_pairs):
+    made, end = byte_pairs
+    foreign.check_tokens(made, "here", end + 1)
+    with pytest.raises(DataError, match=f"here knows {end} tokens, the tokenizer {end + 1}: it is that of another"):
+        foreign.check_tokens(made, "here", end)

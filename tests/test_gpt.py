@@ -45,8 +45,11 @@ def some(key, b=2, t=CONTEXT):
 
 @pytest.mark.parametrize(
     "cfg",
-    [*CONFIGS.values(), config(kv_heads=1, bias="ff"), config(head="untied", order="post", activation="relu")],
-)
+    [
+        *CONFIGS.values(), config(kv_heads=1, bias="ff"), config(head="untied", order="post", activation="relu"),
+        config(kv_heads=1, bias="attention", activation="geglu"),
+    ],
+)  # fmt: skip
 def test_shapes_are_those_of_new_parameters(key, cfg):
     shapes, new = tree.flatten(gpt.shapes(cfg)), tree.flatten(gpt.init(key, cfg))
     assert [*shapes] == [*new] and all(x.device.type == "meta" for x in shapes.values())

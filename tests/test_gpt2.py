@@ -1,6 +1,7 @@
 """lib/models/gpt2.py: logits and generation of transformers' GPT-2 for the same weights, every way that weights come
-in, and OpenAI's tokenizer."""
+in, OpenAI's tokenizer and others."""
 
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -8,10 +9,11 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 from torch import Tensor
 
 from lib import machine, random, tree
-from lib.data import sources
+from lib.data import sources, tokens
 from lib.faults import DataError, RunError
 from lib.models import foreign, gpt, gpt2
 
@@ -90,6 +92,93 @@ def test_logits_are_those_of_transformers(theirs, tmp_path, size, kind):
     torch.testing.assert_close(gpt.apply(params, ids, cfg=cfg), expected, atol=1e-4, rtol=1e-4)
 
 
+def one(**changed):
+    """transformers' model of one shape, every parameter of it noise."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    shape = {"vocab_size": V, "n_positions": CONTEXT, "n_embd": 16, "n_layer": LAYERS, "n_head": 4}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**(shape | changed))).eval()
+    for x in model.parameters():
+        x.data += 0.2 * torch.randn_like(x)
+    return model
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(ids).logits
+
+
+@pytest.mark.parametrize(
+    "changed, matters",
+    [
+        ({"scale_attn_weights": False}, 0.5),
+        ({"scale_attn_by_inverse_layer_idx": True}, 0.1),
+        ({"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}, 0.5),
+        ({"activation_function": "gelu"}, 5e-4),
+        ({"activation_function": "gelu_pytorch_tanh"}, 0.0),
+        ({"activation_function": "relu"}, 0.1),
+        ({"activation_function": "silu"}, 0.1),
+        ({"layer_norm_epsilon": 0.1, "reorder_and_upcast_attn": True}, 0.1),
+    ],
+)
+def test_what_else_transformers_can_be_told(theirs, tmp_path, changed, matters):
+    model, ids = one(**changed), some_ids(CONTEXT)
+    expected = logits(model, ids)
+    assert (expected - logits(one(), ids)).abs().max() >= matters
+    model.save_pretrained(tmp_path)
+    params, cfg = gpt2.load(tmp_path)
+    torch.testing.assert_close(gpt.apply(params, ids, cfg=cfg), expected, atol=1e-4, rtol=1e-4)
+    gpt2.export(tmp_path / "again", params, cfg)  # as a model that computes the same
+    again = type(model).from_pretrained(tmp_path / "again").eval()
+    torch.testing.assert_close(logits(again, ids), expected, atol=1e-4, rtol=1e-4)
+
+
+LINEAR = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+def nanogpt(model, bias=True, **more):
+    """What nanoGPT would save of the same model: linear layers transposed, a compiled module's names, the tied head, no
+    biases; and what it tells beside them."""
+    weights = {
+        "_orig_mod." + name: x.T.contiguous() if name.endswith(LINEAR) else x.clone()
+        for name, x in model.state_dict().items() if bias or not name.endswith(".bias")
+    }  # fmt: skip
+    cfg = model.config
+    args = {
+        "n_layer": cfg.n_layer, "n_head": cfg.n_head, "n_embd": cfg.n_embd, "block_size": cfg.n_positions,
+        "bias": bias, "vocab_size": cfg.vocab_size, "dropout": 0.1,
+    }  # fmt: skip
+    beside = {"optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "iter_num": 7, "config": {"device": "cuda"}}
+    return {"model": weights, "model_args": args | more, "best_val_loss": torch.tensor(1.5), **beside}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_logits_are_those_of_nanogpt(theirs, tmp_path, bias):
+    """Whose activation is the exact gelu."""
+    model, ids = one(activation_function="gelu"), some_ids(CONTEXT)
+    for name, x in model.named_parameters():
+        x.data *= 1 if bias or not name.endswith(".bias") else 0
+    torch.save(nanogpt(model, bias), tmp_path / "ckpt.pt")
+    (tmp_path / "config.json").write_text("of another model")
+    params, cfg = gpt2.load(tmp_path / "ckpt.pt")
+    assert (cfg.block.heads, cfg.block.activation, cfg.context) == (4, "gelu", CONTEXT)
+    torch.testing.assert_close(gpt.apply(params, ids, cfg=cfg), logits(model, ids), atol=1e-4, rtol=1e-4)
+
+
+def test_checkpoints_that_say_too_little_or_too_much(theirs, tmp_path):
+    whole, path = nanogpt(one()), tmp_path / "ckpt.pt"
+    for more, message in (({"use_rmsnorm": True}, "use_rmsnorm is 'True', which is not known here"),
+                          ({"block_size": 8}, "n_positions is 8, and the weights have 24"),
+                          ({"n_head": 3}, "n_head is 3, which does not divide the width")):  # fmt: skip
+        torch.save(whole | {"model_args": whole["model_args"] | more}, path)
+        assert f"{path}: {message}" in told(path)
+    torch.save({"model": whole["model"]}, path)
+    assert "ckpt.pt does not say how many heads its model has" in told(path)
+    crossed = whole["model"] | {"_orig_mod.transformer.h.1.attn.c_attn.weight": torch.zeros(16, 48)}
+    torch.save(whole | {"model": crossed}, path)  # a layer the other way round
+    assert "h.1.attn.c_attn.weight" in told(path)
+
+
 @pytest.mark.parametrize("size", ["small", "xl"])
 def test_greedy_generation_is_that_of_transformers(theirs, tmp_path, size):
     theirs[size].save_pretrained(tmp_path)
@@ -129,8 +218,9 @@ def test_there_and_back(tmp_path):
     assert torch.equal(gpt.apply(back, ids, cfg=cfg), gpt.apply(params, ids, cfg=cfg))
 
 
-def test_names_of_other_times(tmp_path):
-    """With a prefix, masks among the weights, the tied head twice, without a config.json: heads of 64 channels."""
+def test_names_of_other_times(tmp_path, monkeypatch):
+    """With a prefix, masks among the weights, the tied head twice, without a config.json, of a released width."""
+    monkeypatch.setattr(gpt2, "SIZES", {"small": gpt2.Size(1, 128, 2, 1)})
     cfg = gpt2._config(1, 128, 2, 512, V, CONTEXT, 1e-5, 0.0)
     params = noisy(cfg)
     gpt2.export(tmp_path, params, cfg)
@@ -202,22 +292,38 @@ def test_files_that_hold_no_weights(folder, tmp_path):
     "content, message",
     [
         ("{", "is not a model's configuration"),
-        ("[]", "is not a model's configuration"),
-        ('{"n_head": "many"}', "is not a model's configuration"),
-        ('{"n_head": 5}', "5 heads do not divide a width of 12"),
-        ("{}", "0 heads do not divide a width of 12"),  # as if of 64 channels each
-        ('{"n_head": 3, "activation_function": "relu"}', "GPT-2's activation is gelu_new, not relu"),
+        ('{"n_head": "many"}', "n_head is 'many', not a whole number above 0"),
+        ('{"n_head": 5}', "n_head is 5, which does not divide the width of the weights, 12"),
+        ('{"n_head": 3, "activation_function": "tanh"}', "activation_function is tanh, and only gelu_new, gelu, gelu_"),
+        ('{"n_head": 3, "n_layer": 3}', "n_layer is 3, and the weights have 2"),
+        ('{"n_head": 3, "n_inner": 12}', "n_inner is 12, and the weights have 48"),
+        ('{"n_head": 3, "vocab_size": 100}', "vocab_size is 100, and the weights have 101"),
+        ('{"n_head": 3, "add_cross_attention": true}', "add_cross_attention is True, and only False is known here"),
+        ('{"model_type": "llama"}', "model_type is 'llama', and only 'gpt2' is known here"),
+        ('{"n_head": 3, "attention_window": 8}', "attention_window is '8', which is not known here"),
     ],
 )
 def test_a_configuration_beside_them_is_believed(folder, content, message):
     (folder / "config.json").write_text(content)
-    assert message in told(folder)
+    assert f"{folder / 'config.json'}" in told(folder) and message in told(folder)
 
 
 def test_its_eps_too(folder):
     facts = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(facts | {"layer_norm_epsilon": 0.25}))
     assert gpt2.load(folder)[1].block.eps == 0.25
+
+
+def test_how_many_heads_where_it_is_not_said(folder, monkeypatch):
+    """transformers' default, but where the width is one that was released; without a configuration only there."""
+    (folder / "config.json").write_text("{}")
+    assert gpt2.load(folder)[1].block.heads == 12
+    (folder / "config.json").unlink()
+    assert "model.safetensors does not say how many heads its model has: put its config.json beside it" in told(folder)
+    monkeypatch.setattr(gpt2, "SIZES", {"small": gpt2.Size(2, 12, 4, 1)})
+    assert gpt2.load(folder)[1].block.heads == 4
+    (folder / "config.json").write_text("{}")
+    assert gpt2.load(folder)[1].block.heads == 4
 
 
 def test_the_hub_cannot_be_reached(tmp_path, monkeypatch):
@@ -294,3 +400,50 @@ def test_every_text_has_a_spelling(text):
     made = gpt2.tokenizer()
     ids = made.encode(text).ids
     assert made.decode(ids) == text and max(ids) < gpt2.VOCABULARY - 1
+
+
+# ---- other tokenizers ----
+
+
+@pytest.fixture
+def byte_pairs():
+    made = tokens.train_lossless("bpe", "the sea by the old man " * 9, 280)
+    made.add_special_tokens([gpt2.END])
+    return made
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_the_tokenizer_beside_the_weights(tmp_path, byte_pairs, kind, monkeypatch):
+    """And not what it puts around a text."""
+    monkeypatch.setattr(gpt2, "tokenizer", lambda data_dir: pytest.fail("OpenAI's"))
+    path = tmp_path if kind == "folder" else tmp_path / "model.safetensors"
+    plain = byte_pairs.encode("the sea").ids
+    end = (gpt2.END, byte_pairs.token_to_id(gpt2.END))
+    byte_pairs.post_processor = processors.TemplateProcessing(single=f"{gpt2.END} $A", special_tokens=[end])
+    assert byte_pairs.encode("the sea").ids == [end[1], *plain]
+    byte_pairs.save(str(tmp_path / "tokenizer.json"))
+    found = gpt2.tokenizer_of(path)
+    assert found.encode("the sea").ids == plain and end[1] not in found.encode(gpt2.END).ids
+    byte_pairs.model.save(str(tmp_path))
+    (tmp_path / "tokenizer.json").unlink()
+    assert gpt2.tokenizer_of(path).encode("the sea").ids == plain
+
+
+def test_without_one_it_is_openais(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpt2, "tokenizer", lambda data_dir: data_dir)
+    assert gpt2.tokenizer_of(tmp_path, "OpenAI's") == gpt2.tokenizer_of(tmp_path / "a.bin", "OpenAI's") == "OpenAI's"
+
+
+def test_weights_of_other_tokens(tmp_path, byte_pairs, monkeypatch):
+    most = byte_pairs.get_vocab_size()
+    monkeypatch.setattr(gpt2, "VOCABULARY", most)
+    sized = lambda n: dataclasses.replace(tiny(), vocabulary=n)  # noqa: E731
+    gpt2.check_tokens(byte_pairs, tmp_path, sized(most))
+    gpt2.check_tokens(byte_pairs, tmp_path, sized(-(-most // 64) * 64))  # nanoGPT's 50,304
+    for n in (most + 1, most - 1):
+        with pytest.raises(DataError, match=f"knows {n} tokens, and OpenAI's tokenizer has {most}: put its own beside"):
+            gpt2.check_tokens(byte_pairs, tmp_path, sized(n))
+    byte_pairs.save(str(tmp_path / "tokenizer.json"))
+    gpt2.check_tokens(byte_pairs, tmp_path, sized(most + 1))
+    with pytest.raises(DataError, match=f"knows {most - 1} tokens, the tokenizer {most}: it is that of another model"):
+        gpt2.check_tokens(byte_pairs, tmp_path, sized(most - 1))

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -126,13 +127,14 @@ def test_diagnosed(fit):
 
 def test_weights_of_gpt2s_shape_and_none(fit, tiny_llama, tmp_path, monkeypatch):
     tiny = smollm.load(str(tiny_llama))
-    monkeypatch.setattr(gpt2, "tokenizer", lambda _: tiny.tokenizer)
+    monkeypatch.setattr(gpt2, "tokenizer", lambda _: pytest.fail("OpenAI's"))
     block = transformer.Config(
         width=24, heads=3, ff=48, norm="layer",
         activation="gelu_tanh", position="learned", bias="all", eps=1e-5,
     )  # fmt: skip
     cfg = gpt.Config(tiny.cfg.vocabulary, 32, 2, block, "tied")
     gpt2.export(tmp_path / "gpt2", gpt.init(random.key(1), cfg), cfg)
+    shutil.copy(tiny_llama / "tokenizer.json", tmp_path / "gpt2")
     path, out = fit("of_gpt2", weights=tmp_path / "gpt2", tune="full")
     assert "params.trunk.embed.positions" in load_file(path / "checkpoints" / "step-2.safetensors")
     assert re.search(r"gpt2: all trained +[\d.]+ %", out)
@@ -336,6 +338,30 @@ def test_bad_flags(call, films, tiny_llama, words, message):
     )
     assert status in (1, 2) and message in " ".join(re.sub("[│╭╮╰╯─]", " ", out + told).split())
     assert "Traceback" not in told
+
+
+def test_the_tokenizer_is_the_runs(fit, films, tiny_llama, tmp_path):
+    """Of one that was changed since where the weights are, nothing is read; a run of before that kept none reads it."""
+    weights = shutil.copytree(tiny_llama, tmp_path / "weights")
+    path, _ = fit(tune="head", weights=weights)
+    kept = tokens.load(path).get_vocab()
+    tokens.train_lossless("bpe", films.read_text(), 280).save(str(weights / "tokenizer.json"))
+    args = exp.Args(**COMMON, weights=str(weights), tune="head")
+    assert (
+        exp.load(path, args).decoder.tokenizer.get_vocab() == kept == smollm.load(str(tiny_llama)).tokenizer.get_vocab()
+    )
+    (path / "tokenizer.json").unlink()
+    assert exp.load(path, args).decoder.tokenizer.get_vocab_size() == 280
+
+
+def test_gpt2s_of_other_tokens(call, films, tmp_path):
+    cfg = gpt2._config(1, 16, 2, 24, 300, 32, 1e-5, 0.0)
+    gpt2.export(tmp_path / "gpt2", gpt.init(random.key(1), cfg), cfg)
+    made = tokens.train_lossless("bpe", films.read_text(), 300)
+    made.add_tokens(["more"])
+    made.save(str(tmp_path / "gpt2" / "tokenizer.json"))
+    status, _, told = call(exp, *flags(data=films, weights=tmp_path / "gpt2", steps=2, run=tmp_path / "r", **COMMON))
+    assert status == 1 and "gpt2 knows 300 tokens, the tokenizer 301: it is that of another model" in told
 
 
 def test_bad_texts_and_runs(fit, call):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tokenizers import Tokenizer
 
 from experiments import exp_smollm_chat as exp
 from lib import random
@@ -143,6 +144,16 @@ def test_without_a_run_the_default_talks(call, model, monkeypatch):
     monkeypatch.setattr(smollm, "load", lambda weights, *rest: {"default": model}[weights])
     speaking(model, monkeypatch, ["Yes."])
     assert call(exp, "sample", "Is it?", "--n", 9)[:2] == (0, "Yes.\n")
+
+
+def test_a_model_that_was_not_made_to_talk(call, model, monkeypatch, tmp_path, story):
+    """Is told before anything is done with it."""
+    plain = Tokenizer.from_str(model.tokenizer.to_str().replace("<|im_end|>", "<|end|>"))
+    monkeypatch.setattr(smollm, "load", lambda *_: dataclasses.replace(model, tokenizer=plain))
+    monkeypatch.setattr(gpt, "generate", lambda *_, **__: pytest.fail("something was done"))
+    status, _, err = call(exp, *SMALL, "--data", story, "--run", tmp_path / "r")
+    assert status == 1 and "this model's tokenizer has no <|im_end|>, so it was not made for this" in err
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(

@@ -147,8 +147,8 @@ def test_eps_is_added_to_the_variance(key, kind):
 def test_rotary_base_and_shared_keys_reach_the_blocks(key):
     cfg = dataclasses.replace(CFG, position="rotary", rotary_base=100.0)
     p, (x, _) = make(key, cfg), inputs(key)
-    other = dataclasses.replace(cfg, rotary_base=1e4)
-    assert not torch.equal(run(p, x, "causal", cfg=cfg), run(p, x, "causal", cfg=other))
+    for other in (dataclasses.replace(cfg, rotary_base=1e4), dataclasses.replace(cfg, rotary_stretch=(1.0, 9.0))):
+        assert not torch.equal(run(p, x, "causal", cfg=cfg), run(p, x, "causal", cfg=other))
     shared = tf.block_init(key, dataclasses.replace(cfg, kv_heads=1, bias="all"))["attn"]
     assert {n: tuple(shared[n].shape) for n in ("w_q", "w_k", "w_v", "b_k")} == {
         "w_q": (8, 2, 4), "w_k": (8, 1, 4), "w_v": (8, 1, 4), "b_k": (4,)
@@ -174,8 +174,10 @@ def test_names_decide_which_parameters_there_are(key):
         "ff.in.w", "ff.in.b", "ff.out.w", "ff.out.b",
     }  # fmt: skip
     names = {
-        bias: set(tree.flatten(tf.block_init(key, dataclasses.replace(CFG, bias=bias)))) for bias in ("all", "none")
+        bias: set(tree.flatten(tf.block_init(key, dataclasses.replace(CFG, bias=bias))))
+        for bias in ("all", "none", "attention")
     }
+    assert names["attention"] == names["all"] - {"ff.in.b", "ff.out.b"}
     assert names["all"] - default == {"attn.b_q", "attn.b_k", "attn.b_v", "attn.b_o"}
     assert default - names["none"] == {"ff.in.b", "ff.out.b"}
 

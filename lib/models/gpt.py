@@ -62,14 +62,14 @@ def shapes(cfg: Config) -> Tree:
     block, d = cfg.block, cfg.block.width
     g, c = block.kv_heads or block.heads, d // block.heads
     empty = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
-    linear = lambda n, m: {"w": empty(n, m)} | ({"b": empty(m)} if block.bias != "none" else {})  # noqa: E731
+    linear = lambda n, m: {"w": empty(n, m)} | ({"b": empty(m)} if block.bias in ("ff", "all") else {})  # noqa: E731
     norm = {"scale": empty(d)} | ({"bias": empty(d)} if block.norm == "layer" else {})
     attn = {"w_q": empty(d, block.heads, c), "w_k": empty(d, g, c), "w_v": empty(d, g, c)}
     attn["w_o"] = empty(block.heads, c, d)
-    if block.bias == "all":
+    if block.bias in ("attention", "all"):
         attn |= {"b_q": empty(d), "b_k": empty(g * c), "b_v": empty(g * c), "b_o": empty(d)}
     ff = {"in": linear(d, block.ff), "out": linear(block.ff, d)}
-    ff |= {"gate": linear(d, block.ff)} if block.activation == "swiglu" else {}
+    ff |= {"gate": linear(d, block.ff)} if block.activation in transformer.GATES.values() else {}
     blocks = [{"norm_attn": norm, "attn": attn, "norm_ff": norm, "ff": ff}] * cfg.layers
     rows = {"tokens": cfg.vocabulary} | ({"positions": cfg.context} if block.position == "learned" else {})
     rows |= {"head": cfg.vocabulary} if cfg.head == "untied" else {}

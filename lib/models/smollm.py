@@ -1,12 +1,13 @@
 """SmolLM2 (Allal et al. 2025) and other models of Llama's shape (Touvron et al. 2023) with released weights, in the
 blocks of lib/models/gpt: RMS norm, rotary positions, swiglu, queries that share keys and values.
 
-Weights come from a GGUF file, as the default's package has one, or from a folder as the hub has it.
+Weights come from a GGUF file, as the default's package has one, or from a folder as the hub has it. What their files
+say of the model: lib/models/llama.
 """
 
-import json
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lib.cache import cache_dir
 from lib.data import texts
 from lib.data.sources import Source, fetch
 from lib.faults import DataError
-from lib.models import foreign, gpt
+from lib.models import facts, foreign, gpt, llama
 from lib.models.foreign import Row
 from lib.tree import Tree
 
@@ -93,8 +94,11 @@ class Released:
 
     def chat(self, turns: Sequence[tuple[str, str]]) -> Int[Tensor, "n"]:
         """Tokens of a conversation of (role, text), roles system, user and assistant, up to where the assistant is to
-        speak, in the form that SmolLM2 was tuned on. What a text spells is never a mark of this form."""
+        speak, in the form that SmolLM2 was tuned on. What a text spells is never a mark of this form. Raises DataError
+        for a model that was made for another one."""
         start, end = (torch.tensor([self.special(f"<|im_{x}|>")]) for x in ("start", "end"))
+        if self.tokenizer.num_special_tokens_to_add(False):
+            raise DataError("this model's tokenizer puts tokens around every text, so it was not made for this")
         newline, parts = texts.encode(self.tokenizer, "\n"), []
         for role, text in turns:
             parts += [start, texts.encode(self.tokenizer, f"{role}\n{text}"), end, newline]
@@ -103,15 +107,13 @@ class Released:
 
 def load(weights: str = "default", data_dir: Path | None = None, device: torch.device | str = "cpu") -> Released:
     """`weights`: "default" (SmolLM2-135M-Instruct from its package), a GGUF file of Llama's shape, or a folder with
-    config.json, tokenizer.json and model.safetensors. Parameters are fp32. Raises DataError."""
+    config.json, tokenizer.json and one of `foreign.FILES`. Parameters are fp32. Raises DataError."""
     if weights == "default":
         path = unpacked(PACKAGE, MEMBER, data_dir)
     elif not (path := Path(weights)).exists():
         raise DataError(f"--weights {weights}: neither default, a GGUF file nor a folder")
-    try:
-        found = _folder(path) if path.is_dir() else _gguf(path)
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        raise DataError(f"cannot read the weights {path}: {type(error).__name__} {error}") from error
+    found = _folder(path) if path.is_dir() else _gguf(path)
+    foreign.check_tokens(found.tokenizer, path, found.cfg.vocabulary)
     found.tokenizer.encode_special_tokens = True  # a text that spells one is a text
     return Released(tree.to(found.params, device), found.cfg, found.tokenizer)
 
@@ -129,75 +131,106 @@ def unpacked(source: Source, member: str, data_dir: Path | None = None) -> Path:
 
 
 def _gguf(path: Path) -> Released:
-    reader = gguf.GGUFReader(path)
-    fields = {name: field.contents() for name, field in reader.fields.items()}
+    try:
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except Exception as error:  # the library raises what a broken file happens to lead to
+        raise DataError(f"cannot read the weights {path}: {type(error).__name__} {error}") from error
     if (kind := fields.get("general.architecture")) != "llama":
         raise DataError(f"{path} is a model of the kind {kind!r}: only llama is known here")
-    llama = {name.removeprefix("llama."): value for name, value in fields.items()}
-    weights = {t.name: torch.tensor(dequantize(t.data, t.tensor_type)) for t in reader.tensors}
-    cfg = config(
-        vocabulary=len(fields["tokenizer.ggml.tokens"]), context=llama["context_length"], layers=llama["block_count"],
-        width=llama["embedding_length"], ff=llama["feed_forward_length"], heads=llama["attention.head_count"],
-        kv_heads=llama["attention.head_count_kv"], eps=llama["attention.layer_norm_rms_epsilon"],
-        rotary_base=llama["rope.freq_base"], untied="output.weight" in weights,
-    )  # fmt: skip
-    return Released(to_ours(weights, GGUF, cfg), cfg, _tokenizer(fields))
+    tokenizer, shapes = _tokenizer(fields, path), {t.name: tuple(map(int, reversed(t.shape))) for t in reader.tensors}
+    sizes = _sizes(shapes, path, "token_embd.weight", "blk.0.ffn_up.weight", r"blk\.(\d+)\.")
+    biases = ("blk.0.attn_q.bias" in shapes, "blk.0.ffn_up.bias" in shapes)
+    cfg = config(**llama.of_gguf(fields, path, sizes), bias=llama.BIASES[biases], untied="output.weight" in shapes)
+    weights = {}
+    for t in reader.tensors:
+        try:
+            whole = t.data if t.tensor_type == gguf.GGMLQuantizationType.F64 else dequantize(t.data, t.tensor_type)
+        except NotImplementedError as error:
+            raise DataError(f"{path}: {t.name} is stored as {t.tensor_type.name}, which cannot be read") from error
+        weights[t.name] = torch.tensor(whole)
+    return Released(to_ours(weights, GGUF, cfg), cfg, tokenizer)
 
 
 def _folder(path: Path) -> Released:
-    stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    file = path / "config.json"
+    stored = facts.read_config(file)
     if (kind := stored.get("model_type")) != "llama":
         raise DataError(f"{path} is a model of the kind {kind!r}: only llama is known here")
-    files = [path / file for file in ("model.safetensors", "model.safetensors.index.json")]
-    weights = foreign.read(next((file for file in files if file.exists()), files[0]))
-    rotary = stored.get("rope_parameters") or stored  # where newer files have it, and older ones
-    if stored.get("tie_word_embeddings"):
-        weights.pop("lm_head.weight", None)
-    cfg = config(
-        vocabulary=stored["vocab_size"], context=stored["max_position_embeddings"], layers=stored["num_hidden_layers"],
-        width=stored["hidden_size"], ff=stored["intermediate_size"], heads=stored["num_attention_heads"],
-        kv_heads=stored["num_key_value_heads"], eps=stored["rms_norm_eps"], rotary_base=rotary["rope_theta"],
-        untied="lm_head.weight" in weights,
-    )  # fmt: skip
-    return Released(to_ours(weights, HUB, cfg), cfg, Tokenizer.from_file(str(path / "tokenizer.json")))
+    tokenizer = foreign.tokenizer(path / "tokenizer.json")
+    named = foreign.unwrapped(foreign.read(foreign.find(path))[0])
+    inner = ("embed_tokens.", "layers.", "norm.")
+    weights = {f"model.{name}" if name.startswith(inner) else name: x for name, x in named.items()
+               if not name.endswith(".rotary_emb.inv_freq")}  # a buffer of older files  # fmt: skip
+    table = "model.embed_tokens.weight"
+    shapes = {name: tuple(x.shape) for name, x in weights.items()}
+    sizes = _sizes(shapes, path, table, "model.layers.0.mlp.up_proj.weight", r"model\.layers\.(\d+)\.")
+    cfg = config(**llama.of_config(stored, file, sizes))
+    if cfg.head == "untied" and "lm_head.weight" not in weights:
+        raise DataError(f"{path} has no lm_head.weight, and {file} does not say that tie_word_embeddings is true")
+    if cfg.head == "tied" and not torch.equal(weights.pop("lm_head.weight", weights[table]), weights[table]):
+        raise DataError(f"{path}: lm_head.weight is not {table}, but tie_word_embeddings of {file} says so")
+    return Released(to_ours(weights, HUB, cfg), cfg, tokenizer)
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]], path: Path, table: str, ff: str, block: str) -> llama.Sizes:
+    if any(len(shapes.get(name, ())) != 2 for name in (table, ff)):
+        raise DataError(f"{path} does not hold a model of Llama's shape: no matrix {table}, or none {ff}")
+    layers = 1 + max(int(found[1]) for name in shapes if (found := re.match(block, name)))
+    vocabulary, width = shapes[table]
+    return llama.Sizes(vocabulary, width, shapes[ff][0], layers)
 
 
 def config(vocabulary: int, context: int, layers: int, untied: bool = False, **block: Any) -> gpt.Config:
     """Of Llama's shape; `block` as in transformer.Config."""
-    shape = transformer.Config(norm="rms", activation="swiglu", position="rotary", bias="none", **block)
+    usual: dict[str, Any] = {"norm": "rms", "activation": "swiglu", "position": "rotary", "bias": "none"}
+    shape = transformer.Config(**{**usual, **block})
     return gpt.Config(vocabulary, min(context, CONTEXT), layers, shape, "untied" if untied else "tied")
 
 
 def to_ours(weights: dict[str, Tensor], table: list[Row], cfg: gpt.Config) -> Tree:
-    return foreign.to_ours(weights, _whole(table, cfg), gpt.shapes(cfg), cfg.layers, **_sizes(cfg))
+    return foreign.to_ours(weights, _whole(table, cfg), gpt.shapes(cfg), cfg.layers, **_lengths(cfg))
 
 
 def to_theirs(params: Tree, table: list[Row], cfg: gpt.Config) -> dict[str, Tensor]:
-    return foreign.to_theirs(params, _whole(table, cfg), cfg.layers, **_sizes(cfg))
+    return foreign.to_theirs(params, _whole(table, cfg), cfg.layers, **_lengths(cfg))
 
 
 def _whole(table: list[Row], cfg: gpt.Config) -> list[Row]:
-    heads = [Row(name, "embed.head") for name, of in HEADS.items() if of is table]
-    return [*table, *heads] if cfg.head == "untied" else table
+    """With rows for the head and the biases that this model has."""
+    rows = [Row(name, "embed.head") for name, of in HEADS.items() if of is table and cfg.head == "untied"]
+    for theirs, ours, pattern in table:
+        assert isinstance(ours, str)  # none of these has parts
+        name = theirs.replace("weight", "bias")
+        if ".attn.w_" in ours and cfg.block.bias in ("attention", "all"):
+            turned = "(h half two) -> (h two half)" if "half" in pattern else ""
+            rows.append(Row(name, ours.replace(".w_", ".b_"), turned))
+        elif ".ff." in ours and cfg.block.bias in ("ff", "all"):
+            rows.append(Row(name, ours.removesuffix("w") + "b"))
+    return [*table, *rows]
 
 
-def _sizes(cfg: gpt.Config) -> dict[str, int]:
+def _lengths(cfg: gpt.Config) -> dict[str, int]:
     c = cfg.block.width // cfg.block.heads
     return {"c": c, "half": c // 2, "two": 2}
 
 
-def _tokenizer(fields: dict[str, Any]) -> Tokenizer:
+def _tokenizer(fields: dict[str, Any], path: Path) -> Tokenizer:
     """Byte pairs with every digit a token of its own (GGUF's "smollm")."""
     if (kind := fields.get("tokenizer.ggml.pre")) != "smollm":
         raise DataError(f"a tokenizer of the kind {kind!r}: only smollm is known here; use the folder of the hub")
-    names, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, merges))
+    try:
+        names, merges = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"]
+        kinds = fields.get("tokenizer.ggml.token_type", [gguf.TokenType.NORMAL] * len(names))
+        pairs = [tuple(merge.split(" ")) for merge in merges]
+        tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, pairs))
+        of = lambda k: [name for name, kind in zip(names, kinds, strict=True) if kind == k]  # noqa: E731
+        control, added = of(gguf.TokenType.CONTROL), of(gguf.TokenType.USER_DEFINED)
+    except Exception as error:  # the library raises no narrower type
+        raise DataError(f"{path} has no readable tokenizer: {type(error).__name__} {error}") from error
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    control = [
-        AddedToken(name, special=True) for name, k in zip(names, kinds, strict=True) if k == gguf.TokenType.CONTROL
-    ]
-    tokenizer.add_special_tokens(control)
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in control])
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in added])
     return tokenizer
