@@ -39,7 +39,7 @@ from lib.transform import value_and_grad
 from lib.tree import Tree
 
 NAME = Path(__file__).stem
-SPELLED = " It's 1 – é, 漢 😀\n\n\tB"  # by a tokenizer that leaves nothing out
+SPELLED = "It's  1 – é, 漢 😀\n\n\tB "  # by a tokenizer that leaves nothing out and adds nothing
 PROMPTS = ("I went to the kitchen and", "Lexington is the second largest city in the state of Kentucky")  # the book's
 SAMPLE = f'"{PROMPTS[0]}"'
 TIMED = 64  # tokens that are written to see how long one takes
@@ -54,7 +54,8 @@ class Args(run.Args):
     steps: run.Free[run.Natural] = 0
     """Updates of fine-tuning; 0: nothing is trained."""
     weights: str = "new"
-    """new (random: it writes noise), hub (OpenAI's, from Hugging Face), or the path of a file or folder of weights."""
+    """new (random: it writes noise), hub (OpenAI's, from Hugging Face), or the path of a file or folder of weights,
+    with their tokenizer beside them if it is not OpenAI's."""
     size: Literal["small", "medium", "large", "xl"] | None = None
     """The size of GPT-2; small if not given, or what a path's weights are."""
     scored: run.Natural = 20_000
@@ -140,7 +141,7 @@ def tokenizer_for(args: Args) -> Tokenizer:
     if found.token_to_id(gpt2.END) is None:
         raise DataError(f"the tokenizer beside {args.weights} has no {gpt2.END}, the token between two texts")
     if texts.decode(found, texts.encode(found, SPELLED)) != SPELLED:
-        raise DataError(f"the tokenizer beside {args.weights} leaves out some of a text, so bits per byte mean nothing")
+        raise DataError(f"the tokenizer beside {args.weights} changes a text, so bits per byte would mean nothing")
     return found
 
 

@@ -119,9 +119,10 @@ def test_checkpoints_of_training_have_weights_in_them(tmp_path):
         torch.save({**more, name: weights}, tmp_path / "a.pt")
         found, args = foreign.read(tmp_path / "a.pt")
         assert torch.equal(found["a"], torch.ones(3)) and not found["a"].requires_grad and args == {"n_head": 3}
-    torch.save({"model": {"a": 3}}, tmp_path / "a.pt")
-    with pytest.raises(DataError, match=r"a\.pt holds something else than tensors by name"):
-        foreign.read(tmp_path / "a.pt")
+    for wrong in ({"model": {"a": 3}}, {1: torch.zeros(1)}, {}):
+        torch.save(wrong, tmp_path / "a.pt")
+        with pytest.raises(DataError, match=r"a\.pt holds something else than tensors by name"):
+            foreign.read(tmp_path / "a.pt")
 
 
 def test_names_in_front_are_left_out():

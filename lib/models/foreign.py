@@ -59,7 +59,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError(f"{path} is neither safetensors nor weights of torch.save: {reason}") from error
     inner = stored if isinstance(stored, dict) else {}
     for weights in (inner, *(inner.get(name) for name in ("model", "state_dict", "model_state_dict"))):
-        if isinstance(weights, dict) and weights and all(isinstance(x, Tensor) for x in weights.values()):
+        if not isinstance(weights, dict) or not weights:
+            continue
+        if all(isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()):
             args = inner.get("model_args") if weights is not inner else {}
             return {name: x.detach() for name, x in weights.items()}, args if isinstance(args, dict) else {}
     raise DataError(f"{path} holds something else than tensors by name")
