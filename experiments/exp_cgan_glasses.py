@@ -272,6 +272,7 @@ def labelled(part: faces.Part, names: Names, device: torch.device) -> Labelled:
 
 def train(args: Args) -> None:
     splits = faces.load(args.data, args.data_dir, size=args.size, n=args.faces, needs=args.labels)
+    metrics.check_kid(splits.name, splits.val.pixels, splits.test.pixels)
     names = {name: splits.names[name] for name in args.labels}
     check(args, names)
     extractor = judge.load(splits, run.device(args))

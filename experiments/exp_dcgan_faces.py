@@ -173,6 +173,7 @@ def draw(ema: Tree, z: Float[Tensor, "n z"]) -> Float[Tensor, "n 3 s s"]:
 
 def train(args: Args) -> None:
     splits = faces.load(args.data, args.data_dir, size=args.size, n=args.faces)
+    metrics.check_kid(splits.name, splits.val.pixels, splits.test.pixels)
     known = splits if splits.names else faces.load("default", size=args.size, n=args.faces)  # whom a judge can learn
     extractor = judge.load(known, run.device(args))
     here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/kid")

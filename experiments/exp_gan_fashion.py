@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class Args(run.Args):
     """Decay of Adam's first moment, for both networks; the second's is .999."""
     ema_decay: run.Fraction = 0.995
     """Decay of the averaged generator that is used; 0: the generator itself."""
-    kid_samples: run.Free[run.Count] = 10_000
+    kid_samples: run.Free[Annotated[int, run.Range(2)]] = 10_000
     """Pictures in the final evaluation, at most."""
     extractor: run.Free[Path | None] = None
     """Run of exp_classifier_fashion whose features KID compares; the latest finished one, or one made first."""

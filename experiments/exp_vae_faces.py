@@ -254,6 +254,7 @@ def held_out(params: Tree, x: UInt8[Tensor, "n 3 h w"], key: Key, args: Args) ->
 
 def train(args: Args) -> None:
     found = faces.load(args.data, args.data_dir, size=args.size, n=args.faces)
+    metrics.check_kid(found.name, found.val.pixels, found.test.pixels)
     here = run.Run(args, NAME, Path(__file__), unit="images")
     data, val, test = (part.pixels.to(here.device) for part in (found.train, found.val, found.test))
     print(f"{len(data):,} training pictures; {here.device}, {here.dtype}")

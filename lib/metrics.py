@@ -10,6 +10,8 @@ from jaxtyping import Float
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
+from lib.faults import DataError
+
 # Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
 _UNSPACED = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f"
@@ -36,6 +38,12 @@ def bleu_chrf(translations: list[str], references: list[list[str]]) -> dict[str,
         "bleu_signature": str(bleu.get_signature()),
         "chrf_signature": str(chrf.get_signature()),
     }
+
+
+def check_kid(name: str, *parts: Tensor) -> None:
+    """Raises DataError where held-out pictures of a data set are too few for `kid`: before anything is trained."""
+    if (fewest := min(map(len, parts))) < 2:
+        raise DataError(f"{name}: {fewest} picture is held out for validation or test, and KID needs at least two")
 
 
 def kid(

@@ -5,6 +5,7 @@ import sacrebleu
 import torch
 
 from lib import metrics, random
+from lib.faults import DataError
 
 FOUND = ["le chat est sur le tapis .", "il fait très beau aujourd'hui", "bonjour tout le monde"]
 REFERENCES = [
@@ -101,3 +102,9 @@ def test_kid_is_the_same_every_time_and_draws_from_no_other_generator(features):
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(123)
     assert metrics.kid(features[0], features[2], subsets=5, size=50) == first
+
+
+def test_too_few_pictures_are_told_before_the_training():
+    metrics.check_kid("mine", torch.zeros(2, 1), torch.zeros(3, 1))
+    with pytest.raises(DataError, match="mine: 1 picture is held out for validation or test"):
+        metrics.check_kid("mine", torch.zeros(9, 1), torch.zeros(1, 1))

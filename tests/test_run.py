@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -448,6 +450,14 @@ def test_a_whole_loop(start, tmp_path):
 # ---- resume ----
 
 
+def test_the_port_of_tensorboard_is_taken(tmp_path):
+    """`just tb` takes the next one, and says so; a port that was asked for is missed with a sentence."""
+    with socket.create_server(("localhost", 0)) as taken:
+        words = ["--logdir", str(tmp_path), "--host", "localhost", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run([sys.executable, "-m", "tensorboard.main", *words], capture_output=True, text=True)
+    assert done.returncode and "could not bind to port" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_resume_goes_on_where_the_last_checkpoint_is(start, tmp_path):
     path = tmp_path / "here"
     first = start(run=path, steps=6)
@@ -510,6 +520,18 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(start, tmp_path):
     (again.checkpoints / "step-1.safetensors").write_bytes(b"half of it")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .*here"):  # there was one
         start(run=tmp_path / "here", resume=True)
+
+
+def test_a_run_that_was_moved_and_renamed(start, tmp_path):
+    first = start(seed=3)
+    first.save(3, {"w": torch.ones(2)})
+    first.close()
+    (tmp_path / "other" / "runs" / "exp_toy").mkdir(parents=True)
+    moved = shutil.move(first.path, tmp_path / "other" / "runs" / "exp_toy" / "my best")
+    again = start(run=moved, seed=3, resume=True)
+    assert again.step == 3 and run.load_config(moved, Args).run == moved
+    os.chdir(tmp_path / "other")
+    assert run.latest_run("exp_toy").name == "my best"
 
 
 def test_a_run_that_another_process_writes_is_left_alone(start, tmp_path):

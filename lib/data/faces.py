@@ -75,7 +75,7 @@ def load(
     if data == "default":
         _check(data, needs, DRAWN)
         colours = _colours(data, hair, DRAWN)
-        counts = {"train": max(1, n), "val": max(1, n // 10), "test": max(1, n // 10)}
+        counts = {"train": max(1, n), "val": max(2, n // 10), "test": max(2, n // 10)}
         (train, a), (val, b), (test, c) = (_draw(split, counts[split], size, colours, None) for split in counts)
         train, val = _kept(train, ~torch.isin(a, torch.cat([b, c]))), _kept(val, ~torch.isin(b, c))
         return Faces(drawn.STYLE, train, val, test, {**DRAWN, "hair": colours})
