@@ -233,7 +233,7 @@ def test_the_table_replaces_what_stands_between_its_markers(tmp_path):
 
 def test_bench_step_prints_the_eager_peers(monkeypatch, capsys):
     """The peaks are of processes of their own."""
-    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 50, "rows": 2, "length": 32, "rounds": 1}
+    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 256, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["bench", "step", *flags, "--no-compile", "--device", "cpu"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -366,7 +366,7 @@ def test_jax_takes_adversarial_steps(small, jaxes, experiment):
 # ---- language models ----
 
 GPT = replace(
-    language.GPTS["cpu"], layers=2, width=16, heads=2, ff=24, vocabulary=50, rows=3, length=7, steps=6, warmup=2
+    language.GPTS["cpu"], layers=2, width=16, heads=2, ff=24, vocabulary=256, rows=3, length=7, steps=6, warmup=2
 )
 LSTM = replace(
     exp_lstm_novel.PRESETS["small"], embedding=6, hidden=8, vocabulary=300, dropout=0.0, rows=3, length=7, steps=22,
@@ -492,7 +492,7 @@ def test_jax_takes_language_steps_in_bf16(tiny, jaxes, experiment):
 
 
 def test_bench_prints_one_table_and_writes_it(small, tiny, monkeypatch, capsys, tmp_path):
-    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 50, "rows": 2, "length": 32, "rounds": 1}
+    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 256, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     for family in (gans, faces, language):
         monkeypatch.setattr(family, "STEPS", {name: (make, 1) for name, (make, _) in family.STEPS.items()})

@@ -170,7 +170,7 @@ def test_bad_flags_are_told(call, few_faces):
     for words, message in [
         (["--size", 20], "a side can be 16, 32, 64, 128, 256"),
         (["--labels", "hat"], "has no attribute hat: it has glasses, hair"),
-        (["--critic-steps", 0], "--critic-steps a step"),
+        (["--critic-steps", 0], "--critic-steps must be at least 1, not 0"),
         (["--data", "celeba"], "needs --data-dir"),
         (["--batch", 40], "fewer than a batch of 80"),
     ]:

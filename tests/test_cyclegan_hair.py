@@ -553,7 +553,7 @@ def test_bad_use_of_a_run(call, finished):
         (["tiny.png", "--to", "blond"], "3 x 40 pixels"),
         (["broken.png", "--to", "blond"], "cannot read broken.png"),
         (["missing.png", "--to", "blond"], "cannot read missing.png"),
-        (["fine.png", "--to", "blond", "--out", "no/where.png"], "cannot draw"),
+        (["fine.png", "--to", "blond", "--out", "no/where.png"], "there is no folder no"),
     ):
         bad_line(call(exp, "sample", "--run", finished, *words), message)
     (finished / "domains.json").unlink()

@@ -174,8 +174,13 @@ def test_a_run_is_not_started_over_another(start, tmp_path):
     assert {p: p.read_bytes() for p in (tmp_path / "here").iterdir()} == before
 
 
-def test_a_run_may_start_in_an_empty_folder(start, tmp_path):
+def test_a_run_may_start_in_an_empty_folder_or_where_one_was_killed_as_it_began(start, tmp_path):
     (tmp_path / "here").mkdir()
+    begun = start(run=tmp_path / "there")
+    begun.close()
+    for file in ("config.json", "metrics.jsonl", next((tmp_path / "there").glob("events*")).name):
+        (tmp_path / "there" / file).unlink()
+    assert start(run=tmp_path / "there").step == 0
     assert start(run=tmp_path / "here").step == 0
 
 

@@ -205,7 +205,7 @@ def test_as_a_user(call, few_faces):
         (["change", 1], "a change needs --add or --remove"),
         (["combine", "--plus", 1], "go together"),
         (["--n", 0], "at least 1"),
-        (["way", 0, 1, "--out", "no/where.gif"], "cannot draw no/where.gif"),
+        (["way", 0, 1, "--out", "no/where.gif"], "no/where.gif: there is no folder no"),
     ):
         status, _, err = use(*words)
         assert status != 0 and told in " ".join(err.replace("│", " ").split()), err

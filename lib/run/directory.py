@@ -71,6 +71,10 @@ def fresh(folder: Path, seed: int) -> Path:
     raise RunError(f"{folder} has a thousand runs of this second: choose another --run")
 
 
+# What a run leaves that was killed before it had a configuration: another one may begin there.
+BEGUN = {".lock", "experiment.py", "git.diff", "environment.json", "environment.part", "config.part"}
+
+
 def check_new(path: Path | None, folder: Path) -> None:
     """Raises RunError where no run can begin at `path`, or where that is None at any new one in `folder`: it holds
     something already, or cannot be written. Nothing stays behind."""
@@ -78,7 +82,7 @@ def check_new(path: Path | None, folder: Path) -> None:
     try:
         if path and (path / "config.json").exists():
             raise RunError(f"{path} already holds a run: continue it with --resume, or choose another --run")
-        if path and path.is_dir() and any(path.iterdir()):
+        if path and path.is_dir() and {file.name for file in path.iterdir()} - BEGUN:
             raise RunError(f"{path} holds other files: choose a new folder as --run")
         missing = [part for part in (where, *where.parents) if not part.exists()]
         where.mkdir(parents=True, exist_ok=True)
