@@ -49,8 +49,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.position in ("sinusoidal", "rotary") and (self.width % 2 or self.width // self.heads % 2):
-            raise ValueError(f"{self.position} positions need an even number of channels, in each of the heads too")
+        parts = {"sinusoidal": ("width", self.width), "rotary": ("width / heads", self.width // self.heads)}
+        name, channels = parts.get(self.position, ("", 0))
+        if channels % 2:
+            raise ValueError(f"{self.position} positions need an even {name}, not {channels}")
 
 
 class Cross(NamedTuple):

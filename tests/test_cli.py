@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import io
+import json
 import os
 import re
 import runpy
@@ -137,6 +138,9 @@ def test_data_is_found_again_from_another_folder(call):
     assert [call("--data", data)[1].data for data in ("default", "no/such", "tatoeba")] == [
         "default", "no/such", "tatoeba",
     ]  # fmt: skip
+    stored = started(Path("older"), data="mine.tsv")  # by code that did not make paths whole
+    assert json.loads((stored / "config.json").read_text())["data"] == "mine.tsv"
+    assert call("--resume", "--run", "older", "--data", "mine.tsv")[1].data == str(Path.cwd() / "mine.tsv")
 
 
 def test_sample_gets_its_text_whole(call, fails):

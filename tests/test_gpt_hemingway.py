@@ -213,7 +213,7 @@ def test_bad_texts(call, tmp_path, content, message):
         (["--data", "nowhere.txt"], "neither default, anna, hemingway, a file nor a folder"),
         (["--shard-optimizer"], "which Muon needs whole"),
         (["--width", "10", "--heads", "4"], "not a multiple"),
-        (["--width", "12", "--heads", "4"], "even number of channels"),
+        (["--width", "12", "--heads", "4"], "rotary positions need an even width / heads, not 3"),
         (["--optimizer", "sgd"], "sgd"),
         (["sample", "--top-p", "0"], "--top-p must be above 0 and at most 1"),
         (["sample", "--n", "0"], "--n must be at least 1"),

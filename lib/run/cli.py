@@ -191,7 +191,7 @@ def parse(experiment: str, presets: dict[str, settings.Args], words: list[str]) 
     if not found.resume:
         return _cli(experiment, base, presets, words)
     path = found.run or settings.latest_run(experiment)
-    stored = settings.load_config(path, type(base))
+    stored = settings.located(settings.load_config(path, type(base)))
     wanted = _cli(experiment, presets[preset] if preset else stored, presets, words)
     changed = settings.changed_fields(stored, wanted)
     if changed:

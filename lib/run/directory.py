@@ -63,10 +63,9 @@ def load(path: Path, like: Tree, prefix: str = "", device: torch.device | str = 
 def fresh(folder: Path, seed: int) -> Path:
     """A new directory, made here, so that two runs that begin in the same second have two."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     for end in ("", *(f"-{i}" for i in range(2, 1000))):
         with contextlib.suppress(FileExistsError):
-            (folder / (name + end)).mkdir()
+            (folder / (name + end)).mkdir(parents=True)
             return folder / (name + end)
     raise RunError(f"{folder} has a thousand runs of this second: choose another --run")
 
