@@ -1,9 +1,10 @@
 # Puregen: `just` lists what can be done. Each recipe makes its own environment in .venv first.
-# Paths that are given to run and sample are looked up from where just was called (no-cd; -P: modules are not).
+# Paths that are given to run and sample are looked up from where just was called (no-cd), modules here (-P).
 set positional-arguments
 
 bin := if os_family() == "windows" { ".venv/Scripts/python.exe" } else { ".venv/bin/python" }
 python := quote(justfile_directory() / bin)
+export PYTHONPATH := justfile_directory()
 export PYTHONUTF8 := "1"  # files and pipes of Windows too
 
 _default:

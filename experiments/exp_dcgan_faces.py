@@ -253,7 +253,7 @@ class Draw(run.Use):
     """How many faces; they are numbered from 0, row by row."""
     out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides, with its number, what a face looks like."""
 
 
@@ -265,7 +265,7 @@ class Way(run.Use):
     """Numbers of two faces or more."""
     out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides, with its number, what a face looks like."""
 
     def __post_init__(self) -> None:

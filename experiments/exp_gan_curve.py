@@ -300,7 +300,7 @@ class Use(run.Use):
     """How many points."""
     out: run.NewFile | None = None
     """Where to save them: points.csv, or a picture: points.png; standard output if not given."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides what is generated."""
 
 

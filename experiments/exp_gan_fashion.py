@@ -329,7 +329,7 @@ class Use(run.Use):
     """A kind of clothes, such as "ankle boot", of a run that was trained with --conditional; each in turn if none."""
     out: run.NewFile = Path("samples.png")
     """Where to save the pictures."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides what is generated."""
 
 

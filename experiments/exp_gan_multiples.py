@@ -293,7 +293,7 @@ class Use(run.Use):
 
     n: run.Count = 10
     """How many sequences."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides what is generated."""
 
 

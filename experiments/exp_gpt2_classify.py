@@ -323,6 +323,7 @@ def load(path: Path, args: Args) -> Model:
     decoder, frozen = prepared(args, args.data_dir, device, dtype)
     if (path / "tokenizer.json").exists():  # runs of before it was kept read that of the weights
         decoder = replace(decoder, tokenizer=tokens.load(path))
+        decoder.tokenizer.encode_special_tokens = True  # a text that spells one is a text, which the file does not say
     names = run.read_json(path / LABELS)
     trunk = None if decoder.params is None else tree.to(decoder.params, "meta")
     like = init_state(random.key(0, "meta"), trunk, decoder.cfg, len(names), args).params

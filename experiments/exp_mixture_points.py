@@ -289,7 +289,7 @@ class Draw(run.Use):
     """The class of which p(x|y) is sampled; p(x) if not given."""
     out: run.NewFile | None = None
     """Write the points to this .csv, or draw them with the density's contours (.png); printed if not given."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides what is generated."""
 
 

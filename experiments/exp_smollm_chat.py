@@ -149,7 +149,7 @@ class Use(run.Typed):
     """Sample among the k likeliest tokens; 0: among all."""
     top_p: run.Share = 0.9
     """Sample among the likeliest tokens that together have this probability."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides what is generated."""
     earlier: tuple[str, ...] = ()
     """What was said before: a question, its answer, and so on in turn."""

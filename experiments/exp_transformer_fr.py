@@ -48,7 +48,7 @@ class Args(run.Args):
     """Kind of normalisation."""
     dropout: run.Fraction = 0.0
     """Probability with which an activation is dropped in training."""
-    vocabulary: run.Vocabulary = 8000
+    vocabulary: run.Count = 8000
     """Entries of the byte-pair encoding, at most."""
     shared: bool = True
     """One vocabulary and one table for source, target and head; otherwise three."""

@@ -42,8 +42,8 @@ def bleu_chrf(translations: list[str], references: list[list[str]]) -> dict[str,
 
 def check_kid(name: str, *parts: Tensor) -> None:
     """Raises DataError where held-out pictures of a data set are too few for `kid`: before anything is trained."""
-    if (fewest := min(map(len, parts))) < 2:
-        raise DataError(f"{name}: {fewest} picture is held out for validation or test, and KID needs at least two")
+    if min(map(len, parts)) < 2:
+        raise DataError(f"{name}: fewer than two pictures are held out for validation or test, and KID needs two")
 
 
 def kid(

@@ -25,7 +25,9 @@ TRITON = find_spec("triton") is not None
 
 
 def key(seed: int, device: torch.device | str = "cpu") -> Key:
-    """The key of a 64-bit seed."""
+    """The key of a 64-bit seed. Raises ValueError for a number of more bits, which would be another one's key."""
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"a seed has 64 bits, which {seed} does not fit")
     words = [(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF]
     return torch.tensor([w - (1 << 32) if w >= 1 << 31 else w for w in words], dtype=torch.int32, device=device)
 

@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_visible_files(tmp_path):
-    seen = ["B.TXT", "a.txt", "sub/deep/c.md"]
+    seen = ["@home/__0.txt", "B.TXT", "a.txt", "sub/deep/c.md"]
     for name in [*seen, ".hidden.txt", "sub/.git/d.txt", "__MACOSX/e.txt", "sub/@eaDir/f.txt"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

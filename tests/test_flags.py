@@ -23,7 +23,9 @@ def test_every_number_has_bounds(name):
         numbers = value if isinstance(value, tuple) and value else (value,)
         if type(numbers[0]) not in (int, float):
             continue
-        for bad in (-1, math.nan) if type(numbers[0]) is float else (-1, 2**70 if field.name == "seed" else -2):
+        for bad in (
+            (-1, math.nan) if type(numbers[0]) is float else (2**70, -(2**70)) if field.name == "seed" else (-1,)
+        ):
             with pytest.raises(ValueError, match=f"--{field.name.replace('_', '-')} must be .*, not {bad}"):
                 dataclasses.replace(args, **{field.name: (bad, *numbers[1:]) if isinstance(value, tuple) else bad})
 

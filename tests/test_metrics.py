@@ -106,5 +106,5 @@ def test_kid_is_the_same_every_time_and_draws_from_no_other_generator(features):
 
 def test_too_few_pictures_are_told_before_the_training():
     metrics.check_kid("mine", torch.zeros(2, 1), torch.zeros(3, 1))
-    with pytest.raises(DataError, match="mine: 1 picture is held out for validation or test"):
+    with pytest.raises(DataError, match="mine: fewer than two pictures are held out for validation or test"):
         metrics.check_kid("mine", torch.zeros(9, 1), torch.zeros(1, 1))

@@ -288,3 +288,10 @@ def test_global_generator_is_untouched(key):
     for verb in VERBS.values():
         verb(key)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_seed_of_more_than_64_bits():
+    for seed in (2**64, -(2**63) - 1, 2**70):
+        with pytest.raises(ValueError, match="a seed has 64 bits"):
+            random.key(seed)
+    assert random.key(2**64 - 1).tolist() == random.key(-1).tolist() == [-1, -1]

@@ -151,6 +151,7 @@ def test_a_tracked_file_in_another_encoding(start, tmp_path, monkeypatch):
         if words[0] == "add":
             (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
         real(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(directory, "ROOT", tmp_path)
     (tmp_path / "latin.txt").write_bytes(b"th\xe9\n")
     here = start(run=tmp_path / "here")
     assert b"-caf\xe9\n+th\xe9\n" in (here.path / "git.diff").read_bytes()

@@ -17,6 +17,7 @@ _LINE_END = "\r\n|\r|\n"
 _TONES = range(0x1F3FB, 0x1F400)  # of an emoji's skin
 _FLAGS = range(0xE0020, 0xE0080)  # letters of an emoji flag: England's is not Scotland's
 _OTHER_SCRIPT = re.compile("[^\0-\u036f\u1d00-\u1eff\u2000-\u2bff\u2c60-\u2c7f\ua720-\ua7ff]")
+_EMOJI = re.compile("[\U0001f000-\U0001faff]")
 
 
 def content(path: Path) -> bytes:
@@ -95,10 +96,13 @@ def normalise(text: str) -> str:
 
 
 def side(text: str) -> str:
-    """What decides a text's side in a split, by its hash: of Latin text the letters and digits alone, so that texts
-    which differ in symbols stay together; of text with other letters or with emoji all that `normalise` keeps."""
-    same = normalise(text)
-    return same if _OTHER_SCRIPT.search(same) else re.sub(r"[\W_]+", " ", same).strip() or same
+    """What decides a text's side in a split, by its hash: of text in Latin letters the letters and digits alone, as
+    since the first splits; of text with emoji or mostly in other letters all that `normalise` keeps."""
+    text = unicodedata.normalize("NFC", text)
+    letters = "".join(filter(str.isalpha, text))
+    if _EMOJI.search(text) or 2 * len(_OTHER_SCRIPT.findall(letters)) > len(letters):
+        return normalise(text)
+    return re.sub(r"[\W_]+", " ", text.casefold()).strip() or text
 
 
 def place(content: bytes, purpose: str = "", size: int = 8) -> float:
@@ -108,18 +112,22 @@ def place(content: bytes, purpose: str = "", size: int = 8) -> float:
     return int.from_bytes(digest) / 2 ** (8 * size)
 
 
-HOUSEKEEPING = (".", "__", "@")  # how .ipynb_checkpoints, __MACOSX, @eaDir, .DS_Store and their like begin
+HOUSEKEEPING = {"__MACOSX", "__pycache__", "@eaDir"}  # folders; and all that begin with a full stop
+
+
+def _shown(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if not p.name.startswith(".")]
 
 
 def subfolders(folder: Path) -> list[Path]:
     """Sorted, without housekeeping."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(HOUSEKEEPING))
+    return sorted(p for p in _shown(folder) if p.is_dir() and p.name not in HOUSEKEEPING)
 
 
 def visible(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     """All files below a folder, sorted, without housekeeping. Links to folders are followed, but none to a folder
     `above`, which would have no end."""
     here, folders = (*above, folder.resolve()), subfolders(folder)
-    own = {p for p in folder.iterdir() if not p.name.startswith(HOUSEKEEPING)}.difference(folders)
+    own = [p for p in _shown(folder) if not p.is_dir()]
     deeper = [file for p in folders if p.resolve() not in here for file in visible(p, here)]
     return sorted([*own, *deeper])

@@ -98,9 +98,8 @@ def load(data: str, data_dir: Path | None = None, size: int = 28, channels: int 
         raise DataError(f"--data {data}: neither fashion, mnist or digits nor a folder")
     val, rest = _hold_out(found, "val")
     test, rest = _hold_out(rest, "test")
-    if min(len(val.labels), len(test.labels)) < 2:  # fewer have no kernel inception distance
-        n = len(found.labels)
-        raise DataError(f"{data}: {n} pictures are too few to hold two out for validation and two for the test")
+    if not (len(val.labels) and len(test.labels)):
+        raise DataError(f"{data}: {len(found.labels)} pictures are too few to hold any out for validation and test")
     return Splits(Path(data).stem, rest, val, test, names)
 
 

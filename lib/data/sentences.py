@@ -22,6 +22,8 @@ _NEVER = re.compile(
 _NO_NUMBER = re.compile("nos?|nr|pp?|vol|ch|fig|art|sec", re.IGNORECASE)
 _NO_LOWER = re.compile(r"[ap]\.m|etc|al|approx|jr|inc|ltd|co|corp|ph\.d", re.IGNORECASE)
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]|[^\W\d_]")
+# What begins a sentence behind an initial, where a name would begin as well: "in the U.S. It is".
+_BEGINS = re.compile(r"\s+(?:I|It|He|She|We|You|They|The|This|That|There|My|His|Her|Our|What|Why|How|When|But|And)\b")
 _CLAUSE = re.compile(rf"(?s:.+?)(?:[;:,،؛–][{_CLOSING}]*\s+|—\s*|[，；：、]|\Z)")
 _WORD = re.compile(r"\S+\s*")
 _NO_SPACE_BEHIND = re.compile("[\u3001-\u303f\uff01-\uff65]$")  # punctuation of Chinese and Japanese
@@ -57,7 +59,7 @@ def _goes_on(text: str, start: int, match: re.Match[str]) -> bool:
     if _NO_NUMBER.fullmatch(word):
         return following[1].isdigit()
     if _INITIALS.fullmatch(word):
-        return "." in word or word.isupper()  # J. or e.g.
+        return ("." in word or word.isupper()) and not _BEGINS.match(text, match.end())  # J. or e.g.
     return bool(_NEVER.fullmatch(word) or re.fullmatch(r"\s*\d{1,3}", before))  # a title, or a list's number
 
 

@@ -72,6 +72,8 @@ def of_config(stored: Mapping[str, Any], file: Path, sizes: Sizes) -> dict[str, 
 
 
 def _rotary(stored: Mapping[str, Any], known: Mapping[str, Any], c: int, file: Path) -> dict[str, Any]:
+    if stored.get("rope_scaling") and stored.get("rope_parameters"):
+        raise DataError(f"{file} has rope_scaling and rope_parameters: leave the one that holds")
     key = "rope_scaling" if stored.get("rope_scaling") else "rope_parameters"
     rope = stored.get(key) or {}
     if not isinstance(rope, dict):

@@ -3,14 +3,14 @@
 from lib.place import Place
 from lib.run.cli import main
 from lib.run.directory import load, read_json, write_json
-from lib.run.fields import Amount, Count, Fraction, Free, Natural, NewFile, Range, Share, Vocabulary
+from lib.run.fields import Amount, Count, Fraction, Free, Natural, NewFile, Range, Seed, Share, Vocabulary
 from lib.run.replicas import View
 from lib.run.run import Run
 from lib.run.settings import Args, device, dtype, latest_run, load_config
 from lib.run.use import Typed, Use, chosen
 
 __all__ = [
-    "Amount", "Args", "Count", "Fraction", "Free", "Natural", "NewFile", "Place", "Range", "Run", "Share", "Typed",
-    "Use", "View", "Vocabulary", "chosen", "device", "dtype", "latest_run", "load", "load_config", "main",
+    "Amount", "Args", "Count", "Fraction", "Free", "Natural", "NewFile", "Place", "Range", "Run", "Seed", "Share",
+    "Typed", "Use", "View", "Vocabulary", "chosen", "device", "dtype", "latest_run", "load", "load_config", "main",
     "read_json", "write_json",
 ]  # fmt: skip

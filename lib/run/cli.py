@@ -87,8 +87,11 @@ def main(
             sys.exit(1)
         sys.exit(f"error: rank {rank}: {error}" if rank else f"error: {error}")
     except OSError as error:
-        if error.errno == errno.EPIPE:  # nobody reads what is printed (`| head`)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor what is left when the interpreter ends
+        try:
+            if error.errno == errno.EPIPE:
+                print(flush=True)
+        except BrokenPipeError:  # nobody reads what is printed (`| head`), nor what is left when the interpreter ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(1)
         if error.errno not in REFUSED:
             raise

@@ -16,12 +16,13 @@ import torch
 
 from lib import checkpoint, tree
 from lib.faults import RunError
+from lib.run.settings import ROOT
 from lib.tree import Tree
 
 
 def describe_environment(path: Path) -> None:
     """git.diff and environment.json: what a run was made with."""
-    git = lambda *words: subprocess.run(["git", *words], capture_output=True).stdout  # noqa: E731
+    git = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True).stdout  # noqa: E731
     try:
         commit, diff = git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD")
     except OSError:  # no git on this machine
@@ -70,27 +71,24 @@ def fresh(folder: Path, seed: int) -> Path:
     raise RunError(f"{folder} has a thousand runs of this second: choose another --run")
 
 
-# What a run leaves that was killed before it had a configuration: another one may begin there.
+# What a run leaves that was killed before it had a configuration: another one may begin there. And beside a log.
 BEGUN = {".lock", "experiment.py", "git.diff", "environment.json", "environment.part", "config.part"}
+LOGS = (".log", ".out", ".txt")
 
 
 def check_new(path: Path | None, folder: Path) -> None:
     """Raises RunError where no run can begin at `path`, or where that is None at any new one in `folder`: it holds
-    something already, or cannot be written. Nothing stays behind."""
+    something already, or cannot be written. Nothing is made."""
     where = path or folder
     try:
         if path and (path / "config.json").exists():
             raise RunError(f"{path} already holds a run: continue it with --resume, or choose another --run")
-        if path and path.is_dir() and {file.name for file in path.iterdir()} - BEGUN:
+        if path and path.is_dir() and any(p.name not in BEGUN and p.suffix not in LOGS for p in path.iterdir()):
             raise RunError(f"{path} holds other files: choose a new folder as --run")
-        missing = [part for part in (where, *where.parents) if not part.exists()]
-        where.mkdir(parents=True, exist_ok=True)
-        try:
-            tempfile.TemporaryFile(dir=where).close()
-        finally:
-            for part in missing:
-                with contextlib.suppress(OSError):  # another run began in it
-                    part.rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(where)  # whether it can be a name at all
+        nearest = next(part for part in (where, *where.parents) if part.exists())
+        tempfile.TemporaryFile(dir=nearest).close()
     except (OSError, ValueError) as error:
         raise RunError(f"no run can be kept in {where}: {error}") from error
 

@@ -59,7 +59,7 @@ _VOCABULARY = Range(256)  # of bytes, which spell what is not in it
 Count = Annotated[int, _COUNT, arg(metavar=f"INT, {_COUNT}")]
 Natural = Annotated[int, _NATURAL, arg(metavar=f"INT, {_NATURAL}")]
 Vocabulary = Annotated[int, _VOCABULARY, arg(metavar=f"INT, {_VOCABULARY}")]
-Seed = Annotated[int, Range(0, 2**63 - 1)]
+Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]  # others are another seed's numbers
 Amount = Annotated[float, _NATURAL, arg(metavar=f"FLOAT, {_NATURAL}")]
 Share = Annotated[float, _SHARE, arg(metavar=f"FLOAT, {_SHARE}")]
 Fraction = Annotated[float, _FRACTION, arg(metavar=f"FLOAT, {_FRACTION}")]
@@ -81,12 +81,13 @@ def free(kind: Any) -> set[str]:
 
 
 def check(values: Any) -> None:
-    """Raises ValueError where a field of the dataclass `values`, or one of a tuple of them, cannot be what it is."""
+    """Raises ValueError naming a field of the dataclass `values` whose value, or one of them, is out of its bounds or a
+    file that cannot be written."""
     if torch.compiler.is_compiling():
         return
     kind: Any = type(values)
     for name, hint in _hints(kind).items():
-        for fault in _faults(hint, getattr(values, name, None)):
+        for fault in _faults(hint, getattr(values, name)):
             raise ValueError(f"--{name.replace('_', '-')} {fault}")
 
 

@@ -16,12 +16,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lib.run.cli import fail
+from lib.run.settings import ROOT
 
 
 def main() -> None:
     if len(sys.argv) < 3 or not sys.argv[1].isdecimal() or not int(sys.argv[1]):
         fail("how many processes of which experiment? just run-multi 2 exp_transformer_fr")
     n = int(sys.argv[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # the ranks run this code
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # after Ctrl-C the ranks save; older torch: 30 s
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

@@ -53,7 +53,7 @@ class Draw(run.Use):
     """How many faces."""
     out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides what is generated."""
 
 

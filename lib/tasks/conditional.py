@@ -83,7 +83,7 @@ class Requested(run.Use):
     """Where a way from --label ends, which each face goes in six steps (label arithmetic)."""
     out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides, with its number, what a face looks like."""
 
 

@@ -14,7 +14,7 @@ def check(args: run.Args, names: Any, file: str = LABELS) -> None:
     """Raises RunError where a run that goes on was begun with other names than its data has now."""
     if args.resume and args.run and (args.run / file).exists() and (known := run.read_json(args.run / file)) != names:
         was, now = (json.dumps(x, ensure_ascii=False) for x in (known, names))
-        raise RunError(f"{args.run} was begun with {was}, and --data {args.data} has {now}: name its folders as then")
+        raise RunError(f"{args.run} was begun with {was}, and --data {args.data} has {now}: name its labels as then")
 
 
 def kept(path: Path, otherwise: list[str] | None) -> list[str]:

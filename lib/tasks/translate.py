@@ -123,7 +123,7 @@ class Use(run.Typed):
     """Sample among the k likeliest tokens; 0: among all."""
     top_p: run.Share = 1.0
     """Sample among the likeliest tokens that together have this probability."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides what is generated."""
     attention: run.NewFile | None = None
     """Where to draw the cross-attention of the text."""

@@ -184,7 +184,7 @@ class Use(run.Typed):
     """Sample among the k likeliest tokens; 0: among all."""
     top_p: run.Share = 0.95
     """Sample among the likeliest tokens that together have this probability."""
-    seed: int = 0
+    seed: run.Seed = 0
     """Decides what is generated."""
     copy_check: bool = False
     """Also tell the longest piece that stands in the training text word for word."""
