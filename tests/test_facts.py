@@ -151,7 +151,7 @@ def test_keys_of_gpt2_that_are_refused(key, value, message):
         ({"rope_interleaved": True}, "rope_interleaved is True, and only False is known here"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, and only 1.0 is known here"),
         ({"attention_bias": 1}, "attention_bias is 1, which is neither true nor false"),
-        ({"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_type": "default"}}, "leave the one that holds"),
+        ({"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_type": "default"}}, "leave the one that"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear', which has no keys"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling is 'yarn', and only default, linear, l"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "the rope_type of rope_scaling is 'dynamic'"),

@@ -350,9 +350,9 @@ def test_the_tokenizer_is_the_runs(fit, films, tiny_llama, tmp_path):
     assert (
         exp.load(path, args).decoder.tokenizer.get_vocab() == kept == smollm.load(str(tiny_llama)).tokenizer.get_vocab()
     )
+    assert exp.load(path, args).decoder.tokenizer.encode_special_tokens  # which the run's file does not say
     (path / "tokenizer.json").unlink()
     assert exp.load(path, args).decoder.tokenizer.get_vocab_size() == 280
-    assert exp.load(path, args).decoder.tokenizer.encode_special_tokens  # which the run's file does not say
 
 
 def test_gpt2s_of_other_tokens(call, films, tmp_path):
