@@ -18,10 +18,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib import diagnose, metrics, optim, parallel, plot, random, run, transformer, tree
-from lib.data import files, packing, pairs, tokens
+from lib.data import casing, files, packing, pairs, tokens, typed
 from lib.models.seq2seq import Config, Sequences, apply, init, matmul_weights
 from lib.random import Key
-from lib.tasks.translate import Translator, Use, answers
+from lib.tasks import robust
+from lib.tasks.translate import Use, answers
+from lib.tasks.translator import Translator
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -173,9 +175,11 @@ def step(
 # ---- data and evaluation ----
 
 
-def encoded(part: list[pairs.Pair], vocabularies: tuple[Tokenizer, Tokenizer], length: int) -> packing.Tokens:
-    source = [[*ids, tokens.END] for ids in tokens.encode(vocabularies[0], [p.source for p in part])]
-    target = tokens.encode(vocabularies[1], [p.target for p in part])
+def encoded(
+    sides: tuple[list[str], list[str]], vocabularies: tuple[Tokenizer, Tokenizer], length: int
+) -> packing.Tokens:
+    source = [[*ids, tokens.END] for ids in tokens.encode(vocabularies[0], map(casing.lower, sides[0]))]
+    target = tokens.encode(vocabularies[1], map(casing.marked, sides[1]))
     return packing.fits(packing.Tokens(source, target), length)
 
 
@@ -189,19 +193,34 @@ def held_out_loss(params: Tree, batches: list[packing.Batch], cfg: Config, dtype
     return sum(sums) / max(1, sum(counts))
 
 
-def evaluate(translator: Translator, test: list[pairs.Pair], args: Args) -> tuple[dict[str, float], list[str]]:
-    """BLEU and chrF on held-out sentences, each corpus by itself, and the lines to print."""
-    scores, lines, signatures = dict[str, float](), [], []
-    for origin, references in sorted(pairs.references(test).items()):
+def evaluate(translator: Translator, splits: pairs.Splits, args: Args) -> tuple[dict[str, float], list[str]]:
+    """Scores on held-out sentences, each corpus by itself, and the lines to print: BLEU and chrF; BLEU of the same
+    sentences as people type them; names and numbers kept; and whether doubtful translations are the bad ones."""
+    scores, lines, as_typed, doubts = dict[str, float](), list[str](), list[str](), list[str]()
+    for origin, references in sorted(pairs.references(splits.test).items()):
         sources = list(references)[: args.test_sentences]
-        found = [hypotheses[0][0] for hypotheses in translator.translate(sources, args.beams)]
-        score = metrics.bleu_chrf(found, [references[s] for s in sources])
+        wanted = [references[s] for s in sources]
+        found = translator.best(sources, args.beams)
+        score = metrics.bleu_chrf(found, wanted)
         scores |= {f"{origin}/bleu": score["bleu"], f"{origin}/chrf": score["chrf"]}
         lines.append(f"{origin:<12} {len(sources):>6} {score['bleu']:>8.1f} {score['chrf']:>8.1f}")
-        if metrics.unspaced(target for s in sources for target in references[s]):
+        if metrics.unspaced(target for targets in wanted for target in targets):
             lines.append("  (BLEU by 13a takes whole sentences of this script for words: read chrF)")
         signatures = [f"BLEU {score['bleu_signature']}", f"chrF {score['chrf_signature']}"]
-    return scores, [f"{'held out':<12} {'n':>6} {'BLEU':>8} {'chrF':>8}", *lines, *signatures]
+        typing = robust.typing(translator, sources, wanted, args.beams)
+        as_typed.append(f"{origin:<12} " + " ".join(f"{bleu:>20.1f}" for bleu in typing.values()))
+        area, bad, marked = robust.doubting(translator, sources, found, wanted)
+        doubts.append(f"{origin:<12} {area:>8.2f} {100 * bad:>6.0f} % {100 * marked:>6.0f} %")
+        scores |= {f"{origin}/bleu, {name}": bleu for name, bleu in typing.items()} | {f"{origin}/doubt": area}
+    kept, cases = robust.copying(translator, splits.test, splits.train, args.beams)
+    if cases:
+        scores["names/kept"] = kept
+    return scores, [
+        f"{'held out':<12} {'n':>6} {'BLEU':>8} {'chrF':>8}", *lines, *signatures, "",
+        f"{'BLEU, typed':<12} " + " ".join(f"{name:>20}" for name in robust.TYPED), *as_typed, "",
+        f"{'doubt':<12} {'area':>8} {'bad':>8} {'marked':>8}", *doubts,
+        *[f"{100 * kept:.0f} % of {cases} names and numbers kept that training never saw"] * bool(cases),
+    ]  # fmt: skip
 
 
 # ---- training: plumbing ----
@@ -214,20 +233,20 @@ def train(args: Args) -> None:
     here.once(lambda: tokens.save_pair(here.path, tokens.train_pair(*sides, args.vocabulary, args.shared)))
     vocabularies = tokens.load_pair(here.path)
     cfg = model_config(args, vocabularies)
-    corpus, held_out = (encoded(part, vocabularies, args.length) for part in (splits.train, splits.val))
+    corpus = typed.corpus(splits.train, typed.names(splits.train))
+    held_out = encoded(typed.sides(splits.val), vocabularies, args.length)
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
     rows = packing.pack(held_out, list(range(len(held_out.source))), args.length)
     val = [tree.to(collate(held_out, rows[i : i + args.rows]), here.device) for i in range(0, len(rows), args.rows)]
     texts = [p.source for p in splits.train[:6] + splits.test[:6]] if Path(args.data).is_file() else TRY
-    print(
-        f"{len(corpus.source):,} training pairs, {len(held_out.source):,} for validation; {here.device}, {here.dtype}"
-    )
+    print(f"{len(corpus.pairs):,} training pairs, {len(held_out.source):,} for validation; {here.device}, {here.dtype}")
 
     state = here.start(init_state, cfg=cfg)
     print(tree.table(state.params, depth=1))
     here.throughput.flops_per_unit = 6 * matmul_weights(state.params) // len(here.members)
     update = here.compile(step, cfg=cfg, dtype=here.dtype)
-    data = here.batches(lambda key, first: packing.batches(corpus, key, args.rows, collate, args.length, first))
+    epoch = lambda key: encoded(typed.varied(corpus, key), vocabularies, args.length)  # noqa: E731
+    data = here.batches(lambda key, first: packing.batches(epoch, key, args.rows, collate, args.length, first))
 
     def translator(state: TrainState) -> Translator:
         params = tree.cast(state.params if state.ema is None else state.ema, here.dtype)
@@ -252,7 +271,7 @@ def train(args: Args) -> None:
     seen = {files.normalise(p.source) for p in splits.train}
     results = []
     for _, s in here.each(state):
-        scores, lines = evaluate(translator(s), splits.test, args)
+        scores, lines = evaluate(translator(s), splits, args)
         lines += ["", "* = this sentence was in the training data"]
         for text, hypotheses in zip(texts, translator(s).translate(texts, args.beams), strict=True):
             lines.append(f"{'*' if files.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")

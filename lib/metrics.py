@@ -26,18 +26,24 @@ def unspaced(texts: Iterable[str]) -> bool:
     return 2 * len(_UNSPACED.findall(text)) > len(re.findall(r"[^\W\d_]", text))
 
 
-def bleu_chrf(translations: list[str], references: list[list[str]]) -> dict[str, Any]:
+def bleu_chrf(translations: list[str], references: list[list[str]], lowercase: bool = False) -> dict[str, Any]:
     """Corpus BLEU (Papineni et al. 2002) and chrF (Popovic 2015) against all references of each sentence, with
-    sacrebleu's signatures. `references[i]` are the references of `translations[i]`, one at least."""
+    sacrebleu's signatures. `references[i]` are the references of `translations[i]`, one at least. `lowercase`: without
+    regard to case."""
     width = max(len(r) for r in references)
     columns: list = [[r[j] if j < len(r) else None for r in references] for j in range(width)]
-    bleu, chrf = BLEU(), CHRF()
+    bleu, chrf = BLEU(lowercase=lowercase), CHRF(lowercase=lowercase)
     return {
         "bleu": bleu.corpus_score(translations, columns).score,
         "chrf": chrf.corpus_score(translations, columns).score,
         "bleu_signature": str(bleu.get_signature()),
         "chrf_signature": str(chrf.get_signature()),
     }
+
+
+def sentence_chrf(translation: str, references: list[str]) -> float:
+    """chrF of one sentence against its best reference."""
+    return CHRF().sentence_score(translation, references).score
 
 
 def check_kid(name: str, *parts: Tensor) -> None:

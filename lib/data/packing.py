@@ -145,7 +145,7 @@ def collate(tokens: Tokens, rows: list[list[int]], length: int, start: int, end:
 
 
 def batches(
-    tokens: Tokens,
+    tokens: Tokens | Callable[[Key], Tokens],
     key: Key,
     rows: int,
     collate: Callable[[Tokens, list[list[int]]], Batch],
@@ -153,18 +153,19 @@ def batches(
     first: int = 0,
 ) -> Iterator[Batch]:
     """Endless training batches from number `first` on. Epoch e is packed in the order of `fold_in(key, e)`, so batch n
-    is a function of the key and n alone and a run resumes without replaying anything. Every batch is full: what is
-    left over at an epoch's end is dropped, and drawn in another order in the next. Raises DataError where the corpus
-    does not fill one batch."""
+    is a function of the key and n alone and a run resumes without replaying anything. `tokens` may be a function that
+    makes each epoch's of a key. Every batch is full: what is left over at an epoch's end is dropped, and drawn in
+    another order in the next. Raises DataError where the corpus does not fill one batch."""
     epoch = passed = 0
     while True:
-        k_order, k_rows = random.split(random.fold_in(key, epoch))
-        packed = pack(tokens, random.permutation(k_order, len(tokens.source)).tolist(), length)
+        k_order, k_rows, k_tokens = random.split(random.fold_in(key, epoch), 3)
+        corpus = tokens(k_tokens) if callable(tokens) else tokens
+        packed = pack(corpus, random.permutation(k_order, len(corpus.source)).tolist(), length)
         # First-fit closes the fullest rows first: shuffle, so that batches do not depend on when a row was closed.
         shuffled = random.permutation(k_rows, len(packed)).tolist()
         count = len(packed) // rows
         if not count:
-            raise DataError(f"{len(tokens.source)} pairs do not fill one batch of {rows} rows of {length} tokens")
+            raise DataError(f"{len(corpus.source)} pairs do not fill one batch of {rows} rows of {length} tokens")
         for n in range(max(0, first - passed), count):
-            yield collate(tokens, [packed[j] for j in shuffled[n * rows : (n + 1) * rows]])
+            yield collate(corpus, [packed[j] for j in shuffled[n * rows : (n + 1) * rows]])
         epoch, passed = epoch + 1, passed + count

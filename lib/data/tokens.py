@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from lib.data import casing
 from lib.faults import DataError
 
 PAD, START, END = 0, 1, 2
@@ -25,20 +26,22 @@ MASK = (
 )
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int, lowercase: bool = False) -> Tokenizer:
-    """A tokenizer of at most `vocabulary` entries; the first three are padding, start and end."""
+def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A tokenizer of at most `vocabulary` entries, of which the first three are padding, start and end and the last
+    ones the marks of `casing`. Digits are pieces by themselves, so that any number can be copied."""
     tokenizer = Tokenizer(models.BPE())
-    steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.normalizer = normalizers.NFC()
+    digits = pre_tokenizers.Split(Regex("[0-9]"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False), digits])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary - len(casing.MARKS),
         special_tokens=_SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(casing.unmarked, texts), trainer)
+    tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in casing.MARKS])
     return tokenizer
 
 
@@ -88,11 +91,12 @@ def _most_common(units: Iterable[str], alphabet: list[str], vocabulary: int) -> 
 
 
 def train_pair(sources: list[str], targets: list[str], vocabulary: int, shared: bool) -> tuple[Tokenizer, Tokenizer]:
-    """A tokenizer for each side; one for both where `shared`."""
+    """A tokenizer for each side, of `casing.lower` sources and `casing.marked` targets; one for both where `shared`."""
+    sides = list(map(casing.lower, sources)), list(map(casing.marked, targets))
     if shared:
-        both = train_bpe([*sources, *targets], vocabulary)
+        both = train_bpe([*sides[0], *sides[1]], vocabulary)
         return both, both
-    return train_bpe(sources, vocabulary), train_bpe(targets, vocabulary)
+    return train_bpe(sides[0], vocabulary), train_bpe(sides[1], vocabulary)
 
 
 def save_pair(folder: Path, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
@@ -172,10 +176,10 @@ def framed(tokenizer: Tokenizer, parts: list[list[int]], length: int) -> Int[Ten
     return torch.tensor(padded, dtype=torch.int64).view(-1, length)
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> list[list[int]]:
     """Token ids, without special tokens (text that spells one is taken as text)."""
     tokenizer.encode_special_tokens = True
-    return [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def decode(tokenizer: Tokenizer, ids: Iterable[list[int]]) -> list[str]:

@@ -1,0 +1,59 @@
+"""How a translator does on what people give it: hasty typing, names and numbers that it never saw, and whether its doubts
+are right.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torchmetrics.functional.classification import binary_auroc
+
+from lib import metrics, random
+from lib.data import typed
+from lib.data.pairs import Pair
+from lib.tasks import doubt
+from lib.tasks.translator import Translator
+
+TYPED: dict[str, Callable[[str], str]] = {
+    "as written": str,
+    "lower case": str.lower,
+    "capitals": str.upper,
+    "no final punctuation": typed.hasty,
+}
+BAD = 40.0  # chrF of a sentence below which its translation counts as bad
+
+
+def typing(translator: Translator, sources: list[str], references: list[list[str]], beams: int) -> dict[str, float]:
+    """BLEU of sentences as written and as typed, case and final punctuation aside."""
+    wanted = [list(map(typed.hasty, targets)) for targets in references]
+    found = {name: translator.best(list(map(change, sources)), beams) for name, change in TYPED.items()}
+    scores = {
+        name: metrics.bleu_chrf(list(map(typed.hasty, texts)), wanted, lowercase=True) for name, texts in found.items()
+    }
+    return {name: score["bleu"] for name, score in scores.items()}
+
+
+def copying(translator: Translator, test: list[Pair], train: list[Pair], beams: int) -> tuple[float, int]:
+    """The share of names and numbers never seen in training that translations keep, case aside, and of how many. The
+    sentences are those of the test pairs that share names or numbers, with others in their place."""
+    seen = {word.lower() for side in typed.sides(train) for text in side for word in typed.words(text)}
+    cases = typed.unseen(typed.corpus(test, typed.names(train)), seen, random.key(0))
+    found = [typed.words(text.lower()) for text in translator.best([pair.source for pair, _ in cases], beams)]
+    kept = [word.lower() in words for (_, new), words in zip(cases, found, strict=True) for word in new]
+    return sum(kept) / max(1, len(kept)), len(kept)
+
+
+def doubting(
+    translator: Translator, sources: list[str], found: list[str], references: list[list[str]]
+) -> tuple[float, float, float]:
+    """How well doubt finds bad translations: the area under the curve (the probability that a bad translation is more
+    doubtful than a good one), the share of bad ones, and the share that is marked as doubtful."""
+    bad = torch.tensor([metrics.sentence_chrf(t, r) < BAD for t, r in zip(found, references, strict=True)])
+    sure = torch.tensor(doubt.confidence(translator, sources, found))
+    for i, (text, translation) in enumerate(zip(sources, found, strict=True)):
+        if doubt.repeats(translator, text, translation):
+            sure[i] = -100.0
+    return (
+        float(binary_auroc(-sure, bad.long())),
+        float(bad.float().mean()),
+        float((sure < doubt.IMPROBABLE).float().mean()),
+    )
