@@ -6,6 +6,7 @@ cores (RESULTS.md).
 Then `just sample exp_transformer_fr "How are you?"`.
 """
 
+import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import diagnose, metrics, optim, parallel, plot, random, run, transformer, tree
+from lib import diagnose, metrics, muon, optim, parallel, plot, random, run, transformer, tree
 from lib.data import casing, files, packing, pairs, tokens, typed
+from lib.faults import RunError
 from lib.models.seq2seq import Config, Sequences, apply, init, matmul_weights
 from lib.random import Key
 from lib.tasks import robust
@@ -35,7 +37,10 @@ class Args(run.Args):
     """Train a Transformer on text pairs: English to French by default, any two languages from a TSV."""
 
     data: str = "default"
-    """default (packaged corpora), tatoeba, multi30k, or the path of a two-column TSV."""
+    """default (packaged corpora), tatoeba or multi30k, in other languages as tatoeba:eng-cmn or multi30k:en-de, or the
+    path of a two-column TSV."""
+    reverse: bool = False
+    """Translate from the data's second language to its first."""
     encoder_layers: run.Count = 3
     """Layers of the encoder."""
     decoder_layers: run.Count = 3
@@ -58,8 +63,10 @@ class Args(run.Args):
     """Rows of a batch; each holds as many whole pairs as fit."""
     length: run.Count = 64
     """Tokens of a row on either side; longer sentences are left out."""
-    lr: run.Amount = 2e-3
-    """Peak learning rate (linear schedule) or its factor (inverse_sqrt schedule)."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """adamw for everything, or muon for the blocks' matrices and adamw for the rest."""
+    lr: run.Amount = 4e-3
+    """Peak learning rate of both optimisers (linear schedule) or its factor (inverse_sqrt schedule)."""
     schedule: Literal["linear", "inverse_sqrt"] = "linear"
     """Course of the learning rate behind the warm-up: linearly to 0, or with the inverse square root of the step."""
     warmup: run.Natural = 150
@@ -92,23 +99,26 @@ PRESETS: dict[str, run.Args] = {
     # no activation; here it has ReLU. 128 pairs of some 10 tokens are 20 rows of 64.
     "book": Args(
         steps=36_900, encoder_layers=6, decoder_layers=6, heads=8, norm="layer", dropout=0.1, vocabulary=11_000,
-        shared=False, rows=20, lr=1.0, schedule="inverse_sqrt", warmup=2000, weight_decay=0.0, clip=0.0, beams=1,
-        eval_every=1000, save_every=1000, test_sentences=5000,
+        shared=False, rows=20, optimizer="adamw", lr=1.0, schedule="inverse_sqrt", warmup=2000, weight_decay=0.0,
+        clip=0.0, beams=1, eval_every=1000, save_every=1000, test_sentences=5000,
     ),
     "best": Args(
         steps=30_000, encoder_layers=6, decoder_layers=6, width=512, heads=8, ff=2048, dropout=0.2, vocabulary=10_000,
-        rows=128, lr=1e-3, warmup=2000, ema_decay=0.999, eval_every=1000, save_every=2000, test_sentences=5000,
+        rows=128, optimizer="adamw", lr=1e-3, warmup=2000, ema_decay=0.999, eval_every=1000, save_every=2000,
+        test_sentences=5000,
     ),
 }  # fmt: skip
 
+MATRICES = r"blocks\.\d+\.(attn|cross|ff)\..*w"  # what Muon trains
 DIAGNOSED = 8  # rows of a batch: second derivatives take three times the memory of first ones
 
 # What a person would try first; the final table marks what stands in the training data.
 TRY = [
-    "I don't speak French.", "How are you?", "Today is a beautiful day!", "I love skiing in the winter!",
+    "How are you?", "I don't speak French.", "Today is a beautiful day!", "I love skiing in the winter!",
     "Where is the train station?", "My sister doesn't like coffee.", "We will go to the beach tomorrow.",
-    "Did you see my keys?", "He was too tired to work.", "I would like a glass of water, please.",
-    "The children are playing in the garden.", "Why didn't you call me yesterday?",
+    "what time is it", "He was too tired to work.", "I would like a glass of water, please.", "CAN YOU HELP ME?",
+    "The children are playing in the garden.", "my name is paul and i am a doctor",
+    "Why didn't you call me yesterday?",
 ]  # fmt: skip
 
 
@@ -132,13 +142,16 @@ def loss(
     return parallel.weighted(value, (labels != tokens.PAD).sum())
 
 
-def optimizer(args: Args) -> tuple[optim.Optimizer, optim.Schedule]:
+def optimizer(args: Args, dtype: torch.dtype = torch.float32) -> tuple[optim.Optimizer, optim.Schedule]:
+    """`dtype`: of Muon's matrix products."""
     if args.schedule == "inverse_sqrt":
         schedule = optim.inverse_sqrt(args.width, args.warmup, args.lr)
     else:
         schedule = optim.linear(args.lr, args.steps, args.warmup)
     adam = optim.adamw(schedule, (0.9, 0.98), 1e-9, args.weight_decay, optim.matrices)  # section 5.3's constants
-    return parallel.shard_optimizer(adam, args.shard_optimizer), schedule
+    if args.optimizer == "adamw":
+        return parallel.shard_optimizer(adam, args.shard_optimizer), schedule
+    return muon.partition(MATRICES, muon.muon(schedule, args.weight_decay, dtype=dtype), adam), schedule
 
 
 class TrainState(NamedTuple):
@@ -161,15 +174,15 @@ def step(
     state: TrainState, batch: packing.Batch, *, cfg: Config, args: Args, dtype: torch.dtype
 ) -> tuple[TrainState, dict[str, Tensor]]:
     """One update. The whole of training is this function, applied again and again."""
-    adam, schedule = optimizer(args)
+    opt, schedule = optimizer(args, dtype)
     key = random.fold_in(state.key, state.step) if args.dropout else None
     objective = partial(loss, cfg=cfg, dtype=dtype, smoothing=args.smoothing)
     value, grads = parallel.mean(value_and_grad(objective)(state.params, batch, key))
     grads, norm = optim.clip(grads, args.clip)
-    params, opt = adam.update(grads, state.opt, state.params)
+    params, opt_state = opt.update(grads, state.opt, state.params)
     ema = optim.ema(state.ema, params, args.ema_decay, state.step) if args.ema_decay else None
     out = {"train/loss": value, "grad/norm": norm, "train/lr": schedule(state.step)}
-    return TrainState(params, opt, ema, state.key, state.step + 1), out
+    return TrainState(params, opt_state, ema, state.key, state.step + 1), out
 
 
 # ---- data and evaluation ----
@@ -204,20 +217,18 @@ def evaluate(translator: Translator, splits: pairs.Splits, args: Args) -> tuple[
         score = metrics.bleu_chrf(found, wanted)
         scores |= {f"{origin}/bleu": score["bleu"], f"{origin}/chrf": score["chrf"]}
         lines.append(f"{origin:<12} {len(sources):>6} {score['bleu']:>8.1f} {score['chrf']:>8.1f}")
-        if metrics.unspaced(target for targets in wanted for target in targets):
-            lines.append("  (BLEU by 13a takes whole sentences of this script for words: read chrF)")
         signatures = [f"BLEU {score['bleu_signature']}", f"chrF {score['chrf_signature']}"]
         typing = robust.typing(translator, sources, wanted, args.beams)
         as_typed.append(f"{origin:<12} " + " ".join(f"{bleu:>20.1f}" for bleu in typing.values()))
         area, bad, marked = robust.doubting(translator, sources, found, wanted)
         doubts.append(f"{origin:<12} {area:>8.2f} {100 * bad:>6.0f} % {100 * marked:>6.0f} %")
-        scores |= {f"{origin}/bleu, {name}": bleu for name, bleu in typing.items()} | {f"{origin}/doubt": area}
+        scores |= {f"{origin}/bleu_{name}": bleu for name, bleu in typing.items()} | {f"{origin}/doubt": area}
     kept, cases = robust.copying(translator, splits.test, splits.train, args.beams)
     if cases:
         scores["names/kept"] = kept
     return scores, [
         f"{'held out':<12} {'n':>6} {'BLEU':>8} {'chrF':>8}", *lines, *signatures, "",
-        f"{'BLEU, typed':<12} " + " ".join(f"{name:>20}" for name in robust.TYPED), *as_typed, "",
+        f"{'BLEU, typed':<12} " + " ".join(f"{name.replace('_', ' '):>20}" for name in robust.TYPED), *as_typed, "",
         f"{'doubt':<12} {'area':>8} {'bad':>8} {'marked':>8}", *doubts,
         *[f"{100 * kept:.0f} % of {cases} names and numbers kept that training never saw"] * bool(cases),
     ]  # fmt: skip
@@ -227,7 +238,9 @@ def evaluate(translator: Translator, splits: pairs.Splits, args: Args) -> tuple[
 
 
 def train(args: Args) -> None:
-    splits = pairs.load(args.data, args.data_dir)
+    if args.shard_optimizer and args.optimizer == "muon":
+        raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --optimizer adamw")
+    splits = pairs.load(args.data, args.data_dir, args.reverse)
     here = run.Run(args, NAME, Path(__file__), unit="tokens")
     sides = [p.source for p in splits.train], [p.target for p in splits.train]
     here.once(lambda: tokens.save_pair(here.path, tokens.train_pair(*sides, args.vocabulary, args.shared)))
@@ -238,7 +251,8 @@ def train(args: Args) -> None:
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
     rows = packing.pack(held_out, list(range(len(held_out.source))), args.length)
     val = [tree.to(collate(held_out, rows[i : i + args.rows]), here.device) for i in range(0, len(rows), args.rows)]
-    texts = [p.source for p in splits.train[:6] + splits.test[:6]] if Path(args.data).is_file() else TRY
+    own = [p.source for p in splits.train[:6] + splits.test[:6]]
+    texts = TRY if pairs.is_english(args.data, args.reverse) else own
     print(f"{len(corpus.pairs):,} training pairs, {len(held_out.source):,} for validation; {here.device}, {here.dtype}")
 
     state = here.start(init_state, cfg=cfg)
@@ -276,7 +290,7 @@ def train(args: Args) -> None:
         for text, hypotheses in zip(texts, translator(s).translate(texts, args.beams), strict=True):
             lines.append(f"{'*' if files.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
         results.append((scores, lines))
-    here.finish(results, '"How are you?"')
+    here.finish(results, shlex.quote(texts[0]))
 
 
 def show(here: run.Place, n: int, translator: Translator, texts: list[str], held_out: float) -> None:

@@ -26,13 +26,25 @@ def unspaced(texts: Iterable[str]) -> bool:
     return 2 * len(_UNSPACED.findall(text)) > len(re.findall(r"[^\W\d_]", text))
 
 
+_KANA = re.compile("[\u3040-\u30ff]")
+
+
+def bleu_tokenizer(texts: list[str]) -> str:
+    """The name of sacrebleu's tokenizer for the language of the texts: 13a where spaces part words, zh for Chinese,
+    char (each character a word) for other scripts without spaces."""
+    if not unspaced(texts):
+        return "13a"
+    return "zh" if re.search("[\u4e00-\u9fff]", "".join(texts)) and not _KANA.search("".join(texts)) else "char"
+
+
 def bleu_chrf(translations: list[str], references: list[list[str]], lowercase: bool = False) -> dict[str, Any]:
     """Corpus BLEU (Papineni et al. 2002) and chrF (Popovic 2015) against all references of each sentence, with
-    sacrebleu's signatures. `references[i]` are the references of `translations[i]`, one at least. `lowercase`: without
-    regard to case."""
+    sacrebleu's signatures, BLEU's with the tokenizer for the references' language. `references[i]` are the references
+    of `translations[i]`, one at least. `lowercase`: without regard to case."""
     width = max(len(r) for r in references)
     columns: list = [[r[j] if j < len(r) else None for r in references] for j in range(width)]
-    bleu, chrf = BLEU(lowercase=lowercase), CHRF(lowercase=lowercase)
+    tokenizer = bleu_tokenizer([text for texts in references for text in texts])
+    bleu, chrf = BLEU(lowercase=lowercase, tokenize=tokenizer), CHRF(lowercase=lowercase)
     return {
         "bleu": bleu.corpus_score(translations, columns).score,
         "chrf": chrf.corpus_score(translations, columns).score,

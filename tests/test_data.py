@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from lib import random
 from lib.cache import cache_dir, keep
-from lib.data import packing, pairs, tokens
+from lib.data import casing, packing, pairs, tokens
 from lib.data.french import everyday
 from lib.data.pairs import Pair, normalise, read_tsv, split
 from lib.data.sources import Source, fetch
@@ -659,7 +659,7 @@ def test_verses_of_a_wheel_of_another_content(tmp_path):
 def test_tatoeba(tmp_path):
     text = "Hi.\tSalut.\tCC-BY 2.0 #1\nHi.\tBonjour.\tCC-BY 2.0 #2\nRun!\tCours\u202f!\tCC-BY 2.0 #3\n"
     (tmp_path / "fra-eng.zip").write_bytes(zipped("fra.txt", text))
-    found = list(pairs.tatoeba(tmp_path))
+    found = list(pairs.tatoeba(data_dir=tmp_path))
     assert [(p.source, p.target) for p in found] == [("Hi.", "Salut."), ("Hi.", "Bonjour."), ("Run!", "Cours !")]
     assert {p.origin for p in found} == {"tatoeba"}
     assert pairs.load("tatoeba", tmp_path).train
@@ -671,13 +671,13 @@ def test_tatoeba(tmp_path):
 def test_tatoeba_of_another_content(tmp_path, content):
     (tmp_path / "fra-eng.zip").write_bytes(content)
     with pytest.raises(DataError, match=r"fra-eng\.zip is not the archive it should be"):
-        list(pairs.tatoeba(tmp_path))
+        list(pairs.tatoeba(data_dir=tmp_path))
 
 
 def test_tatoeba_with_a_broken_line(tmp_path):
     (tmp_path / "fra-eng.zip").write_bytes(zipped("fra.txt", "Hi.\tSalut.\nHi.\n"))
     with pytest.raises(DataError, match=r"fra-eng\.zip:fra\.txt, line 2"):
-        list(pairs.tatoeba(tmp_path))
+        list(pairs.tatoeba(data_dir=tmp_path))
 
 
 @pytest.fixture
@@ -712,8 +712,8 @@ def test_multi30k(multi30k):
 
 def test_multi30k_of_unequal_sides(multi30k):
     folder = multi30k(train_en=["A.", "B."], train_fr=["A."])
-    with pytest.raises(DataError, match="multi30k train: 2 English lines and 1 French"):
-        list(pairs.multi30k("train", folder))
+    with pytest.raises(DataError, match="multi30k train: 2 lines in en and 1 in fr"):
+        list(pairs.multi30k("train", data_dir=folder))
 
 
 # ---- packing ----
@@ -954,9 +954,17 @@ def test_tokens_of_like_texts_are_shared(tokenizer):
     assert tokens.encode(tokenizer, ["Le chat dort.", "x"])[0] == ids  # the batch does not matter
 
 
-def test_lowercase():
-    lower = tokens.train_bpe(["Hello World ÉTÉ"], 300, lowercase=True)
-    assert tokens.decode(lower, tokens.encode(lower, ["HELLO Été"])) == ["hello été"]
+def test_a_number_is_its_digits(tokenizer):
+    found = [tokens.pieces(tokenizer, ids) for ids in tokens.encode(tokenizer, [" 1994", " 1 994", "7e"])]
+    assert found == [[" ", *"1994"], [" ", "1", " ", *"994"], ["7", "e"]]
+
+
+def test_marks_are_pieces(tokenizer):
+    for text in ("Tom n'est pas à l'Italie.", "USA", "je"):
+        [ids] = tokens.encode(tokenizer, [casing.marked(text)])
+        marks = {tokenizer.token_to_id(mark) for mark in casing.MARKS}
+        assert sum(i in marks for i in ids) == sum(c in casing.MARKS for c in casing.marked(text)) > 0
+        assert list(map(casing.restored, tokens.decode(tokenizer, [ids]))) == [text]
 
 
 def test_pieces_are_readable(tokenizer):

@@ -35,7 +35,7 @@ from experiments import exp_mixture_points as mixture
 from experiments import exp_transformer_fr as transformer
 from experiments import exp_vae_faces as vae
 from lib import checkpoint, nn, random, tree
-from lib.data import drawn, images, packing, pairs, tokens
+from lib.data import drawn, images, packing, pairs, tokens, typed
 from lib.models import bert, smollm
 from lib.models import gpt2 as released
 from lib.tasks import judge, writing
@@ -293,7 +293,9 @@ def test_one_key_gives_one_training_step(key, vocabularies, sentences, monkeypat
     exp, flags = SETTINGS["transformer"]
     args = exp.Args(**COMMON, **flags)
     cfg, dtype = exp.model_config(args, vocabularies), torch.float32
-    corpus = exp.encoded(list(pairs.read_tsv(sentences.read_bytes(), "tiny", "tiny")), vocabularies, args.length)
+    corpus = exp.encoded(
+        typed.sides(list(pairs.read_tsv(sentences.read_bytes(), "tiny", "tiny"))), vocabularies, args.length
+    )
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
     batch = next(packing.batches(corpus, random.fold_in(key, 1), args.rows, collate, args.length))
     state, masks, bernoulli = exp.init_state(key, cfg, args), [], random.bernoulli

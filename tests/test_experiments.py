@@ -24,6 +24,7 @@ from lib import checkpoint, random, tree
 from lib.data import packing, pairs, tokens
 from lib.models import seq2seq
 from lib.run import cli
+from lib.tasks import robust
 from lib.transform import jit
 
 ROOT = Path(__file__).parent.parent
@@ -114,17 +115,6 @@ def test_what_a_run_prints(finished, data, device):
     assert "4/4" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("target, told", [("今天天气很好，我们去公园。", True), ("Il fait beau, allons-y.", False)])
-def test_a_score_of_a_script_without_spaces_is_not_left_alone(target, told):
-    class Perfect:
-        def translate(self, sources, beams):
-            return [[(target, 0.0)] for _ in sources]
-
-    scores, lines = exp.evaluate(Perfect(), [pairs.Pair("Hi.", target, "x", "g")], exp.Args())
-    assert scores["x/chrf"] == pytest.approx(100) and lines[1].startswith("x ")
-    assert ("takes whole sentences of this script for words: read chrF" in lines[2]) == told
-
-
 def test_what_a_run_leaves(finished):
     path, _ = finished
     assert [p.name for p in (path / "checkpoints").iterdir()] == ["step-4.safetensors"]
@@ -132,7 +122,9 @@ def test_what_a_run_leaves(finished):
     state = load_file(path / "checkpoints" / "step-4.safetensors")
     assert state["step"] == 4 and "params.embed.source" in state and "params.embed.target" not in state
     result = json.loads((path / "result.json").read_text())
-    assert result.keys() == {"tiny/bleu", "tiny/chrf"} and all(0 <= x <= 100 for x in result.values())
+    typed = {f"tiny/bleu_{name}" for name in robust.TYPED}
+    assert result.keys() == {"tiny/bleu", "tiny/chrf", "tiny/doubt", *typed}
+    assert all(0 <= x <= 100 for x in result.values())
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
     assert not list(path.rglob("*.tmp")) and not list(path.rglob("*.pkl")) and not list(path.rglob("*.pt"))
@@ -144,7 +136,8 @@ def test_what_tensorboard_shows(finished):
     tags = found.Tags()
     assert set(tags["scalars"]) == {
         "train/loss", "train/lr", "grad/norm", "val/loss", "perf/tokens_per_second",
-        "final/tiny/bleu", "final/tiny/chrf",
+        "final/tiny/bleu", "final/tiny/chrf", "final/tiny/doubt",
+        *(f"final/tiny/bleu_{name}" for name in robust.TYPED),
     }  # fmt: skip
     assert [e.step for e in found.Scalars("train/loss")] == [1, 2, 3, 4]
     assert [e.step for e in found.Scalars("val/loss")] == [2, 4]
@@ -353,8 +346,9 @@ WHATEVER = {
 @pytest.mark.parametrize("name", WHATEVER)
 def test_whatever_text_is_answered(finished, call, name):
     status, out, err = call("sample", "--run", finished[0], f"--text={WHATEVER[name]}")
-    assert status == 0 and len(out.splitlines()) == 1
-    assert ("script" in err) == (name in ("Chinese", "Arabic"))
+    unknown = name in ("Chinese", "Arabic")
+    assert status == 0 and len(out.splitlines()) == (0 if unknown else 1)
+    assert ("not translated: the model has hardly seen this script" in err) == unknown
 
 
 @pytest.mark.parametrize(

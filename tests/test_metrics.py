@@ -63,6 +63,31 @@ def test_scripts_without_spaces_between_words(texts, expected):
     assert metrics.unspaced(texts) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "tokenizer"),
+    [
+        ("Il fait beau, allons-y.", "13a"), ("今天天气很好，我们去公园。", "zh"), ("今日は天気がいいです。", "char"),
+        ("วันนี้อากาศดี", "char"), ("", "13a"),
+    ],
+)  # fmt: skip
+def test_bleu_takes_the_words_of_the_references_language(text, tokenizer):
+    score = metrics.bleu_chrf([text], [[text]])
+    assert f"|tok:{tokenizer}|" in score["bleu_signature"]
+    assert score["bleu"] == pytest.approx(100 if text else 0)
+
+
+def test_case_may_be_left_out():
+    assert metrics.bleu_chrf(["LE CHAT DORT BIEN."], [["Le chat dort bien."]])["bleu"] < 10
+    assert metrics.bleu_chrf(["LE CHAT DORT BIEN."], [["Le chat dort bien."]], lowercase=True)["bleu"] == pytest.approx(
+        100
+    )
+
+
+def test_a_sentence_is_compared_with_its_best_reference():
+    assert metrics.sentence_chrf("abc", ["xyz", "abc"]) == pytest.approx(100)
+    assert metrics.sentence_chrf("abc", ["xyz"]) == 0
+
+
 def mmd(x, y):
     """The unbiased estimate of the squared distance (Gretton et al. 2012, lemma 6), written out."""
     kernel = lambda a, b: (a.double() @ b.double().T / a.shape[1] + 1) ** 3  # noqa: E731

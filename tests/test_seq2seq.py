@@ -1,5 +1,5 @@
 """lib/models/seq2seq.py: cached decoding equals teacher forcing, packing and padding change nothing; texts stay whole
-(lib/tasks/translate.py)."""
+(lib/tasks/translator.py)."""
 
 import dataclasses
 from functools import partial
@@ -11,10 +11,10 @@ from torch.func import grad
 
 from experiments import exp_transformer_fr as exp
 from lib import random, transformer, tree
-from lib.data import packing, pairs, tokens
+from lib.data import casing, packing, pairs, tokens, typed
 from lib.models import seq2seq
 from lib.models.seq2seq import Config, Sequences, apply, init, one_a_row, start
-from lib.tasks.translate import Translator
+from lib.tasks.translator import Translator, joined
 from lib.transform import value_and_grad
 
 CPU = torch.device("cpu")
@@ -174,9 +174,9 @@ def translator(corpus):
     args = exp.Args(
         steps=150, width=32, heads=2, ff=64, encoder_layers=1, decoder_layers=1, lr=1e-2, warmup=10, smoothing=0.0
     )
-    both = tokens.train_bpe([text for p in corpus for text in (p.source, p.target)], 320)
+    both, _ = tokens.train_pair(*typed.sides(corpus), 320, shared=True)
     cfg = exp.model_config(args, (both, both))
-    encoded = exp.encoded(corpus, (both, both), LONGEST)
+    encoded = exp.encoded(typed.sides(corpus), (both, both), LONGEST)
     assert len(encoded.source) == len(corpus)
     collate = partial(packing.collate, length=LONGEST, start=tokens.START, end=tokens.END)
     data = packing.batches(encoded, random.key(1), 3, collate, LONGEST)
@@ -189,6 +189,10 @@ def translator(corpus):
 
 def best(found):
     return [hypotheses[0][0] for hypotheses in found]
+
+
+def whole(translator, texts, *args):
+    return [joined(parts) for parts in translator.by_sentence(texts, *args)]
 
 
 def test_what_was_learnt_by_heart_is_said_again(translator, corpus):
@@ -228,17 +232,17 @@ def test_sampling_by_key(translator, corpus):
 
 def test_nothing_to_translate(translator):
     assert translator.translate([]) == []
-    assert translator.translate_texts([]) == []
-    assert translator.translate_texts(["", "  \n "]) == [[("", 0.0)], [("", 0.0)]]
-    assert translator.translate_texts(["", "How are you?"], 3)[0] == [("", 0.0)]
+    assert whole(translator, []) == []
+    assert whole(translator, ["", "  \n "]) == [[("", 0.0)], [("", 0.0)]]
+    assert whole(translator, ["", "How are you?"], 3)[0] == [("", 0.0)]
 
 
 def test_texts_of_several_sentences(translator, corpus):
     a, b, c = corpus[1], corpus[3], corpus[6]
     texts = [f"{a.source} {b.source}\n{c.source}", a.source, f"  {c.source}  "]
     expected = [f"{a.target} {b.target} {c.target}", a.target, c.target]
-    assert best(translator.translate_texts(texts)) == expected
-    found = translator.translate_texts(texts, 2)
+    assert best(whole(translator, texts)) == expected
+    found = whole(translator, texts, 2)
     assert best(found) == expected and [len(hypotheses) for hypotheses in found] == [2, 2, 2]
     parts = translator.translate([a.source, b.source, c.source], 2)
     assert found[0][0][1] == pytest.approx(sum(hypotheses[0][1] for hypotheses in parts), abs=1e-4)
@@ -278,9 +282,10 @@ LONG = {
 @pytest.mark.parametrize("name", LONG)
 def test_long_texts_are_cut_to_pieces_that_fit_and_nothing_is_lost(translator, name):
     found = translator.sentences(LONG[name])
-    assert all(len(row) < LONGEST for row in tokens.encode(translator.source, found))  # room for the end token
+    lower = [casing.lower(text) for text in found]
+    assert all(len(row) < LONGEST for row in tokens.encode(translator.source, lower))  # room for the end token
     assert "".join("".join(found).split()) == "".join(LONG[name].split())
-    [hypotheses] = translator.translate_texts([LONG[name]])
+    [hypotheses] = whole(translator, [LONG[name]])
     assert len(hypotheses) == 1
 
 
@@ -307,7 +312,7 @@ def test_attention_map(translator):
     assert weights.shape == (len(rows), len(columns))
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(rows)))
     assert (weights >= 0).all()
-    assert "".join(columns).strip() == "The cat sleeps.</s>" and "".join(rows).strip() == "Le chat dort.</s>"
+    assert "".join(columns).strip() == "the cat sleeps.</s>" and "".join(rows).strip() == "le chat dort.</s>"
 
 
 def test_attention_map_of_a_text_that_is_too_long(translator):

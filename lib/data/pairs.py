@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lib.cache import cache_dir, keep
 from lib.data.files import content, decoded, lines, normalise, place, side
 from lib.data.french import everyday
-from lib.data.sources import Source, fetch
+from lib.data.sources import Source, at_hand, fetch
 from lib.faults import DataError
 
 VERSES = Source(
@@ -24,16 +24,13 @@ VERSES = Source(
     size=72769926,
     sha256="d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e",
 )
-TATOEBA = Source(
-    file="fra-eng.zip",
-    url="https://www.manythings.org/anki/fra-eng.zip",
-    licence="CC-BY 2.0 FR, tatoeba.org; changes monthly, so no checksum",
-)
 _MULTI30K = {
     "train.en.gz": (568929, "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f"),
     "train.fr.gz": (604242, "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c"),
+    "train.de.gz": (637044, "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6"),
     "val.en.gz": (21650, "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28"),
     "val.fr.gz": (23001, "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9"),
+    "val.de.gz": (24681, "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a"),
 }
 MULTI30K = {
     file: Source(
@@ -45,6 +42,7 @@ MULTI30K = {
     )
     for file, (size, digest) in _MULTI30K.items()
 }
+_LANGUAGES = re.compile("(?P<name>tatoeba|multi30k)(?::(?P<one>[a-z]{2,3})-(?P<other>[a-z]{2,3}))?")
 # The default mixture, chosen by measurement (LOG.md).
 PHRASEBOOK_COPIES = 10  # so often does each phrase of the phrasebook stand in the training pairs
 EVERYDAY_SENTENCES = 40_000
@@ -67,25 +65,42 @@ class Splits(NamedTuple):
     test: list[Pair]
 
 
-def load(data: str, data_dir: Path | None = None) -> Splits:
-    """`data`: "default" (verses, templated everyday sentences and our phrasebook, English to French), "tatoeba",
-    "multi30k" (its validation set is the test split) or the path of a TSV whose first two columns are source and
-    target. Raises DataError."""
+def load(data: str, data_dir: Path | None = None, reverse: bool = False) -> Splits:
+    """`data`: "default" (verses, templated everyday sentences and our phrasebook, English to French), a corpus by its
+    languages ("tatoeba:eng-cmn", "multi30k:en-de", whose validation set is the test split; "tatoeba" and "multi30k" are
+    English to French), or the path of a TSV whose first two columns are source and target. `reverse`: from target to
+    source. Raises DataError."""
     if data == "default":
-        train, val, test = split([*phrasebook(), *templates(), *verses(data_dir)])
+        train, val, test = split([*phrasebook(), *templates(), *verses(data_dir)], reverse)
         again = [p for p in train if p.origin == "phrasebook"] * (PHRASEBOOK_COPIES - 1)
         return Splits(train + again, val, test)
-    if data == "tatoeba":
-        return split(tatoeba(data_dir))
-    if data == "multi30k":
-        test = list(multi30k("val", data_dir))
+    if corpus := _LANGUAGES.fullmatch(data):
+        name, one, other = corpus["name"], corpus["one"], corpus["other"]
+        if name == "tatoeba":
+            return split(tatoeba(one or "eng", other or "fra", data_dir), reverse)
+        one, other = one or "en", other or "fr"
+        test = list(multi30k("val", one, other, data_dir))
         known = {p.group for p in test}
-        train, val, rest = split(p for p in multi30k("train", data_dir) if p.group not in known)
-        return Splits(train + rest, val, test)
+        train, val, rest = split((p for p in multi30k("train", one, other, data_dir) if p.group not in known), reverse)
+        return Splits(train + rest, val, list(map(turned, test)) if reverse else test)
     path = Path(data)
     if not path.is_file():
-        raise DataError(f"--data {data}: neither default, tatoeba, multi30k nor a file")
-    return split(read_tsv(content(path), str(path), path.stem))
+        raise DataError(
+            f"--data {data}: neither default, tatoeba, multi30k (or tatoeba:eng-deu, multi30k:en-de) nor a file"
+        )
+    return split(read_tsv(content(path), str(path), path.stem), reverse)
+
+
+def is_english(data: str, reverse: bool) -> bool:
+    """Whether the sources of a data set are known to be English."""
+    corpus = _LANGUAGES.fullmatch(data)
+    if not corpus:
+        return data == "default" and not reverse
+    return (corpus["other" if reverse else "one"] or ("fra" if reverse else "eng")).startswith("en")
+
+
+def turned(pair: Pair) -> Pair:
+    return pair._replace(source=pair.target, target=pair.source)
 
 
 def clean(text: str) -> str:
@@ -96,11 +111,11 @@ def clean(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def split(pairs: Iterable[Pair]) -> Splits:
-    """By the hash of the group, so that splits do not move when data is added. A sentence that is held out anywhere
-    is taken out of the training pairs. Raises DataError where nothing is left to train on."""
+def split(pairs: Iterable[Pair], reverse: bool = False) -> Splits:
+    """By the hash of the group, so that splits do not move when data is added, nor with the direction. A sentence that
+    is held out anywhere is taken out of the training pairs. Raises DataError where nothing is left to train on."""
     parts = Splits([], [], [])
-    for pair in dict.fromkeys(pairs):
+    for pair in dict.fromkeys(map(turned, pairs) if reverse else pairs):
         at = place(pair.group.encode())
         parts[2 if at < HELD_OUT else 1 if at < 2 * HELD_OUT else 0].append(pair)
     held_out = {normalise(p.source) for p in (*parts.val, *parts.test)}
@@ -186,21 +201,29 @@ def _pieces(english: str, french: str) -> list[tuple[str, str]]:
     return [(x.strip(), y.strip()) for x, y in zip(a, b, strict=True) if x.strip() and y.strip()]
 
 
-def tatoeba(data_dir: Path | None = None) -> Iterator[Pair]:
-    path = fetch(TATOEBA, data_dir)
+def tatoeba(one: str = "eng", other: str = "fra", data_dir: Path | None = None) -> Iterator[Pair]:
+    """tatoeba.org's sentences as manythings.org/anki publishes them: English with one of some eighty languages, whose
+    three-letter code (ISO 639-3) names the file."""
+    if (one == "eng") == (other == "eng"):
+        raise DataError(f"tatoeba:{one}-{other}: one of the languages is English, eng")
+    code = other if one == "eng" else one
+    licence = "CC-BY 2.0 FR, tatoeba.org; changes monthly, so no checksum"
+    archive = Source(file=f"{code}-eng.zip", url=f"https://www.manythings.org/anki/{code}-eng.zip", licence=licence)
+    path = at_hand(Source(file=f"{code}.txt", licence=licence), data_dir) or fetch(archive, data_dir)
     try:
-        raw = zipfile.ZipFile(path).read("fra.txt")
+        raw = path.read_bytes() if path.suffix == ".txt" else zipfile.ZipFile(path).read(f"{code}.txt")
     except (zipfile.BadZipFile, KeyError) as error:
         raise DataError(f"{path} is not the archive it should be ({error}). Delete it and try again.") from error
-    return read_tsv(raw, f"{path}:fra.txt", "tatoeba")
+    found = read_tsv(raw, f"{path}:{code}.txt", "tatoeba")
+    return found if one == "eng" else map(turned, found)
 
 
-def multi30k(part: str, data_dir: Path | None = None) -> Iterator[Pair]:
-    en, fr = (
-        lines(gzip.decompress(fetch(MULTI30K[f"{part}.{language}.gz"], data_dir).read_bytes()).decode())
-        for language in ("en", "fr")
-    )
-    if len(en) != len(fr):
-        raise DataError(f"multi30k {part}: {len(en)} English lines and {len(fr)} French")
-    for source, target in zip(en, fr, strict=True):
+def multi30k(part: str, one: str = "en", other: str = "fr", data_dir: Path | None = None) -> Iterator[Pair]:
+    files = [f"{part}.{language}.gz" for language in (one, other)]
+    if one == other or not set(files) <= MULTI30K.keys():
+        raise DataError(f"multi30k:{one}-{other}: two of en, fr and de")
+    sources, targets = (lines(gzip.decompress(fetch(MULTI30K[file], data_dir).read_bytes()).decode()) for file in files)
+    if len(sources) != len(targets):
+        raise DataError(f"multi30k {part}: {len(sources)} lines in {one} and {len(targets)} in {other}")
+    for source, target in zip(sources, targets, strict=True):
         yield Pair(clean(source), clean(target), "multi30k", side(source))

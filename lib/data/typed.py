@@ -23,15 +23,15 @@ NAMES = {group: words.split() for group, words in re.findall(r"^(\w+):\n((?:  .*
 _VOWELS = set("AEIOUÀÂÉÈÊÎÔ")
 _OF = {name: NAMES[group] for group in ("his", "hers") for name in NAMES[group]}
 _PARTS = (  # of names that nobody has
-    ["b", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "j", "k", "kr", "l", "m", "n", "p", "pr", "qu", "r", "s",
-     "sh", "st", "t", "th", "tr", "v", "w", "z"],
+    ["b", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "j", "k", "kr", "l", "m", "n", "p", "pr", "qu", "r",
+     "s", "sh", "st", "t", "th", "tr", "v", "w", "z"],
     ["a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ee", "ie", "ou", "y"],
     ["b", "d", "l", "ll", "m", "n", "nn", "r", "rt", "s", "ss", "t", "v", "x", "z", "nd", "rk", "lm", "st"],
     ["a", "e", "i", "o", "u", "an", "el", "en", "er", "ia", "in", "is", "o", "on", "or", "us", "y"],
 )  # fmt: skip
 _WORD = re.compile(r"[^\W_]+")
 _NUMBER = re.compile(r"[1-9]\d{1,3}")
-_END = re.compile(r"[\s.?!…]*[.?!…](?=[\"')\]»”]*$)")
+_END = re.compile(r"[\s.?!…。？！]*[.?!…。？！](?=[\"')\]»”]*$)")
 
 
 class Corpus(NamedTuple):
@@ -112,8 +112,8 @@ def unseen(corpus: Corpus, seen: set[str], key: Key) -> list[tuple[Pair, list[st
 
 
 def _drawn(old: str, kind: float, *u: float) -> str:
-    """Another name or number by uniform draws: a number of as many digits that is none of the evaluation's, or a name of
-    the same sex where that is known, half of the time made up, with a vowel first if the old one has one (d'Alice)."""
+    """Another name or number by uniform draws: a number of as many digits, none of the evaluation's; a name of the same
+    sex where that is known, half of the time made up, with a vowel first if the old one has one (d'Alice)."""
     if old.isdigit():
         low = 10 ** (len(old) - 1)
         number = low + int(u[0] * (9 * low - 1))

@@ -1,5 +1,5 @@
-"""How a translator does on what people give it: hasty typing, names and numbers that it never saw, and whether its doubts
-are right.
+"""How a translator does on what people give it: hasty typing, names and numbers that it never saw; and whether it
+doubts the right translations.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from lib.tasks import doubt
 from lib.tasks.translator import Translator
 
 TYPED: dict[str, Callable[[str], str]] = {
-    "as written": str,
-    "lower case": str.lower,
+    "as_written": str,
+    "lower_case": str.lower,
     "capitals": str.upper,
-    "no final punctuation": typed.hasty,
+    "no_final_punctuation": typed.hasty,
 }
 BAD = 40.0  # chrF of a sentence below which its translation counts as bad
 

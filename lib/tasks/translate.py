@@ -64,8 +64,8 @@ def answers(use: Use, translator: Translator) -> Iterator[Answer]:
         raise RunError(f"nothing to translate: {use.file or 'the text'} is empty")
     strange = [translator.strange(line) for line in lines]
     if any(strange):
-        where = f"{_numbers(strange)} of {use.file}: " if use.file else ""
-        yield Note(f"warning: {where}not translated, the model has hardly seen this script")
+        where = f"{_numbers(strange)} of {use.file} " if use.file else ""
+        yield Note(f"warning: {where}not translated: the model has hardly seen this script")
     if all(strange):
         return
     options: dict[str, Any] = {}

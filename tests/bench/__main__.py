@@ -36,7 +36,7 @@ import tyro
 
 from experiments import exp_transformer_fr as exp
 from lib import random, run, transformer, tree
-from lib.data import packing, pairs, tokens
+from lib.data import packing, pairs, tokens, typed
 from lib.faults import DataError, RunError
 from lib.models import seq2seq, smollm
 from lib.transform import jit
@@ -253,7 +253,7 @@ def bench_book(flags: Book) -> str:
     shuffled = random.permutation(random.key(args.seed), len(splits.train)).tolist()
     train, test = [splits.train[i] for i in shuffled[: flags.pairs]], {p.source: p for p in splits.test}
     tokenizers = tokens.train_pair([p.source for p in train], [p.target for p in train], args.vocabulary, args.shared)
-    corpus = exp.encoded(train, tokenizers, args.length)
+    corpus = exp.encoded(typed.sides(train), tokenizers, args.length)
     job = make_job(args, corpus, [t.get_vocab_size() for t in tokenizers], flags.inner)
     step, peers = measure.Step("training step", partial(read, job=job), flags.inner), [BOOK, list(OURS)[flags.compile]]
     trained = measure.measure(step, peers, flags.rounds, job.device)
