@@ -63,10 +63,10 @@ class Args(run.Args):
     """Rows of a batch; each holds as many whole pairs as fit."""
     length: run.Count = 64
     """Tokens of a row on either side; longer sentences are left out."""
-    optimizer: Literal["adamw", "muon"] = "muon"
-    """adamw for everything, or muon for the blocks' matrices and adamw for the rest."""
-    lr: run.Amount = 4e-3
-    """Peak learning rate of both optimisers (linear schedule) or its factor (inverse_sqrt schedule)."""
+    lr: run.Amount = 16e-3
+    """Peak learning rate of AdamW (linear schedule) or its factor (inverse_sqrt schedule)."""
+    muon_lr: run.Amount = 4e-3
+    """The same of Muon, which trains the matrices of blocks and leaves the tables to AdamW; 0: AdamW trains all."""
     schedule: Literal["linear", "inverse_sqrt"] = "linear"
     """Course of the learning rate behind the warm-up: linearly to 0, or with the inverse square root of the step."""
     warmup: run.Natural = 150
@@ -99,12 +99,12 @@ PRESETS: dict[str, run.Args] = {
     # no activation; here it has ReLU. 128 pairs of some 10 tokens are 20 rows of 64.
     "book": Args(
         steps=36_900, encoder_layers=6, decoder_layers=6, heads=8, norm="layer", dropout=0.1, vocabulary=11_000,
-        shared=False, rows=20, optimizer="adamw", lr=1.0, schedule="inverse_sqrt", warmup=2000, weight_decay=0.0,
+        shared=False, rows=20, lr=1.0, muon_lr=0.0, schedule="inverse_sqrt", warmup=2000, weight_decay=0.0,
         clip=0.0, beams=1, eval_every=1000, save_every=1000, test_sentences=5000,
     ),
     "best": Args(
         steps=30_000, encoder_layers=6, decoder_layers=6, width=512, heads=8, ff=2048, dropout=0.2, vocabulary=10_000,
-        rows=128, optimizer="adamw", lr=1e-3, warmup=2000, ema_decay=0.999, eval_every=1000, save_every=2000,
+        rows=128, lr=1e-3, muon_lr=0.0, warmup=2000, ema_decay=0.999, eval_every=1000, save_every=2000,
         test_sentences=5000,
     ),
 }  # fmt: skip
@@ -145,13 +145,14 @@ def loss(
 def optimizer(args: Args, dtype: torch.dtype = torch.float32) -> tuple[optim.Optimizer, optim.Schedule]:
     """`dtype`: of Muon's matrix products."""
     if args.schedule == "inverse_sqrt":
-        schedule = optim.inverse_sqrt(args.width, args.warmup, args.lr)
+        schedule = partial(optim.inverse_sqrt, args.width, args.warmup)
     else:
-        schedule = optim.linear(args.lr, args.steps, args.warmup)
-    adam = optim.adamw(schedule, (0.9, 0.98), 1e-9, args.weight_decay, optim.matrices)  # section 5.3's constants
-    if args.optimizer == "adamw":
-        return parallel.shard_optimizer(adam, args.shard_optimizer), schedule
-    return muon.partition(MATRICES, muon.muon(schedule, args.weight_decay, dtype=dtype), adam), schedule
+        schedule = partial(optim.linear, steps=args.steps, warmup=args.warmup)
+    rate = schedule(args.lr)
+    adam = optim.adamw(rate, (0.9, 0.98), 1e-9, args.weight_decay, optim.matrices)  # section 5.3's constants
+    if not args.muon_lr:
+        return parallel.shard_optimizer(adam, args.shard_optimizer), rate
+    return muon.partition(MATRICES, muon.muon(schedule(args.muon_lr), args.weight_decay, dtype=dtype), adam), rate
 
 
 class TrainState(NamedTuple):
@@ -238,8 +239,8 @@ def evaluate(translator: Translator, splits: pairs.Splits, args: Args) -> tuple[
 
 
 def train(args: Args) -> None:
-    if args.shard_optimizer and args.optimizer == "muon":
-        raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --optimizer adamw")
+    if args.shard_optimizer and args.muon_lr:
+        raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
     splits = pairs.load(args.data, args.data_dir, args.reverse)
     here = run.Run(args, NAME, Path(__file__), unit="tokens")
     sides = [p.source for p in splits.train], [p.target for p in splits.train]

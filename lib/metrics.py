@@ -13,7 +13,7 @@ from torch import Tensor
 from lib.faults import DataError
 
 # Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
-_UNSPACED = re.compile(
+UNSPACED = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f"
     "\U00020000-\U0003ffff]"
 )
@@ -23,7 +23,7 @@ def unspaced(texts: Iterable[str]) -> bool:
     """Whether most letters are of scripts without spaces between words, such as Chinese and Thai. What cuts texts at
     spaces and punctuation, as BLEU's tokenizer 13a does, takes whole sentences for words there."""
     text = "".join(texts)
-    return 2 * len(_UNSPACED.findall(text)) > len(re.findall(r"[^\W\d_]", text))
+    return 2 * len(UNSPACED.findall(text)) > len(re.findall(r"[^\W\d_]", text))
 
 
 _KANA = re.compile("[\u3040-\u30ff]")

@@ -47,7 +47,7 @@ STEPS = 10
 
 def transformer_case(dropout=0.1, **change):
     args = replace(
-        exp_transformer_fr.PRESETS["small"], optimizer="adamw", rows=4, length=16, dropout=dropout, steps=STEPS,
+        exp_transformer_fr.PRESETS["small"], lr=2e-3, muon_lr=0.0, rows=4, length=16, dropout=dropout, steps=STEPS,
         warmup=2, clip=0.1, ema_decay=0.9, **change,
     )  # fmt: skip
     cfg = seq2seq.Config(1, 1, transformer.Config(width=16, heads=2, ff=32, dropout=dropout), 40, 40, shared=True)

@@ -141,7 +141,7 @@ def test_some_sources_are_hasty_and_no_target(corpus):
 
 HASTY = {
     "What time is it?": "What time is it", "Wait...": "Wait", 'He said "no!"': 'He said "no"', "Ça va ?": "Ça va",
-    "Really?!": "Really", "你好吗？": "你好吗", "no": "no", "It is 3.14": "It is 3.14", "?": "", "Mr. Li": "Mr. Li",
+    "Really?!": "Really", "你好吗？": "你好吗", "no": "no", "It is 3.14": "It is 3.14", "?": "?", "Mr. Li": "Mr. Li",
 }  # fmt: skip
 
 

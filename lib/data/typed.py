@@ -84,8 +84,8 @@ def varied(corpus: Corpus, key: Key) -> tuple[list[str], list[str]]:
 
 
 def hasty(text: str, commas: bool = True, apostrophes: bool = True) -> str:
-    """The text without its final punctuation, and without commas and apostrophes if asked."""
-    found = _END.sub("", text)
+    """The text without its final punctuation, and without commas and apostrophes if asked; not without anything."""
+    found = _END.sub("", text) or text
     found = found if commas else re.sub(r",(?!\d)", "", found)
     return found if apostrophes else re.sub(r"(?<=\w)'(?=\w)", "", found)
 

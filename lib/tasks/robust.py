@@ -25,11 +25,11 @@ BAD = 40.0  # chrF of a sentence below which its translation counts as bad
 def typing(translator: Translator, sources: list[str], references: list[list[str]], beams: int) -> dict[str, float]:
     """BLEU of sentences as written and as typed, case and final punctuation aside."""
     wanted = [list(map(typed.hasty, targets)) for targets in references]
-    found = {name: translator.best(list(map(change, sources)), beams) for name, change in TYPED.items()}
-    scores = {
-        name: metrics.bleu_chrf(list(map(typed.hasty, texts)), wanted, lowercase=True) for name, texts in found.items()
-    }
-    return {name: score["bleu"] for name, score in scores.items()}
+    every = [change(source) for change in TYPED.values() for source in sources]
+    found = list(map(typed.hasty, translator.best(every, beams)))
+    parts = [found[i : i + len(sources)] for i in range(0, len(found), len(sources))]
+    scores = [metrics.bleu_chrf(part, wanted, lowercase=True)["bleu"] for part in parts]
+    return dict(zip(TYPED, scores, strict=True))
 
 
 def copying(translator: Translator, test: list[Pair], train: list[Pair], beams: int) -> tuple[float, int]:

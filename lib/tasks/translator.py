@@ -8,7 +8,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lib import decode, random
+from lib import decode, metrics, random
 from lib.data import casing, sentences
 from lib.data.tokens import END, START, pieces
 from lib.data.tokens import decode as to_text
@@ -38,14 +38,15 @@ class Translator(NamedTuple):
         batched with others of like length; tokens past `longest` are cut off."""
         ids = [[*row, END] for row in self.source_ids(texts)]
         out: list[list[Hypothesis]] = [[] for _ in texts]
-        order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
+        same = {tuple(row): i for i, row in enumerate(ids)}  # what is written in another case is translated once
+        order = sorted(same.values() if key is None else range(len(ids)), key=lambda i: len(ids[i]))
         for i in range(0, len(order), 128):
             chunk = order[i : i + 128]
             batch_key = random.fold_in(key, i)
             found = self._batch([ids[j] for j in chunk], beams, alpha, batch_key, **sampling)
             for j, hypotheses in zip(chunk, found, strict=True):
                 out[j] = hypotheses
-        return out
+        return [out[same[tuple(row)]] for row in ids] if key is None else out
 
     def _batch(
         self, rows: list[list[int]], beams: int, alpha: float, key: Key | None, **sampling: float
@@ -103,7 +104,8 @@ class Translator(NamedTuple):
 
     def strange(self, text: str) -> bool:
         """Whether most words have letters that the tokenizer does not know and spells in bytes."""
-        words = [[c for c in word if c.isalpha()] for word in text.split()]
+        parted = metrics.UNSPACED.sub(r" \g<0> ", text)  # in scripts without spaces each character is a word
+        words = [[c for c in word if c.isalpha()] for word in parted.split()]
         words = [letters for letters in words if letters]
         spelled = sum(max(map(len, self.source_ids(letters))) > 2 for letters in words)  # space and letter: two
         return 2 * spelled > len(words)

@@ -354,7 +354,7 @@ def gpt2(args: Gpu, peer: str, vocabulary: str) -> None:
 
 def translation(args: Gpu, peer: str, preset: str) -> None:
     """exp_transformer_fr's step on made-up sentences, `small` or `best`."""
-    model: Any = replace(exp_transformer_fr.PRESETS[preset], optimizer="adamw")  # as the baseline has
+    model: Any = replace(exp_transformer_fr.PRESETS[preset], muon_lr=0.0)  # as the baseline has
     if args.dry:
         model = replace(model, width=32, heads=2, ff=48, encoder_layers=1, decoder_layers=1, rows=4, vocabulary=300)
     if peer == "nn.Module":  # which has three tables, no average of the weights, and a factor as learning rate
