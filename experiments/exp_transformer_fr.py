@@ -223,7 +223,9 @@ def evaluate(translator: Translator, splits: pairs.Splits, args: Args) -> tuple[
         as_typed.append(f"{origin:<12} " + " ".join(f"{bleu:>20.1f}" for bleu in typing.values()))
         area, bad, marked = robust.doubting(translator, sources, found, wanted)
         doubts.append(f"{origin:<12} {area:>8.2f} {100 * bad:>6.0f} % {100 * marked:>6.0f} %")
-        scores |= {f"{origin}/bleu_{name}": bleu for name, bleu in typing.items()} | {f"{origin}/doubt": area}
+        scores |= {f"{origin}/bleu_{name}": bleu for name, bleu in typing.items()}
+        if bad not in (0, 1):
+            scores[f"{origin}/doubt"] = area
     kept, cases = robust.copying(translator, splits.test, splits.train, args.beams)
     if cases:
         scores["names/kept"] = kept

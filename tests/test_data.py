@@ -665,6 +665,47 @@ def test_tatoeba(tmp_path):
     assert pairs.load("tatoeba", tmp_path).train
 
 
+CHINESE = "Hi.\t嗨。\tCC-BY 2.0 #1\nRun!\t跑！\tCC-BY 2.0 #3\n"
+
+
+@pytest.mark.parametrize("name, content", [("cmn.txt", CHINESE.encode()), ("cmn-eng.zip", zipped("cmn.txt", CHINESE))])
+def test_tatoeba_in_other_languages(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    there = [("Hi.", "嗨。"), ("Run!", "跑！")]
+    back = [(b, a) for a, b in there]
+
+    def found(*args):
+        return [(p.source, p.target) for part in pairs.load(*args) for p in part]
+
+    assert found("tatoeba:eng-cmn", tmp_path) == found("tatoeba:cmn-eng", tmp_path, True) == there
+    assert found("tatoeba:cmn-eng", tmp_path) == found("tatoeba:eng-cmn", tmp_path, True) == back
+
+
+@pytest.mark.parametrize("name", ["tatoeba:deu-fra", "tatoeba:eng-eng"])
+def test_tatoeba_without_english(tmp_path, name):
+    with pytest.raises(DataError, match=f"{name}: one of the languages is English, eng"):
+        pairs.load(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "reverse", "english"),
+    [
+        ("default", False, True), ("default", True, False), ("tatoeba", False, True), ("multi30k", True, False),
+        ("tatoeba:eng-cmn", False, True), ("tatoeba:cmn-eng", False, False), ("tatoeba:cmn-eng", True, True),
+        ("multi30k:en-de", False, True), ("multi30k:de-fr", False, False), ("own.tsv", False, False),
+    ],
+)  # fmt: skip
+def test_which_sources_are_english(data, reverse, english):
+    assert pairs.is_english(data, reverse) == english
+
+
+def test_a_tsv_read_backwards(tmp_path):
+    (tmp_path / "a.tsv").write_text("".join(f"one {n}\tun {n}\n" for n in range(300)))
+    there, back = (pairs.load(str(tmp_path / "a.tsv"), reverse=reverse) for reverse in (False, True))
+    for a, b in zip(there, back, strict=True):
+        assert len(a) and [(p.source, p.target) for p in a] == [(p.target, p.source) for p in b]
+
+
 @pytest.mark.parametrize(
     "content", [b"<html>not found</html>", zipped("deu.txt", "a\tb\n"), zipped("fra.txt", "a\tb\n")[:-9]]
 )
@@ -708,6 +749,23 @@ def test_multi30k(multi30k):
     assert len(parts.val) > 0 and len(parts.train) > 450
     sides = [{normalise(p.source) for p in part} for part in parts]
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
+def test_multi30k_in_other_languages(multi30k):
+    names = {
+        "train_de": "Ein Mann {}.",
+        "train_fr": "Un homme {}.",
+        "val_de": "Zwei Hunde {}.",
+        "val_fr": "Deux chiens {}.",
+    }
+    folder = multi30k(**{name: [text.format(n) for n in range(40)] for name, text in names.items()})
+    there, back = pairs.load("multi30k:de-fr", folder), pairs.load("multi30k:fr-de", folder)
+    assert (there.test[3].source, there.test[3].target) == ("Zwei Hunde 3.", "Deux chiens 3.")
+    assert [pairs.turned(p)[:3] for p in back.test] == [p[:3] for p in there.test]
+    assert [p[:3] for p in pairs.load("multi30k:fr-de", folder, True).test] == [p[:3] for p in there.test]
+    for name in ("multi30k:en-cs", "multi30k:en-en"):
+        with pytest.raises(DataError, match=f"{name}: two of en, fr and de"):
+            pairs.load(name, folder)
 
 
 def test_multi30k_of_unequal_sides(multi30k):

@@ -77,7 +77,7 @@ def test_bleu_takes_the_words_of_the_references_language(text, tokenizer):
 
 
 def test_case_may_be_left_out():
-    assert metrics.bleu_chrf(["LE CHAT DORT BIEN."], [["Le chat dort bien."]])["bleu"] < 10
+    assert metrics.bleu_chrf(["LE CHAT DORT BIEN."], [["Le chat dort bien."]])["bleu"] < 20
     assert metrics.bleu_chrf(["LE CHAT DORT BIEN."], [["Le chat dort bien."]], lowercase=True)["bleu"] == pytest.approx(
         100
     )

@@ -2,6 +2,7 @@
 (lib/tasks/translator.py)."""
 
 import dataclasses
+import math
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from lib import random, transformer, tree
 from lib.data import casing, packing, pairs, tokens, typed
 from lib.models import seq2seq
 from lib.models.seq2seq import Config, Sequences, apply, init, one_a_row, start
+from lib.tasks import doubt, robust
 from lib.tasks.translator import Translator, joined
 from lib.transform import value_and_grad
 
@@ -297,11 +299,75 @@ def test_long_texts_are_cut_to_pieces_that_fit_and_nothing_is_lost(translator, n
         ("Как дела, Tom?", True),
         ("I like Москва.", False),
         ("3 + 4 = 7 !", False),
+        ("Tom said 好.", False),
         ("", False),
     ],
 )
 def test_scripts_that_were_never_seen(translator, text, strange):
     assert translator.strange(text) == strange
+
+
+# ---- doubt ----
+
+
+def test_confidence_is_the_mean_log_probability(translator, corpus):
+    sources, targets = typed.sides(corpus)
+    [hypotheses, *_] = translator.translate([sources[0]], beams=3, alpha=0.0)  # whose scores are sums
+    text, score = hypotheses[0]
+    pieces = len(translator.target_ids([text])[0]) + 1
+    [alone] = doubt.confidence(translator, [sources[0]], [text])
+    assert alone == pytest.approx(score / pieces, abs=1e-4)
+    right, wrong = doubt.confidence(translator, sources, targets), doubt.confidence(translator, sources, targets[::-1])
+    assert right[0] == pytest.approx(alone, abs=1e-4) and min(right) > -0.3 > -2 > max(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "translation", "repeats"),
+    [
+        ("The cat sleeps.", "Le chat chat chat dort.", True),
+        ("The cat sleeps.", "Le chat chat dort.", False),
+        ("cat cat cat", "chat chat chat", False),
+        ("I have 1000.", "J'ai 1000...", False),
+        ("Hm.", "- - - -", False),
+        ("", "", False),
+    ],
+)
+def test_what_repeats_itself(translator, text, translation, repeats):
+    assert doubt.repeats(translator, text, translation) == repeats
+
+
+def test_reasons_for_doubt(translator, corpus):
+    one = corpus[3]
+    found = doubt.reasons(translator, [one.source] * 3, [one.target, "Le chat chat chat dort.", corpus[0].target])
+    assert found[0] == "" and found[1] == "it repeats itself" and "improbable" in found[2]
+
+
+def test_how_well_doubt_finds_bad_translations(translator, corpus):
+    sources, targets = typed.sides(corpus)
+    found = [*targets[:5], *targets[:5]]
+    assert robust.doubting(translator, sources, found, [[t] for t in targets]) == (1.0, 0.5, 0.5)
+    area, bad, _ = robust.doubting(translator, sources, targets, [[t] for t in targets])
+    assert math.isnan(area) and bad == 0
+
+
+def test_translations_of_what_is_typed(translator, corpus):
+    sources, targets = typed.sides(corpus)
+    scores = robust.typing(translator, sources, [[t] for t in targets], 2)
+    assert scores.keys() == robust.TYPED.keys()
+    assert scores["as_written"] == scores["lower_case"] == scores["capitals"] == pytest.approx(100)
+    assert scores["no_final_punctuation"] < 100  # which it has never seen
+
+
+def test_a_sentence_in_another_case_is_translated_once(translator, corpus, monkeypatch):
+    rows, batch = [], Translator._batch
+    monkeypatch.setattr(Translator, "_batch", lambda self, ids, *rest: rows.extend(ids) or batch(self, ids, *rest))
+    sources = [p.source for p in corpus]
+    many = [change(s) for s in sources for change in (str, str.upper, str.lower)]
+    assert best(translator.translate(many)) == [p.target for p in corpus for _ in range(3)]
+    assert len(rows) == len(corpus)
+    rows.clear()
+    translator.translate(sources[:1] * 3, key=random.key(0))
+    assert len(rows) == 3
 
 
 # ---- attention ----

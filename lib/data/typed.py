@@ -25,7 +25,7 @@ _OF = {name: NAMES[group] for group in ("his", "hers") for name in NAMES[group]}
 _PARTS = (  # of names that nobody has
     ["b", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "j", "k", "kr", "l", "m", "n", "p", "pr", "qu", "r",
      "s", "sh", "st", "t", "th", "tr", "v", "w", "z"],
-    ["a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ee", "ie", "ou", "y"],
+    ["a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ee", "ie", "ou"],
     ["b", "d", "l", "ll", "m", "n", "nn", "r", "rt", "s", "ss", "t", "v", "x", "z", "nd", "rk", "lm", "st"],
     ["a", "e", "i", "o", "u", "an", "el", "en", "er", "ia", "in", "is", "o", "on", "or", "us", "y"],
 )  # fmt: skip

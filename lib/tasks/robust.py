@@ -5,7 +5,6 @@ doubts the right translations.
 from collections.abc import Callable
 
 import torch
-from torchmetrics.functional.classification import binary_auroc
 
 from lib import metrics, random
 from lib.data import typed
@@ -46,14 +45,13 @@ def doubting(
     translator: Translator, sources: list[str], found: list[str], references: list[list[str]]
 ) -> tuple[float, float, float]:
     """How well doubt finds bad translations: the area under the curve (the probability that a bad translation is more
-    doubtful than a good one), the share of bad ones, and the share that is marked as doubtful."""
+    doubtful than a good one; NaN where all are bad or none), the share of bad ones, and the share that is marked as
+    doubtful."""
     bad = torch.tensor([metrics.sentence_chrf(t, r) < BAD for t, r in zip(found, references, strict=True)])
     sure = torch.tensor(doubt.confidence(translator, sources, found))
     for i, (text, translation) in enumerate(zip(sources, found, strict=True)):
         if doubt.repeats(translator, text, translation):
             sure[i] = -100.0
-    return (
-        float(binary_auroc(-sure, bad.long())),
-        float(bad.float().mean()),
-        float((sure < doubt.IMPROBABLE).float().mean()),
-    )
+    of_bad, of_good = sure[bad][:, None], sure[~bad]
+    area = ((of_bad < of_good) + 0.5 * (of_bad == of_good)).mean()
+    return float(area), float(bad.float().mean()), float((sure < doubt.IMPROBABLE).float().mean())

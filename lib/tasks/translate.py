@@ -66,7 +66,7 @@ def answers(use: Use, translator: Translator) -> Iterator[Answer]:
     if any(strange):
         where = f"{_numbers(strange)} of {use.file} " if use.file else ""
         yield Note(f"warning: {where}not translated: the model has hardly seen this script")
-    if all(strange):
+    if all(strange) and not use.file:
         return
     options: dict[str, Any] = {}
     if use.temperature > 0:
