@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from pyrealb import getLemma
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from lib import random
 from lib.cache import cache_dir, keep
@@ -1039,6 +1039,13 @@ def test_a_pair_of_tokenizers_is_kept_with_its_run(tmp_path, shared):
     tokens.save_pair(tmp_path, made)
     for a, b, text in zip(made, tokens.load_pair(tmp_path), ("Hello <s>", "Bonjour é"), strict=True):
         assert tokens.encode(a, [text]) == tokens.encode(b, [text])
+
+
+def test_tokenizers_of_older_code(tmp_path):
+    old = Tokenizer(models.BPE())
+    tokens.save_pair(tmp_path, (old, old))
+    with pytest.raises(DataError, match=r"was made before capitals were marks .*: train a new run"):
+        tokens.load_pair(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])

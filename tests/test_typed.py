@@ -63,6 +63,8 @@ PAIRS = [
     Pair("Excuse me, I see Alice.", "Excuse-moi, je vois Alice.", "x", "e"),
     Pair("He was born in 1994.", "Il est né en 1994.", "x", "f"),
     Pair("Yes.", "Oui.", "x", "g"),
+    Pair("He must leave at seven.", "Il faut qu'il parte à sept heures.", "x", "h"),
+    Pair("She left, and he left.", "Elle est partie, et il est parti.", "x", "i"),
 ]
 
 
@@ -73,8 +75,11 @@ def corpus():
 
 def test_what_both_sides_share(corpus):
     assert typed.names(PAIRS) == {"Tom", "Mary", "Alice"}
-    shared = {0: ["Tom", "Mary"], 1: ["Tom"], 2: ["27"], 3: ["Alice"], 4: ["Alice"], 5: ["1994"]}
-    assert corpus.shared == shared  # Excuse is no name, and 9 would change the grammar of 1
+    tom, alice, he = ("Tom", "Tom"), ("Alice", "Alice"), ("He", "Il")
+    assert corpus.shared == {  # Excuse is no name, "Il faut" nobody
+        0: [tom, ("Mary", "Mary")], 1: [tom], 2: [("27", "27"), he], 3: [alice], 4: [alice], 5: [("1994", "1994"), he],
+        7: [("seven", "sept")], 8: [("She", "Elle")],
+    }  # fmt: skip
 
 
 def test_an_epoch_is_a_function_of_its_key(corpus):
@@ -93,12 +98,22 @@ def test_names_and_numbers_are_the_same_on_both_sides(corpus):
     names = [re.fullmatch(r"J'ai vu (\w+) et (\w+)\.", row[0][1]).groups() for row in found]
     assert [re.fullmatch(r"I saw (\w+) and (\w+)\.?", row[0][0]).groups() for row in found] == names
     assert len({first for first, _ in names}) > 80
-    assert 0.35 < sum(pair == ("Tom", "Mary") for pair in names) / 300 < 0.65
-    numbers = [re.fullmatch(r"Il a (\d\d) ans et j'en ai 9\.", row[2][1])[1] for row in found]
-    assert all(f"He is {number}" in row[2][0] for number, row in zip(numbers, found, strict=True))
-    assert len(set(numbers)) > 40
-    years = {re.fullmatch(r"Il est né en (\d{4})\.", row[5][1])[1] for row in found}
+    assert 0.15 < sum(pair == ("Tom", "Mary") for pair in names) / 300 < 0.35  # half of the time each
+    ages = [re.fullmatch(r"(\w+) a (\d\d) ans et j'en ai 9\.", row[2][1]).groups() for row in found]
+    for (who, age), row in zip(ages, found, strict=True):
+        assert row[2][0].startswith(f"{who.replace('Il', 'He')} is {age}")
+    assert len({age for _, age in ages}) > 40
+    assert 0.15 < sum(who != "Il" for who, _ in ages) / 300 < 0.45
+    years = {re.fullmatch(r"\w+ est né en (\d{4})\.", row[5][1])[1] for row in found}
     assert len(years) > 100
+
+
+def test_names_and_numbers_stand_in_for_words(corpus):
+    found = epochs(corpus)
+    hours = {re.fullmatch(r"Il faut qu'il parte à (\w+) heures\.", row[7][1])[1] for row in found}
+    assert len(hours) > 40 and {hour for hour in hours if not re.fullmatch(r"\d\d", hour)} == {"sept"}
+    who = {re.fullmatch(r"(\w+) est partie, et il est parti\.", row[8][1])[1] for row in found}
+    assert len(who) > 60 and "Elle" in who and not who & set(typed.NAMES["his"])
 
 
 def test_a_name_that_elides_is_one_that_elides(corpus):
@@ -120,7 +135,7 @@ def test_the_evaluations_names_and_numbers_are_never_drawn(corpus):
 def test_unseen(corpus):
     seen = {"otis", "yusuf"}
     cases = [case for i in range(50) for case in typed.unseen(corpus, seen, random.key(i))]
-    assert len(cases) == 300
+    assert len(cases) == 400
     for pair, new in cases:
         assert all(word in typed.words(side) for word in new for side in (pair.source, pair.target))
         assert all(int(word) % 7 == 3 if word.isdigit() else word in typed.NAMES["kept"] for word in new)
@@ -135,7 +150,7 @@ def test_some_sources_are_hasty_and_no_target(corpus):
     ends = sum(not text.endswith(".") for text in plain) / len(plain)
     assert 0.2 < ends < 0.4
     assert {"Excuse me, I see Alice", "Excuse me I see Alice"} <= set(plain)
-    assert any(row[2][0].startswith("He is") and "Im" in row[2][0] for row in found)
+    assert any("Im 9" in row[2][0] for row in found)
     assert all(row[4][1].endswith(".") and "Excuse-moi, je" in row[4][1] for row in found)
 
 

@@ -105,8 +105,10 @@ def save_pair(folder: Path, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
 
 
 def load_pair(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """Raises DataError where a run has no readable tokenizers."""
+    """Raises DataError where a run has no readable tokenizers, or ones that were made before capitals were marks."""
     source, target = (load(folder, f".{side}") for side in _SIDES)
+    if target.token_to_id(casing.CAPITAL) is None:
+        raise DataError(f"{folder} was made before capitals were marks (lib/data/casing.py): train a new run")
     return source, target
 
 

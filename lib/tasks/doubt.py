@@ -25,15 +25,19 @@ def confidence(translator: Translator, texts: list[str], translations: list[str]
 
 
 def repeats(translator: Translator, text: str, translation: str) -> bool:
-    """Whether a piece of the translation comes three times in a row, and none of the text."""
+    """Whether the translation says the same three times in a row, and the text does not."""
     source, target = translator.source_ids([text])[0], translator.target_ids([translation])[0]
-    return _runs(translator.target, target) and not _runs(translator.source, source)
+    return _loops(translator.target, target) and not _loops(translator.source, source)
 
 
-def _runs(tokenizer: Tokenizer, ids: list[int]) -> bool:
-    """Whether a piece with a letter in it comes three times in a row."""
-    again = {a for a, b, c in zip(ids, ids[1:], ids[2:], strict=False) if a == b == c}
-    return any(any(map(str.isalpha, tokenizer.decode([piece]))) for piece in again)
+def _loops(tokenizer: Tokenizer, ids: list[int]) -> bool:
+    """Whether pieces with a letter in them come three times in a row."""
+    for n in range(1, len(ids) // 3 + 1):
+        for i in range(len(ids) - 3 * n + 1):
+            part = ids[i : i + n]
+            if part * 3 == ids[i : i + 3 * n] and any(map(str.isalpha, tokenizer.decode(part))):
+                return True
+    return False
 
 
 def reasons(translator: Translator, texts: list[str], translations: list[str]) -> list[str]:
