@@ -69,7 +69,7 @@ class Args(run.Args):
     """The same of Muon, which trains the matrices of blocks and leaves the tables to AdamW; 0: AdamW trains all."""
     schedule: Literal["linear", "inverse_sqrt"] = "linear"
     """Course of the learning rate behind the warm-up: linearly to 0, or with the inverse square root of the step."""
-    warmup: run.Natural = 150
+    warmup: run.Natural = 100
     """Steps in which the learning rate rises."""
     weight_decay: run.Amount = 0.01
     """Weight decay of matrices."""
@@ -94,7 +94,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=1400, save_every=700, eval_every=350),
+    "small": Args(steps=1000, save_every=500, eval_every=250),
     # Chapter 10 of the book: 6 + 6 layers, untied tables of 11,000, Noam schedule, smoothing .1. Its feed-forward has
     # no activation; here it has ReLU. 128 pairs of some 10 tokens are 20 rows of 64.
     "book": Args(
