@@ -65,12 +65,12 @@ def words(text: str) -> list[str]:
 def names(pairs: Iterable[Pair]) -> set[str]:
     """Words that are the same on both sides of a pair and have a capital there in the midst of a sentence."""
     inside = lambda text: set(re.findall(r"(?<=[\w,] )[^\W\d_]{2,}", text))  # noqa: E731
-    return {word for p in pairs for word in inside(p.source) & inside(p.target) if word.istitle()}
+    return {word for p in set(pairs) for word in inside(p.source) & inside(p.target) if word.istitle()}
 
 
 def corpus(pairs: list[Pair], names: set[str]) -> Corpus:
-    found = ((i, _shared(pair, names)) for i, pair in enumerate(pairs))
-    return Corpus(pairs, {i: shared for i, shared in found if shared})
+    shared = {pair: _shared(pair, names) for pair in dict.fromkeys(pairs)}  # once for each, however often it is there
+    return Corpus(pairs, {i: shared[pair] for i, pair in enumerate(pairs) if shared[pair]})
 
 
 def _shared(pair: Pair, names: set[str]) -> list[tuple[str, str]]:
