@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib import diagnose, metrics, muon, optim, parallel, plot, random, run, transformer, tree
-from lib.data import casing, files, packing, pairs, tokens, typed
+from lib.data import casing, files, packing, pairs, slots, tokens, typed
 from lib.faults import RunError
 from lib.models.seq2seq import Config, Sequences, apply, init, matmul_weights
 from lib.random import Key
@@ -197,6 +197,11 @@ def encoded(
     return packing.fits(packing.Tokens(source, target), length)
 
 
+def save_vocabularies(folder: Path, train: list[pairs.Pair], args: Args) -> None:
+    tokens.save_pair(folder, tokens.train_pair(*typed.sides(train), args.vocabulary, args.shared))
+    slots.save(folder, typed.lexicon(train))
+
+
 @torch.no_grad()
 def held_out_loss(params: Tree, batches: list[packing.Batch], cfg: Config, dtype: torch.dtype) -> float:
     """Cross-entropy per target token in nats, without smoothing; 0 where no sentence is held out."""
@@ -227,13 +232,13 @@ def evaluate(translator: Translator, splits: pairs.Splits, args: Args) -> tuple[
         if bad not in (0, 1):
             scores[f"{origin}/doubt"] = area
     kept, cases = robust.copying(translator, splits.test, splits.train, args.beams)
-    if cases:
-        scores["names/kept"] = kept
+    scores |= {f"names/kept_{name}": share for name, share in kept.items() if cases}
     return scores, [
         f"{'held out':<12} {'n':>6} {'BLEU':>8} {'chrF':>8}", *lines, *signatures, "",
         f"{'BLEU, typed':<12} " + " ".join(f"{name.replace('_', ' '):>20}" for name in robust.TYPED), *as_typed, "",
         f"{'doubt':<12} {'area':>8} {'bad':>8} {'marked':>8}", *doubts,
-        *[f"{100 * kept:.0f} % of {cases} names and numbers kept that training never saw"] * bool(cases),
+        f"names and numbers that training never saw, {cases}: "
+        + ", ".join(f"{100 * share:.0f} % kept {name.replace('_', ' ')}" for name, share in kept.items()),
     ]  # fmt: skip
 
 
@@ -245,12 +250,11 @@ def train(args: Args) -> None:
         raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
     splits = pairs.load(args.data, args.data_dir, args.reverse)
     here = run.Run(args, NAME, Path(__file__), unit="tokens")
-    sides = [p.source for p in splits.train], [p.target for p in splits.train]
-    here.once(lambda: tokens.save_pair(here.path, tokens.train_pair(*sides, args.vocabulary, args.shared)))
+    here.once(lambda: save_vocabularies(here.path, splits.train, args))
     vocabularies = tokens.load_pair(here.path)
     cfg = model_config(args, vocabularies)
-    corpus = typed.corpus(splits.train, typed.names(splits.train))
-    held_out = encoded(typed.sides(splits.val), vocabularies, args.length)
+    lexicon, corpus = slots.load(here.path), typed.corpus(splits.train, typed.names(splits.train))
+    held_out = encoded(typed.emptied(splits.val, lexicon), vocabularies, args.length)
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
     rows = packing.pack(held_out, list(range(len(held_out.source))), args.length)
     val = [tree.to(collate(held_out, rows[i : i + args.rows]), here.device) for i in range(0, len(rows), args.rows)]
@@ -267,7 +271,7 @@ def train(args: Args) -> None:
 
     def translator(state: TrainState) -> Translator:
         params = tree.cast(state.params if state.ema is None else state.ema, here.dtype)
-        return Translator(params, *vocabularies, cfg, args.length)
+        return Translator(params, *vocabularies, lexicon, cfg, args.length)
 
     for n in here.progress():
         batch = next(data)
@@ -315,7 +319,7 @@ def load(path: Path, args: Args) -> Translator:
     cfg = model_config(args, vocabularies)
     device = run.device(run.Args())
     params = run.load(path, init(random.key(0), cfg), "ema" if args.ema_decay else "params", device)
-    return Translator(tree.cast(params, run.dtype(args, device)), *vocabularies, cfg, args.length)
+    return Translator(tree.cast(params, run.dtype(args, device)), *vocabularies, slots.load(path), cfg, args.length)
 
 
 if __name__ == "__main__":

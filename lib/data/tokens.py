@@ -13,12 +13,16 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-from lib.data import casing
+from lib.data import casing, slots
 from lib.faults import DataError
 
 PAD, START, END = 0, 1, 2
 NOTHING = -100  # a target where nothing is to be predicted: what F.cross_entropy leaves out
 _SIDES = ("source", "target")
+_ADDED = [*casing.MARKS, *slots.SLOTS]
+_SHOWN = dict(
+    zip(_ADDED, ["^", "^^", "_", *(f"<{kind} {n}>" for kind in ("name", "number") for n in range(1, 5))], strict=True)
+)
 _SPECIAL = ["<pad>", "<s>", "</s>"]
 _BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MASK = (
@@ -28,20 +32,20 @@ MASK = (
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """A tokenizer of at most `vocabulary` entries, of which the first three are padding, start and end and the last
-    ones the marks of `casing`. Digits are pieces by themselves, so that any number can be copied."""
+    ones the marks of `casing` and the `slots`. Digits are pieces by themselves."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     digits = pre_tokenizers.Split(Regex("[0-9]"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False), digits])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(casing.MARKS),
+        vocab_size=vocabulary - len(_ADDED),
         special_tokens=_SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(map(casing.unmarked, texts), trainer)
-    tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in casing.MARKS])
+    tokenizer.add_tokens([AddedToken(sign, normalized=False) for sign in _ADDED])
     return tokenizer
 
 
@@ -105,10 +109,10 @@ def save_pair(folder: Path, tokenizers: tuple[Tokenizer, Tokenizer]) -> None:
 
 
 def load_pair(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    """Raises DataError where a run has no readable tokenizers, or ones that were made before capitals were marks."""
+    """Raises DataError where a run has no readable tokenizers, or ones that older code made."""
     source, target = (load(folder, f".{side}") for side in _SIDES)
-    if target.token_to_id(casing.CAPITAL) is None:
-        raise DataError(f"{folder} was made before capitals were marks (lib/data/casing.py): train a new run")
+    if any(target.token_to_id(sign) is None for sign in _ADDED):
+        raise DataError(f"{folder} was made before there were marks of capitals and slots for names: train a new run")
     return source, target
 
 
@@ -192,4 +196,4 @@ def decode(tokenizer: Tokenizer, ids: Iterable[list[int]]) -> list[str]:
 
 def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     """Each token as readable text, for the axes of a picture."""
-    return [_SPECIAL[i] if i < len(_SPECIAL) else tokenizer.decode([i]) for i in ids]
+    return [_SPECIAL[i] if i < len(_SPECIAL) else _SHOWN.get(tokenizer.decode([i]), tokenizer.decode([i])) for i in ids]

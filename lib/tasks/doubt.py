@@ -3,6 +3,7 @@
 import torch
 from tokenizers import Tokenizer
 
+from lib.data import slots
 from lib.data.tokens import END
 from lib.models import seq2seq
 from lib.tasks.translator import Translator
@@ -14,9 +15,10 @@ IMPROBABLE = -1.0  # nats a piece, below which a translation is doubtful (LOG.md
 def confidence(translator: Translator, texts: list[str], translations: list[str]) -> list[float]:
     """Mean log-probability in nats of the pieces of each sentence's translation, its end included."""
     found = []
-    for i in range(0, len(texts), 128):
-        targets = translator.target_ids(translations[i : i + 128])
-        logits, _ = translator.forced(translator.source_ids(texts[i : i + 128]), targets)
+    rows = [translator.ids(text, translation) for text, translation in zip(texts, translations, strict=True)]
+    for i in range(0, len(rows), 128):
+        sources, targets = zip(*rows[i : i + 128], strict=True)
+        logits, _ = translator.forced(sources, targets)
         wanted = seq2seq.one_a_row([[*row, END] for row in targets], translator.device)
         nats = torch.log_softmax(logits.float(), dim=-1).gather(-1, wanted.ids[..., None])[..., 0]
         real = wanted.segment
@@ -26,8 +28,14 @@ def confidence(translator: Translator, texts: list[str], translations: list[str]
 
 def repeats(translator: Translator, text: str, translation: str) -> bool:
     """Whether the translation says the same three times in a row, and the text does not."""
-    source, target = translator.source_ids([text])[0], translator.target_ids([translation])[0]
+    source, target = translator.ids(text, translation)
     return _loops(translator.target, target) and not _loops(translator.source, source)
+
+
+def unknown(translator: Translator, text: str) -> list[str]:
+    """The words that are carried over though they are neither names nor numbers."""
+    carried = translator.emptied(text)[1].values()
+    return [word for word in carried if not word[0].isdigit() and word in slots.words(text) and word[0].islower()]
 
 
 def _loops(tokenizer: Tokenizer, ids: list[int]) -> bool:
@@ -44,7 +52,9 @@ def reasons(translator: Translator, texts: list[str], translations: list[str]) -
     """Why the translation of each sentence may be wrong; empty where there is no doubt."""
     found = []
     for text, translation, nats in zip(texts, translations, confidence(translator, texts, translations), strict=True):
-        if repeats(translator, text, translation):
+        if words := unknown(translator, text):
+            found.append(f"the model does not know: {', '.join(words)}")
+        elif repeats(translator, text, translation):
             found.append("it repeats itself")
         else:
             found.append(f"the model finds it improbable ({nats:.1f} nats a piece)" if nats < IMPROBABLE else "")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from lib import metrics, random
-from lib.data import typed
+from lib.data import slots, typed
 from lib.data.pairs import Pair
 from lib.tasks import doubt
 from lib.tasks.translator import Translator
@@ -31,14 +31,19 @@ def typing(translator: Translator, sources: list[str], references: list[list[str
     return dict(zip(TYPED, scores, strict=True))
 
 
-def copying(translator: Translator, test: list[Pair], train: list[Pair], beams: int) -> tuple[float, int]:
-    """The share of names and numbers never seen in training that translations keep, case aside, and of how many. The
-    sentences are those of the test pairs that share names or numbers, with others in their place."""
-    seen = {word.lower() for side in typed.sides(train) for text in side for word in typed.words(text)}
+def copying(translator: Translator, test: list[Pair], train: list[Pair], beams: int) -> tuple[dict[str, float], int]:
+    """The share of names and numbers never seen in training that translations keep, of sources as written and in lower
+    case, and of how many. The sentences are test pairs that share names or numbers, with others in their place."""
+    seen = {word.lower() for side in typed.sides(train) for text in side for word in slots.words(text)}
     cases = typed.unseen(typed.corpus(test, typed.names(train)), seen, random.key(0))
-    found = [typed.words(text.lower()) for text in translator.best([pair.source for pair, _ in cases], beams)]
-    kept = [word.lower() in words for (_, new), words in zip(cases, found, strict=True) for word in new]
-    return sum(kept) / max(1, len(kept)), len(kept)
+    shares, count = {}, sum(len(new) for _, new in cases)
+    for name in ("as_written", "lower_case"):
+        found = translator.best([TYPED[name](source) for source, _ in cases], beams)
+        kept = [
+            w.lower() in slots.words(text.lower()) for (_, new), text in zip(cases, found, strict=True) for w in new
+        ]
+        shares[name] = sum(kept) / max(1, count)
+    return shares, count
 
 
 def doubting(

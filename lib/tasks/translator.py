@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib import decode, metrics, random
-from lib.data import casing, sentences
+from lib.data import casing, sentences, slots
 from lib.data.tokens import END, START, pieces
 from lib.data.tokens import decode as to_text
 from lib.data.tokens import encode as to_ids
@@ -21,11 +21,13 @@ Hypothesis: TypeAlias = tuple[str, float]  # a translation and its score
 
 
 class Translator(NamedTuple):
-    """Parameters with their tokenizers: text in, text out. `longest`: tokens of a sentence the model has seen."""
+    """Parameters with their tokenizers and the words of the training sources: text in, text out. `longest`: tokens of a
+    sentence the model has seen."""
 
     params: Tree
     source: Tokenizer
     target: Tokenizer
+    lexicon: slots.Lexicon
     cfg: seq2seq.Config
     longest: int
 
@@ -36,7 +38,8 @@ class Translator(NamedTuple):
         """For each sentence its translations with scores, best first: `beams` of them from beam search, or a single
         one, greedy or with a key sampled (`sampling` as in `decode.generate`), whose score is 0. Sentences are
         batched with others of like length; tokens past `longest` are cut off."""
-        ids = [[*row, END] for row in self.source_ids(texts)]
+        emptied = [self.emptied(text) for text in texts]
+        ids = [[*row, END] for row in self._source_ids(text for text, _ in emptied)]
         out: list[list[Hypothesis]] = [[] for _ in texts]
         same = {tuple(row): i for i, row in enumerate(ids)}  # what is written in another case is translated once
         order = sorted(same.values() if key is None else range(len(ids)), key=lambda i: len(ids[i]))
@@ -46,7 +49,11 @@ class Translator(NamedTuple):
             found = self._batch([ids[j] for j in chunk], beams, alpha, batch_key, **sampling)
             for j, hypotheses in zip(chunk, found, strict=True):
                 out[j] = hypotheses
-        return [out[same[tuple(row)]] for row in ids] if key is None else out
+        out = [out[same[tuple(row)]] for row in ids] if key is None else out
+        return [
+            [(casing.restored(slots.filled(text, content)), score) for text, score in hypotheses]
+            for hypotheses, (_, content) in zip(out, emptied, strict=True)
+        ]
 
     def _batch(
         self, rows: list[list[int]], beams: int, alpha: float, key: Key | None, **sampling: float
@@ -57,20 +64,27 @@ class Translator(NamedTuple):
         first = torch.full((len(rows),), START, device=self.device)
         if beams == 1:
             ids = decode.generate(step, cache, first, length, END, key, **sampling)  # type: ignore[arg-type]
-            return [[(text, 0.0)] for text in self._texts(ids.tolist())]
+            return [[(text, 0.0)] for text in to_text(self.target, ids.tolist())]
         found, scores = decode.beam_search(step, cache, first, length, END, beams, alpha)
         ranked = zip(found.tolist(), scores.tolist(), strict=True)
-        return [list(zip(self._texts(ids), values, strict=True)) for ids, values in ranked]
+        return [list(zip(to_text(self.target, ids), values, strict=True)) for ids, values in ranked]
 
-    def source_ids(self, texts: Iterable[str]) -> list[list[int]]:
-        """Pieces of each text, as many as the model can hold, without an end."""
-        return [row[: self.longest - 1] for row in to_ids(self.source, map(casing.lower, texts))]
+    def emptied(self, text: str) -> tuple[str, dict[str, str]]:
+        """The text with slots in place of what is carried over, and what that is. In a text without capitals, or of
+        nothing else, names are given them."""
+        found, content = slots.emptied(text, self.lexicon.carried)
+        if text in (text.lower(), text.upper()):
+            content = {slot: word.capitalize() for slot, word in content.items()}
+        return found, content
 
-    def target_ids(self, texts: Iterable[str]) -> list[list[int]]:
-        return [row[: self.longest - 1] for row in to_ids(self.target, map(casing.marked, texts))]
+    def ids(self, text: str, translation: str) -> tuple[list[int], list[int]]:
+        """Pieces of both, slots in place of what is carried over, as many as the model can hold, without an end."""
+        source, content = self.emptied(text)
+        target = to_ids(self.target, [casing.marked(slots.refilled(translation, content))])[0]
+        return self._source_ids([source])[0], target[: self.longest - 1]
 
-    def _texts(self, ids: Iterable[list[int]]) -> list[str]:
-        return list(map(casing.restored, to_text(self.target, ids)))
+    def _source_ids(self, emptied: Iterable[str]) -> list[list[int]]:
+        return [row[: self.longest - 1] for row in to_ids(self.source, map(casing.lower, emptied))]
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +94,7 @@ class Translator(NamedTuple):
     def attention_map(self, text: str, translation: str) -> tuple[Float[Tensor, "t s"], list[str], list[str]]:
         """Cross-attention of the last decoder layer, averaged over heads, with the target and source tokens: row t is
         where the model looks as it predicts target token t."""
-        source, target = self.source_ids([text])[0], self.target_ids([translation])[0]
+        source, target = self.ids(text, translation)
         _, layers = self.forced([source], [target], weights=True)
         w = layers[-1]["weights"][0].float().mean(dim=0).cpu()
         return w, pieces(self.target, [*target, END]), pieces(self.source, [*source, END])
@@ -107,7 +121,7 @@ class Translator(NamedTuple):
         parted = metrics.UNSPACED.sub(r" \g<0> ", text)  # in scripts without spaces each character is a word
         words = [[c for c in word if c.isalpha()] for word in parted.split()]
         words = [letters for letters in words if letters]
-        spelled = sum(max(map(len, self.source_ids(letters))) > 2 for letters in words)  # space and letter: two
+        spelled = sum(max(map(len, self._source_ids(letters))) > 2 for letters in words)  # space and letter: two
         return 2 * spelled > len(words)
 
     def sentences(self, text: str) -> list[str]:
@@ -115,7 +129,7 @@ class Translator(NamedTuple):
         return [piece for sentence in sentences.sentences(text) for piece in sentences.pieces(sentence, self._fits)]
 
     def _fits(self, text: str) -> bool:
-        return len(to_ids(self.source, [casing.lower(text)])[0]) < self.longest
+        return len(to_ids(self.source, [casing.lower(self.emptied(text)[0])])[0]) < self.longest
 
 
 def joined(parts: list[tuple[str, list[Hypothesis]]]) -> list[Hypothesis]:
