@@ -3,7 +3,7 @@ into the slot of the translation (Luong et al. 2015, "Addressing the rare word p
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +33,18 @@ class Lexicon(NamedTuple):
         every = frozenset(known)
         return cls(every, frozenset(word[:n] for word in every for n in range(4, len(word) + 1)))
 
-    def carried(self, word: str, capital: bool) -> bool:
-        """Whether a word is one to carry over: a number, or an unknown word that has a `capital` where other words have
-        none or that is no other form of a known one (an ending of three letters aside)."""
-        low = word.lower()
-        if word[0].isdigit():
-            return True
-        return low not in self.known and (capital or low[: max(4, len(low) - 3)] not in self.heads)
+    def carried(self, text: str) -> set[str]:
+        """The words of a text to carry over: numbers, and unknown words that have a capital where other words have none
+        or that are no other form of a known one (an ending of three letters aside)."""
+        shouted = text == text.upper()
+        found = set()
+        for match in _WORD.finditer(text):
+            word, low = match[0], match[0].lower()
+            capital = word[0].isupper() and not shouted and re.search(r"[\w,;] $", text[: match.start()])
+            form = low[: max(4, len(low) - 3)] in self.heads
+            if word[0].isdigit() or (low not in self.known and (capital or not form)):
+                found.add(word)
+        return found
 
 
 def save(folder: Path, known: Iterable[str]) -> None:
@@ -52,26 +57,15 @@ def load(folder: Path) -> Lexicon:
     return Lexicon.of(files.lines(files.decoded(files.content(path), str(path))))
 
 
-def emptied(text: str, carried: Callable[[str, bool], bool]) -> tuple[str, dict[str, str]]:
-    """The text with slots, and what belongs into each. `carried(word, capital)` says of which words: `capital`, whether
-    it begins with one in the midst of a sentence that is not all in capitals."""
+def emptied(text: str, carried: Collection[str]) -> tuple[str, dict[str, str]]:
+    """The text with slots in place of the words `carried`, the first four names and four numbers of them, and what
+    belongs into each slot."""
     text = _SLOT.sub("", text)
-    shouted = text == text.upper()
-    found: dict[str, str] = {}  # slots by word
-
-    def one(match: re.Match[str]) -> str:
-        word = match[0]
-        if word not in found:
-            inside = bool(re.search(r"[\w,;] $", text[: match.start()]))
-            if not carried(word, word[0].isupper() and inside and not shouted):
-                return word
-            free = [slot for slot in (NUMBERS if word[0].isdigit() else NAMES) if slot not in found.values()]
-            if not free:
-                return word
-            found[word] = free[0]
-        return found[word]
-
-    return _WORD.sub(one, text), {slot: word for word, slot in found.items()}
+    chosen = [word for word in dict.fromkeys(words(text)) if word in carried]
+    numbers = [word for word in chosen if word[0].isdigit()]
+    others = [word for word in chosen if not word[0].isdigit()]
+    content = dict(zip(NAMES, others, strict=False)) | dict(zip(NUMBERS, numbers, strict=False))
+    return refilled(text, content), content
 
 
 def filled(text: str, content: dict[str, str]) -> str:
@@ -81,5 +75,9 @@ def filled(text: str, content: dict[str, str]) -> str:
 
 def refilled(text: str, content: dict[str, str]) -> str:
     """A text that was `filled`, with its slots."""
-    slots = {word: slot for slot, word in content.items()}
-    return _WORD.sub(lambda match: slots.get(match[0], match[0]), text)
+    return replaced(text, {word: slot for slot, word in content.items()})
+
+
+def replaced(text: str, new: dict[str, str]) -> str:
+    """The text with other words."""
+    return _WORD.sub(lambda match: new.get(match[0], match[0]), text)

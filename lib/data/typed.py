@@ -71,7 +71,7 @@ def _shared(pair: Pair, names: set[str]) -> list[str]:
 
 def emptied(pairs: list[Pair], lexicon: slots.Lexicon) -> tuple[list[str], list[str]]:
     """Sources and targets with slots, as a translator sees them."""
-    found = [(p.target, *slots.emptied(p.source, lexicon.carried)) for p in pairs]
+    found = [(p.target, *slots.emptied(p.source, lexicon.carried(p.source))) for p in pairs]
     return [source for _, source, _ in found], [slots.refilled(target, content) for target, _, content in found]
 
 
@@ -82,7 +82,7 @@ def varied(corpus: Corpus, key: Key) -> tuple[list[str], list[str]]:
     draws = random.uniform(k_names, (len(corpus.shared), len(slots.SLOTS))).tolist()
     for (i, words), u in zip(corpus.shared.items(), draws, strict=True):
         chosen = {word for word, x in zip(words, u, strict=False) if word[0].isdigit() or x < EMPTIED}
-        sources[i], content = slots.emptied(sources[i], lambda word, _, chosen=chosen: word in chosen)
+        sources[i], content = slots.emptied(sources[i], chosen)
         targets[i] = slots.refilled(targets[i], content)
     for i, (end, commas, apostrophes) in enumerate(random.uniform(k_hasty, (len(sources), 3)).tolist()):
         if end < HASTY:
@@ -109,9 +109,7 @@ def unseen(corpus: Corpus, seen: set[str], key: Key) -> list[tuple[str, list[str
             for word, x in zip(words, u, strict=False)
         }
         if not seen & set(new.values()):
-            found.append(
-                (re.sub(r"[^\W_]+", lambda m, new=new: new.get(m[0], m[0]), corpus.pairs[i].source), list(new.values()))
-            )
+            found.append((slots.replaced(corpus.pairs[i].source, new), list(new.values())))
     return found
 
 

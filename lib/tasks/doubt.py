@@ -17,7 +17,7 @@ def confidence(translator: Translator, texts: list[str], translations: list[str]
     found = []
     rows = [translator.ids(text, translation) for text, translation in zip(texts, translations, strict=True)]
     for i in range(0, len(rows), 128):
-        sources, targets = zip(*rows[i : i + 128], strict=True)
+        sources, targets = ([row[side] for row in rows[i : i + 128]] for side in (0, 1))
         logits, _ = translator.forced(sources, targets)
         wanted = seq2seq.one_a_row([[*row, END] for row in targets], translator.device)
         nats = torch.log_softmax(logits.float(), dim=-1).gather(-1, wanted.ids[..., None])[..., 0]

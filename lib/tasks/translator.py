@@ -72,7 +72,7 @@ class Translator(NamedTuple):
     def emptied(self, text: str) -> tuple[str, dict[str, str]]:
         """The text with slots in place of what is carried over, and what that is. In a text without capitals, or of
         nothing else, names are given them."""
-        found, content = slots.emptied(text, self.lexicon.carried)
+        found, content = slots.emptied(text, self.lexicon.carried(text))
         if text in (text.lower(), text.upper()):
             content = {slot: word.capitalize() for slot, word in content.items()}
         return found, content
