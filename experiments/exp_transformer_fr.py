@@ -86,6 +86,8 @@ class Args(run.Args):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.vocabulary < tokens.SMALLEST:
+            raise ValueError(f"--vocabulary {self.vocabulary}: at least {tokens.SMALLEST}, which are bytes and signs")
         self.block()
 
     def block(self) -> transformer.Config:
@@ -215,7 +217,8 @@ def held_out_loss(params: Tree, batches: list[packing.Batch], cfg: Config, dtype
 def evaluate(translator: Translator, splits: pairs.Splits, args: Args) -> tuple[dict[str, float], list[str]]:
     """Scores on held-out sentences, each corpus by itself, and the lines to print: BLEU and chrF; BLEU of the same
     sentences as people type them; names and numbers kept; and whether doubtful translations are the bad ones."""
-    scores, lines, as_typed, doubts = dict[str, float](), list[str](), list[str](), list[str]()
+    scores = dict[str, float]()
+    lines, signatures, as_typed, doubts = (list[str]() for _ in range(4))
     for origin, references in sorted(pairs.references(splits.test).items()):
         sources = list(references)[: args.test_sentences]
         wanted = [references[s] for s in sources]
@@ -237,8 +240,10 @@ def evaluate(translator: Translator, splits: pairs.Splits, args: Args) -> tuple[
         f"{'held out':<12} {'n':>6} {'BLEU':>8} {'chrF':>8}", *lines, *signatures, "",
         f"{'BLEU, typed':<12} " + " ".join(f"{name.replace('_', ' '):>20}" for name in robust.TYPED), *as_typed, "",
         f"{'doubt':<12} {'area':>8} {'bad':>8} {'marked':>8}", *doubts,
-        f"names and numbers that training never saw, {cases}: "
-        + ", ".join(f"{100 * share:.0f} % kept {name.replace('_', ' ')}" for name, share in kept.items()),
+        *[
+            f"{100 * share:.0f} % of {cases} names and numbers kept that training never saw, {name.replace('_', ' ')}"
+            for name, share in kept.items()
+        ] * bool(cases),
     ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from experiments import exp_transformer_fr as exp
-from lib import checkpoint, random, tree
+from lib import checkpoint, random, run, tree
 from lib.data import packing, pairs, tokens
 from lib.models import seq2seq
 from lib.run import cli
@@ -113,6 +113,19 @@ def test_what_a_run_prints(finished, data, device):
     assert f"50 training pairs, 3 for validation; {device}, torch.float32" in done.stdout
     assert "* The " in done.stdout and "  The " in done.stdout  # translations of sentences seen and not seen
     assert "4/4" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nothing_is_held_out_for_the_test(finished):
+    path, _ = finished
+    translator = exp.load(path, run.load_config(path, exp.Args))
+    scores, lines = exp.evaluate(translator, pairs.Splits([], [], []), exp.Args())
+    assert scores == {} and not [line for line in lines if "kept" in line]
+
+
+@pytest.mark.parametrize("vocabulary", [1, 269])
+def test_a_vocabulary_that_cannot_spell(call, vocabulary):
+    status, _, err = call("--vocabulary", vocabulary)
+    assert status and f"--vocabulary {vocabulary}: at least 270, which are bytes and signs" in err
 
 
 def test_what_a_run_leaves(finished):

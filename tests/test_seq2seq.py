@@ -13,6 +13,7 @@ from torch.func import grad
 from experiments import exp_transformer_fr as exp
 from lib import random, transformer, tree
 from lib.data import casing, packing, pairs, slots, tokens, typed
+from lib.data.pairs import Pair
 from lib.models import seq2seq
 from lib.models.seq2seq import Config, Sequences, apply, init, one_a_row, start
 from lib.tasks import doubt, robust
@@ -334,6 +335,34 @@ def test_confidence_is_the_mean_log_probability(translator, corpus):
 )
 def test_what_repeats_itself(translator, text, translation, repeats):
     assert doubt.repeats(translator, text, translation) == repeats
+
+
+def test_numbers_signs_and_lone_names_stay_as_they_are(translator):
+    texts = ["...", "2 + 2 = 4", "Okafor", "42", "?!", "1"]
+    assert best(translator.translate(texts)) == best(translator.translate(texts, 2)) == texts
+
+
+def test_what_is_carried_over(translator):
+    def carried(text, translation):
+        return doubt.plain(translator, text, translation)
+
+    assert carried("I am Okafor.", "Je suis Okafor.") == ""
+    assert carried("I am Okafor.", "Je suis fatigué.") == "it leaves out Okafor"
+    assert carried("I am zorblaxed.", "Je suis zorblaxed.") == "the model does not know zorblaxed"
+    assert carried("I AM ZORBLAXED", "JE SUIS ZORBLAXED") == "the model does not know ZORBLAXED"
+
+
+def test_how_much_is_kept(translator):
+    names = [Pair(f"I {verb} Tom and 12.", f"Je {verb} Tom et 12.", "x", verb) for verb in "abc"]
+
+    class Half:
+        """Keeps everything in lower case, and nothing otherwise."""
+
+        def best(self, texts, beams):
+            return [text if text.islower() else "Oui." for text in texts]
+
+    assert robust.copying(Half(), names, names, 1) == ({"as_written": 0, "lower_case": 1}, 6)
+    assert robust.copying(translator, names[:0], names, 1) == ({"as_written": 0, "lower_case": 0}, 0)
 
 
 def test_reasons_for_doubt(translator, corpus):

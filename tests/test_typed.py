@@ -58,7 +58,7 @@ def test_case_makes_no_difference_to_a_source():
 
 N, M = slots.NAMES[:2]
 D, E = slots.NUMBERS[:2]
-KNOWN = "my name is and i am a doctor he lives in station stations the at have cats kings books know"
+KNOWN = "my name is and i am a doctor he lives in station stations the at have cats kings books know or mr"
 LEXICON = slots.Lexicon.of(KNOWN.split())
 EMPTIED = {
     "My name is Okafor.": f"My name is {N}.",
@@ -67,8 +67,10 @@ EMPTIED = {
     "Okafor lives in Kingston.": f"{N} lives in {M}.",  # a capital in the midst of a sentence
     "he lives in kingston": "he lives in kingston",  # may be a form of kings
     "Okafor, Okafor and Petrov": f"{N}, {N} and {M}",
-    "I have 12 books at 7:30.": f"I have {D} books at {E}.",
-    "I have 1 book and 1,000 cats.": f"I have 1 book and {D} cats.",
+    "I have 12 books, 3 cats.": f"I have {D} books, {E} cats.",
+    "I have 1 book at 7:30, 1,000 or 3.5.": "I have 1 book at 7:30, 1,000 or 3.5.",
+    "Mr. Kingston is in (Dayton).": f"Mr. {N} is in ({M}).",
+    "the kings. Kingston": "the kings. Kingston",  # a sentence begins
     "The stationed doctor": "The stationed doctor",
     "3 4 5 6 7": f"{D} {E} {slots.NUMBERS[2]} {slots.NUMBERS[3]} 7",  # there are four
     "我叫Okafor，今年25岁": f"我叫{N}，今年{D}岁",
@@ -115,7 +117,7 @@ def corpus():
 
 
 def test_what_both_sides_share(corpus):
-    assert typed.names(PAIRS) == {"Tom": 1, "Mary": 1, "Alice": 1}
+    assert typed.names(PAIRS) == {"Tom", "Mary", "Alice"}
     # Excuse is no name, what stands for Alice might not elide, and a 1 decides the form of nouns.
     assert corpus.shared == {0: ["Tom", "Mary"], 1: ["Tom"], 2: ["27"], 4: ["Alice"]}
 
@@ -126,6 +128,8 @@ def test_the_words_that_a_model_knows():
     assert not {"tom", "alice", "27", "I", "30"} & set(found)  # rare names and numbers
     often = [Pair(f"I {verb} Tom.", f"Je {verb} Tom.", "x", verb) for verb in "abcde"]
     assert "tom" in typed.lexicon(often) and "tom" not in typed.lexicon(often[:4])
+    noah = [Pair("I see Noah.", "Je vois Noah.", "x", "n"), *(Pair(f"{x} Noah.", f"{x} Noé.", "x", x) for x in "abcd")]
+    assert "noah" in typed.lexicon(noah)  # which has another form as well
 
 
 def test_an_epoch_is_a_function_of_its_key(corpus):

@@ -28,7 +28,7 @@ def marked(text: str) -> str:
 
     def one(match: re.Match[str]) -> str:
         word, low = match[3], match[3].lower()
-        start = bool(_START.search(text[: match.start(3)]))
+        start = starts(text, match.start(3))
         if word == _written("", low, start):
             return match[2] + low
         for mark in MARKS:
@@ -44,9 +44,15 @@ def restored(text: str) -> str:
     found, end = "", 0
     for match in _WORD.finditer(text):
         found += unmarked(text[end : match.start()])
-        found += match[2] + _written(match[1], match[3], bool(_START.search(found + match[2])))
+        found += match[2]
+        found += _written(match[1], match[3], starts(found, len(found)))
         end = match.end()
     return (found + unmarked(text[end:])).strip()
+
+
+def starts(text: str, at: int) -> bool:
+    """Whether a word that stands there is the first of a sentence."""
+    return bool(_START.search(text, max(0, at - 20), at))  # what lies further back does not matter
 
 
 def _written(mark: str, word: str, start: bool) -> str:

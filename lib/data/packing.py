@@ -153,9 +153,10 @@ def batches(
     first: int = 0,
 ) -> Iterator[Batch]:
     """Endless training batches from number `first` on. Epoch e is packed in the order of `fold_in(key, e)`, so batch n
-    is a function of the key and n alone and a run resumes without replaying anything. `tokens` may be a function that
-    makes each epoch's of a key. Every batch is full: what is left over at an epoch's end is dropped, and drawn in
-    another order in the next. Raises DataError where the corpus does not fill one batch."""
+    is a function of the key and n alone and a run resumes without replaying a step. `tokens` may be a function that
+    makes each epoch's of a key; on resume those of earlier epochs are made again. Every batch is full: what is left
+    over at an epoch's end is dropped, and drawn in another order in the next. Raises DataError where the corpus does
+    not fill one batch."""
     epoch = passed = 0
     while True:
         k_order, k_rows, k_tokens = random.split(random.fold_in(key, epoch), 3)

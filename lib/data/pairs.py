@@ -104,16 +104,17 @@ def turned(pair: Pair) -> Pair:
 
 
 def clean(text: str) -> str:
-    """NFC, plain spaces, straight quotes and apostrophes: typography is not what a small model should learn."""
-    text = unicodedata.normalize("NFC", text)
+    """NFC, plain spaces, straight quotes and apostrophes: typography is not what a small model should learn. The signs
+    of lib/data/casing.py and slots.py are left out."""
+    text = re.sub("[\ue000-\ue017]", "", unicodedata.normalize("NFC", text))
     text = re.sub("[\u2018\u2019\u02bc`\u00b4]", "'", text)
     text = re.sub("[\u201c\u201d]", '"', text).replace("\u2026", "...")
     return re.sub(r"\s+", " ", text).strip()
 
 
 def split(pairs: Iterable[Pair], reverse: bool = False) -> Splits:
-    """By the hash of the group, so that splits do not move when data is added, nor with the direction. A sentence that
-    is held out anywhere is taken out of the training pairs. Raises DataError where nothing is left to train on."""
+    """By the hash of the group, so that splits do not move when data is added, nor with `reverse`. A sentence that is
+    held out anywhere is taken out of the training pairs. Raises DataError where nothing is left to train on."""
     parts = Splits([], [], [])
     for pair in dict.fromkeys(map(turned, pairs) if reverse else pairs):
         at = place(pair.group.encode())

@@ -7,15 +7,17 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.data import files
+from lib.data import casing, files
 from lib.metrics import UNSPACED
 
 NAMES = ("\ue010", "\ue011", "\ue012", "\ue013")  # of Unicode's private use, as the marks of casing
 NUMBERS = ("\ue014", "\ue015", "\ue016", "\ue017")
 SLOTS = NAMES + NUMBERS
 _SLOT = re.compile(f"[{''.join(SLOTS)}]")
-# Words are cut at apostrophes and hyphens, numbers are whole (1,000 or 7:30). A 1 stays, for nouns agree with it.
-_WORD = re.compile(rf"(?:(?!{UNSPACED.pattern})[^\W\d_])+|(?!1(?![.,:/]?\d))\d+(?:[.,:/]\d+)*")
+# Words are cut at apostrophes and hyphens. Numbers with signs (1,000, 3.5, 7:30), which other languages write in other
+# ways, are left to the model, and so is a 1, with which nouns agree.
+_WORD = re.compile(rf"(?:(?!{UNSPACED.pattern})[^\W\d_])+|(?<![\d.,:/])(?!1(?!\d))\d+(?![.,:/]?\d)")
+_TITLE = re.compile(r"\b(?:Mrs?|Ms|Dr|St)\. $")
 
 
 def words(text: str) -> list[str]:
@@ -40,7 +42,8 @@ class Lexicon(NamedTuple):
         found = set()
         for match in _WORD.finditer(text):
             word, low = match[0], match[0].lower()
-            capital = word[0].isupper() and not shouted and re.search(r"[\w,;] $", text[: match.start()])
+            first = casing.starts(text, match.start()) and not _TITLE.search(text, 0, match.start())
+            capital = word[0].isupper() and not shouted and not first
             form = low[: max(4, len(low) - 3)] in self.heads
             if word[0].isdigit() or (low not in self.known and (capital or not form)):
                 found.add(word)

@@ -19,11 +19,12 @@ from lib.faults import DataError
 PAD, START, END = 0, 1, 2
 NOTHING = -100  # a target where nothing is to be predicted: what F.cross_entropy leaves out
 _SIDES = ("source", "target")
+_SPECIAL = ["<pad>", "<s>", "</s>"]
 _ADDED = [*casing.MARKS, *slots.SLOTS]
+SMALLEST = len(_SPECIAL) + 256 + len(_ADDED)  # entries of a vocabulary that spells every text
 _SHOWN = dict(
     zip(_ADDED, ["^", "^^", "_", *(f"<{kind} {n}>" for kind in ("name", "number") for n in range(1, 5))], strict=True)
 )
-_SPECIAL = ["<pad>", "<s>", "</s>"]
 _BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MASK = (
     4  # as the ones before it are the first of what `train_wordpiece` makes; other vocabularies may differ but in PAD

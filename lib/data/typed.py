@@ -16,9 +16,9 @@ from lib.random import Key
 
 HASTY = 0.3  # share of sources without their final punctuation
 NO_COMMAS, NO_APOSTROPHES = 0.5, 0.3  # of these
-EMPTIED = 0.5  # share of names that are slots; numbers always are
-RARE = 5  # pairs that a name has to stand in to be known
-# Names of the evaluation: other ones than people have in the phrasebook.
+EMPTIED = 0.5  # share of shared names that are slots; shared numbers always are
+RARE = 5  # sources that a name has to stand in to be known
+# Names of the evaluation, of which those count that training never sees.
 UNSEEN = [
     "Aisha", "Anton", "Astrid", "Bashir", "Beatrix", "Celine", "Dalia", "Dimitri", "Edwin", "Elodie", "Farid", "Freya",
     "Gareth", "Greta", "Ingrid", "Ismael", "Joyce", "Kaito", "Keira", "Lorenzo", "Malik", "Mireille", "Nadia", "Nigel",
@@ -41,24 +41,23 @@ def sides(pairs: list[Pair]) -> tuple[list[str], list[str]]:
     return [p.source for p in pairs], [p.target for p in pairs]
 
 
-def names(pairs: Iterable[Pair]) -> Counter[str]:
-    """Words that are the same on both sides of a pair and have a capital there in the midst of a sentence, and in how
-    many pairs."""
+def names(pairs: Iterable[Pair]) -> set[str]:
+    """Words that are the same on both sides of a pair and have a capital there in the midst of a sentence."""
     inside = lambda text: set(re.findall(r"(?<=[\w,] )[^\W\d_]{2,}", text))  # noqa: E731
-    return Counter(w for p in set(pairs) for w in inside(p.source) & inside(p.target) if w.istitle())
+    return {word for p in set(pairs) for word in inside(p.source) & inside(p.target) if word.istitle()}
 
 
 def lexicon(pairs: list[Pair]) -> list[str]:
     """The words of the sources in lower case, sorted: with those of haste (dont), without rare names."""
-    counts = names(pairs)
-    texts = {p.source for p in pairs}
-    found = {word for text in texts for way in (text, hasty(text, apostrophes=False)) for word in slots.words(way)}
-    return sorted({word.lower() for word in found if not 0 < counts[word] < RARE and not word[0].isdigit()})
+    shared, texts = names(pairs), {p.source for p in pairs}
+    ways = ((text, hasty(text, apostrophes=False)) for text in texts)
+    counts = Counter(word for way in ways for word in {w for text in way for w in slots.words(text)})
+    rare = {word for word in shared if counts[word] < RARE}
+    return sorted({word.lower() for word in counts if word not in rare and not word[0].isdigit()})
 
 
-def corpus(pairs: list[Pair], names: Iterable[str]) -> Corpus:
-    known = set(names)
-    shared = {pair: _shared(pair, known) for pair in dict.fromkeys(pairs)}  # once for each, however often it is there
+def corpus(pairs: list[Pair], names: set[str]) -> Corpus:
+    shared = {pair: _shared(pair, names) for pair in dict.fromkeys(pairs)}  # once for each, however often it is there
     return Corpus(pairs, {i: shared[pair] for i, pair in enumerate(pairs) if shared[pair]})
 
 
@@ -100,8 +99,8 @@ def hasty(text: str, commas: bool = True, apostrophes: bool = True) -> str:
 def unseen(corpus: Corpus, seen: set[str], key: Key) -> list[tuple[str, list[str]]]:
     """Sources of the pairs that share names or numbers, with others in their place that are not `seen` (in lower case),
     and which these are."""
-    fresh = [name for name in UNSEEN if name.lower() not in seen]
-    found = []
+    fresh = [name for name in UNSEEN if name.lower() not in seen] or UNSEEN
+    found: list[tuple[str, list[str]]] = []
     draws = random.uniform(key, (len(corpus.shared), len(slots.SLOTS))).tolist()
     for (i, words), u in zip(corpus.shared.items(), draws, strict=True):
         new = {
@@ -114,6 +113,6 @@ def unseen(corpus: Corpus, seen: set[str], key: Key) -> list[tuple[str, list[str
 
 
 def _number(old: str, u: float) -> str:
-    """Another number with its digits."""
-    low = 10 ** (len(old) - 1)
-    return str(low + int(u * 9 * low)) if old.isdigit() else old
+    """Another number of as many digits, but for 1."""
+    low = max(2, 10 ** (len(old) - 1))
+    return str(low + int(u * (10 ** len(old) - low)))

@@ -8,7 +8,7 @@ from lib.data.tokens import END
 from lib.models import seq2seq
 from lib.tasks.translator import Translator
 
-IMPROBABLE = -1.0  # nats a piece, below which a translation is doubtful (LOG.md)
+IMPROBABLE = -0.7  # nats a piece, below which a translation is doubtful (LOG.md)
 
 
 @torch.no_grad()
@@ -32,12 +32,6 @@ def repeats(translator: Translator, text: str, translation: str) -> bool:
     return _loops(translator.target, target) and not _loops(translator.source, source)
 
 
-def unknown(translator: Translator, text: str) -> list[str]:
-    """The words that are carried over though they are neither names nor numbers."""
-    carried = translator.emptied(text)[1].values()
-    return [word for word in carried if not word[0].isdigit() and word in slots.words(text) and word[0].islower()]
-
-
 def _loops(tokenizer: Tokenizer, ids: list[int]) -> bool:
     """Whether pieces with a letter in them come three times in a row."""
     for n in range(1, len(ids) // 3 + 1):
@@ -48,14 +42,21 @@ def _loops(tokenizer: Tokenizer, ids: list[int]) -> bool:
     return False
 
 
+def plain(translator: Translator, text: str, translation: str) -> str:
+    """Why a translation is wrong that can be seen in the words alone; empty where nothing is."""
+    carried = translator.emptied(text)[1].values()
+    if lost := [word for word in carried if word not in slots.words(translation)]:
+        return f"it leaves out {', '.join(lost)}"
+    shouted = text == text.upper()
+    if unknown := [word for word in carried if word.islower() or (shouted and word.isalpha())]:
+        return f"the model does not know {', '.join(unknown)}"
+    return "it repeats itself" if repeats(translator, text, translation) else ""
+
+
 def reasons(translator: Translator, texts: list[str], translations: list[str]) -> list[str]:
     """Why the translation of each sentence may be wrong; empty where there is no doubt."""
     found = []
     for text, translation, nats in zip(texts, translations, confidence(translator, texts, translations), strict=True):
-        if words := unknown(translator, text):
-            found.append(f"the model does not know: {', '.join(words)}")
-        elif repeats(translator, text, translation):
-            found.append("it repeats itself")
-        else:
-            found.append(f"the model finds it improbable ({nats:.1f} nats a piece)" if nats < IMPROBABLE else "")
+        improbable = f"the model finds it improbable ({nats:.1f} nats a piece)" if nats < IMPROBABLE else ""
+        found.append(plain(translator, text, translation) or improbable)
     return found

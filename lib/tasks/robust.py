@@ -55,7 +55,7 @@ def doubting(
     bad = torch.tensor([metrics.sentence_chrf(t, r) < BAD for t, r in zip(found, references, strict=True)])
     sure = torch.tensor(doubt.confidence(translator, sources, found))
     for i, (text, translation) in enumerate(zip(sources, found, strict=True)):
-        if doubt.repeats(translator, text, translation):
+        if doubt.plain(translator, text, translation):
             sure[i] = -100.0
     of_bad, of_good = sure[bad][:, None], sure[~bad]
     area = ((of_bad < of_good) + 0.5 * (of_bad == of_good)).mean()

@@ -51,8 +51,11 @@ class Translator(NamedTuple):
                 out[j] = hypotheses
         out = [out[same[tuple(row)]] for row in ids] if key is None else out
         return [
-            [(casing.restored(slots.filled(text, content)), score) for text, score in hypotheses]
-            for hypotheses, (_, content) in zip(out, emptied, strict=True)
+            [
+                (casing.restored(slots.filled(found, content)) if _says(source) else text, score)
+                for found, score in ranks
+            ]
+            for text, ranks, (source, content) in zip(texts, out, emptied, strict=True)
         ]
 
     def _batch(
@@ -70,12 +73,8 @@ class Translator(NamedTuple):
         return [list(zip(to_text(self.target, ids), values, strict=True)) for ids, values in ranked]
 
     def emptied(self, text: str) -> tuple[str, dict[str, str]]:
-        """The text with slots in place of what is carried over, and what that is. In a text without capitals, or of
-        nothing else, names are given them."""
-        found, content = slots.emptied(text, self.lexicon.carried(text))
-        if text in (text.lower(), text.upper()):
-            content = {slot: word.capitalize() for slot, word in content.items()}
-        return found, content
+        """The text with slots in place of what is carried over, and what that is."""
+        return slots.emptied(text, self.lexicon.carried(text))
 
     def ids(self, text: str, translation: str) -> tuple[list[int], list[int]]:
         """Pieces of both, slots in place of what is carried over, as many as the model can hold, without an end."""
@@ -130,6 +129,11 @@ class Translator(NamedTuple):
 
     def _fits(self, text: str) -> bool:
         return len(to_ids(self.source, [casing.lower(self.emptied(text)[0])])[0]) < self.longest
+
+
+def _says(emptied: str) -> bool:
+    """Whether there is anything to translate: numbers, signs and a lone name stay as they are."""
+    return any(map(str.isalpha, emptied))
 
 
 def joined(parts: list[tuple[str, list[Hypothesis]]]) -> list[Hypothesis]:
