@@ -233,7 +233,7 @@ def test_the_table_replaces_what_stands_between_its_markers(tmp_path):
 
 def test_bench_step_prints_the_eager_peers(monkeypatch, capsys):
     """The peaks are of processes of their own."""
-    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 256, "rows": 2, "length": 32, "rounds": 1}
+    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 300, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["bench", "step", *flags, "--no-compile", "--device", "cpu"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -492,7 +492,7 @@ def test_jax_takes_language_steps_in_bf16(tiny, jaxes, experiment):
 
 
 def test_bench_prints_one_table_and_writes_it(small, tiny, monkeypatch, capsys, tmp_path):
-    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 256, "rows": 2, "length": 32, "rounds": 1}
+    sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 300, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     for family in (gans, faces, language):
         monkeypatch.setattr(family, "STEPS", {name: (make, 1) for name, (make, _) in family.STEPS.items()})
