@@ -25,7 +25,7 @@ def words(text: str) -> list[str]:
 
 
 class Lexicon(NamedTuple):
-    """The words of a model's training sources in lower case, and what they begin with (four letters at least)."""
+    """The words of a model's training sources in lower case, and what they begin with (five letters at least)."""
 
     known: frozenset[str]
     heads: frozenset[str]
@@ -33,7 +33,7 @@ class Lexicon(NamedTuple):
     @classmethod
     def of(cls, known: Iterable[str]) -> "Lexicon":
         every = frozenset(known)
-        return cls(every, frozenset(word[:n] for word in every for n in range(4, len(word) + 1)))
+        return cls(every, frozenset(word[:n] for word in every for n in range(5, len(word) + 1)))
 
     def carried(self, text: str) -> set[str]:
         """The words of a text to carry over: numbers, and unknown words that have a capital where other words have none
@@ -44,7 +44,7 @@ class Lexicon(NamedTuple):
             word, low = match[0], match[0].lower()
             first = casing.starts(text, match.start()) and not _TITLE.search(text, 0, match.start())
             capital = word[0].isupper() and not shouted and not first
-            form = low[: max(4, len(low) - 3)] in self.heads
+            form = low[: max(5, len(low) - 3)] in self.heads
             if word[0].isdigit() or (low not in self.known and (capital or not form)):
                 found.add(word)
         return found
