@@ -25,8 +25,8 @@ def words(text: str) -> list[str]:
 
 
 class Lexicon(NamedTuple):
-    """The words of a model's training sources in lower case, and what they begin with: five letters at
-    least, or all but the last."""
+    """The words of a model's training sources in lower case, and what they begin with: five letters at least, or all but
+    the last."""
 
     known: frozenset[str]
     heads: frozenset[str]
@@ -34,7 +34,7 @@ class Lexicon(NamedTuple):
     @classmethod
     def of(cls, known: Iterable[str]) -> "Lexicon":
         every = frozenset(known)
-        heads = {word[:n] for word in every for n in (*range(5, len(word)), len(word) - 1) if n > 2}
+        heads = {word[:n] for word in every for n in (*range(5, len(word) + 1), len(word) - 1) if n > 2}
         return cls(every, frozenset(heads))
 
     def carried(self, text: str) -> set[str]:
