@@ -25,8 +25,8 @@ def words(text: str) -> list[str]:
 
 
 class Lexicon(NamedTuple):
-    """The words of a model's training sources in lower case, and what they begin with: five letters at least, or all but
-    the last."""
+    """The words of a model's training sources in lower case, and what they begin with: five letters at least, or all
+    but the last."""
 
     known: frozenset[str]
     heads: frozenset[str]
