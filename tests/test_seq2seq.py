@@ -349,6 +349,7 @@ def test_what_is_carried_over(translator):
     assert carried("I am Okafor.", "Je suis Okafor.") == ""
     assert carried("I am Okafor.", "Je suis fatigué.") == "it leaves out Okafor"
     assert carried("I am zorblaxed.", "Je suis zorblaxed.") == "the model does not know zorblaxed"
+    assert carried("zorblax is tired", "Zorblax est fatigué") == "the model does not know zorblax"
     assert carried("I AM ZORBLAXED", "JE SUIS ZORBLAXED") == "the model does not know ZORBLAXED"
 
 

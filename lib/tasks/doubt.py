@@ -45,7 +45,8 @@ def _loops(tokenizer: Tokenizer, ids: list[int]) -> bool:
 def plain(translator: Translator, text: str, translation: str) -> str:
     """Why a translation is wrong that can be seen in the words alone; empty where nothing is."""
     carried = translator.emptied(text)[1].values()
-    if lost := [word for word in carried if word not in slots.words(translation)]:
+    there = slots.words(translation.lower())
+    if lost := [word for word in carried if word.lower() not in there]:
         return f"it leaves out {', '.join(lost)}"
     shouted = text == text.upper()
     if unknown := [word for word in carried if word.islower() or (shouted and word.isalpha())]:
