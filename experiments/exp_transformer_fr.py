@@ -199,9 +199,9 @@ def encoded(
     return packing.fits(packing.Tokens(source, target), length)
 
 
-def save_vocabularies(folder: Path, train: list[pairs.Pair], args: Args) -> None:
+def save_vocabularies(folder: Path, train: list[pairs.Pair], names: set[str], args: Args) -> None:
     tokens.save_pair(folder, tokens.train_pair(*typed.sides(train), args.vocabulary, args.shared))
-    slots.save(folder, typed.lexicon(train))
+    slots.save(folder, typed.lexicon(train, names))
 
 
 @torch.no_grad()
@@ -255,10 +255,11 @@ def train(args: Args) -> None:
         raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
     splits = pairs.load(args.data, args.data_dir, args.reverse)
     here = run.Run(args, NAME, Path(__file__), unit="tokens")
-    here.once(lambda: save_vocabularies(here.path, splits.train, args))
+    names = typed.names(splits.train)
+    here.once(lambda: save_vocabularies(here.path, splits.train, names, args))
     vocabularies = tokens.load_pair(here.path)
     cfg = model_config(args, vocabularies)
-    lexicon, corpus = slots.load(here.path), typed.corpus(splits.train, typed.names(splits.train))
+    lexicon, corpus = slots.load(here.path), typed.corpus(splits.train, names)
     held_out = encoded(typed.emptied(splits.val, lexicon), vocabularies, args.length)
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)
     rows = packing.pack(held_out, list(range(len(held_out.source))), args.length)
@@ -299,8 +300,8 @@ def train(args: Args) -> None:
     for _, s in here.each(state):
         scores, lines = evaluate(translator(s), splits, args)
         lines += ["", "* = this sentence was in the training data"]
-        for text, hypotheses in zip(texts, translator(s).translate(texts, args.beams), strict=True):
-            lines.append(f"{'*' if files.normalise(text) in seen else ' '} {text:<40} {hypotheses[0][0]}")
+        for text, translation in zip(texts, translator(s).best(texts, args.beams), strict=True):
+            lines.append(f"{'*' if files.normalise(text) in seen else ' '} {text:<40} {translation}")
         results.append((scores, lines))
     here.finish(results, shlex.quote(texts[0]))
 
@@ -308,7 +309,7 @@ def train(args: Args) -> None:
 def show(here: run.Place, n: int, translator: Translator, texts: list[str], held_out: float) -> None:
     """What to watch while it trains: held-out loss, translations, and where the model looks."""
     here.log(n, {"val/loss": held_out})
-    found = [hypotheses[0][0] for hypotheses in translator.translate(texts)]
+    found = translator.best(texts)
     rows = "\n".join(f"| {a} | {b} |" for a, b in zip(texts, found, strict=True))
     here.writer.add_text("samples/translations", f"| source | translation |\n|---|---|\n{rows}", n)
     here.writer.add_figure("attention/cross", plot.heatmap(*translator.attention_map(texts[0], found[0])), n)

@@ -187,7 +187,9 @@ def translator(corpus):
     for _ in range(args.steps):
         state, out = exp.step(state, next(data), cfg=cfg, args=args, dtype=torch.float32)
     assert out["train/loss"] < 0.1
-    return Translator(state.params, both, both, slots.Lexicon.of(typed.lexicon(corpus)), cfg, LONGEST)
+    return Translator(
+        state.params, both, both, slots.Lexicon.of(typed.lexicon(corpus, typed.names(corpus))), cfg, LONGEST
+    )
 
 
 def best(found):

@@ -123,13 +123,16 @@ def test_what_both_sides_share(corpus):
 
 
 def test_the_words_that_a_model_knows():
-    found = typed.lexicon(PAIRS)
+    def lexicon(pairs):
+        return typed.lexicon(pairs, typed.names(pairs))
+
+    found = lexicon(PAIRS)
     assert found == sorted(found) and {"i", "saw", "excuse", "m", "im", "its"} <= set(found)
     assert not {"tom", "alice", "27", "I", "30"} & set(found)  # rare names and numbers
     often = [Pair(f"I {verb} Tom.", f"Je {verb} Tom.", "x", verb) for verb in "abcde"]
-    assert "tom" in typed.lexicon(often) and "tom" not in typed.lexicon(often[:4])
+    assert "tom" in lexicon(often) and "tom" not in lexicon(often[:4])
     noah = [Pair("I see Noah.", "Je vois Noah.", "x", "n"), *(Pair(f"{x} Noah.", f"{x} Noé.", "x", x) for x in "abcd")]
-    assert "noah" in typed.lexicon(noah)  # which has another form as well
+    assert "noah" in lexicon(noah)  # which has another form as well
 
 
 def test_an_epoch_is_a_function_of_its_key(corpus):

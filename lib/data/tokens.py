@@ -197,4 +197,5 @@ def decode(tokenizer: Tokenizer, ids: Iterable[list[int]]) -> list[str]:
 
 def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     """Each token as readable text, for the axes of a picture."""
-    return [_SPECIAL[i] if i < len(_SPECIAL) else _SHOWN.get(tokenizer.decode([i]), tokenizer.decode([i])) for i in ids]
+    texts = [_SPECIAL[i] if i < len(_SPECIAL) else tokenizer.decode([i]) for i in ids]
+    return [_SHOWN.get(text, text) for text in texts]

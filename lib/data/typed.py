@@ -47,12 +47,12 @@ def names(pairs: Iterable[Pair]) -> set[str]:
     return {word for p in set(pairs) for word in inside(p.source) & inside(p.target) if word.istitle()}
 
 
-def lexicon(pairs: list[Pair]) -> list[str]:
+def lexicon(pairs: list[Pair], names: set[str]) -> list[str]:
     """The words of the sources in lower case, sorted: with those of haste (dont), without rare names."""
-    shared, texts = names(pairs), {p.source for p in pairs}
+    texts = {p.source for p in pairs}
     ways = ((text, hasty(text, apostrophes=False)) for text in texts)
     counts = Counter(word for way in ways for word in {w for text in way for w in slots.words(text)})
-    rare = {word for word in shared if counts[word] < RARE}
+    rare = {word for word in names if counts[word] < RARE}
     return sorted({word.lower() for word in counts if word not in rare and not word[0].isdigit()})
 
 

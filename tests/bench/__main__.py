@@ -252,7 +252,7 @@ def bench_book(flags: Book) -> str:
     args, splits = flags.args, pairs.load(flags.data, flags.data_dir)
     shuffled = random.permutation(random.key(args.seed), len(splits.train)).tolist()
     train, test = [splits.train[i] for i in shuffled[: flags.pairs]], {p.source: p for p in splits.test}
-    tokenizers = tokens.train_pair([p.source for p in train], [p.target for p in train], args.vocabulary, args.shared)
+    tokenizers = tokens.train_pair(*typed.sides(train), args.vocabulary, args.shared)
     corpus = exp.encoded(typed.sides(train), tokenizers, args.length)
     job = make_job(args, corpus, [t.get_vocab_size() for t in tokenizers], flags.inner)
     step, peers = measure.Step("training step", partial(read, job=job), flags.inner), [BOOK, list(OURS)[flags.compile]]
