@@ -87,6 +87,13 @@ def test_names_numbers_and_unknown_words_are_carried_over(text):
     assert slots.refilled(text.replace(N, ""), content) == found
 
 
+def test_a_capital_says_nothing_where_nouns_have_one():
+    german = slots.Lexicon.of(["das", "der", "die", "heißt", "in", "ist", "Haus", "Hunde", "Leine", "Mann"])
+    assert german.nouns and not LEXICON.nouns and "hunde" in german.known
+    text = "Der Mann heißt Kowalski, die Hundeleine ist in Cottbus."
+    assert german.carried(text) == {"Kowalski", "Cottbus"}  # which begin as no word that it knows
+
+
 def test_slots_without_content_are_left_out():
     assert slots.filled(f"Je suis {N} ici {M}.", {M: "Tom"}) == "Je suis ici Tom."
 
@@ -127,12 +134,14 @@ def test_the_words_that_a_model_knows():
         return typed.lexicon(pairs, typed.names(pairs))
 
     found = lexicon(PAIRS)
-    assert found == sorted(found) and {"i", "saw", "excuse", "m", "im", "its"} <= set(found)
-    assert not {"tom", "alice", "27", "I", "30"} & set(found)  # rare names and numbers
+    assert found == sorted(found) and {"I", "saw", "Excuse", "m", "Im", "Its"} <= set(found)  # as they are written
+    assert not {"Tom", "Alice", "27", "i", "30"} & set(found)  # rare names and numbers
     often = [Pair(f"I {verb} Tom.", f"Je {verb} Tom.", "x", verb) for verb in "abcde"]
-    assert "tom" in lexicon(often) and "tom" not in lexicon(often[:4])
+    assert "Tom" in lexicon(often) and "Tom" not in lexicon(often[:4])
     noah = [Pair("I see Noah.", "Je vois Noah.", "x", "n"), *(Pair(f"{x} Noah.", f"{x} Noé.", "x", x) for x in "abcd")]
-    assert "noah" in lexicon(noah)  # which has another form as well
+    assert "Noah" in lexicon(noah)  # which has another form as well
+    twice = [Pair(text, "", "x", text) for text in ("Cats sleep.", "I like cats.", "My cats eat.")]
+    assert {"cats", "Cats"} & set(lexicon(twice)) == {"cats"}
 
 
 def test_an_epoch_is_a_function_of_its_key(corpus):

@@ -25,28 +25,33 @@ def words(text: str) -> list[str]:
 
 
 class Lexicon(NamedTuple):
-    """The words of a model's training sources in lower case, and what they begin with: five letters at least, or all
-    but the last."""
+    """The words of a model's training sources in lower case, what they begin with (five letters at least, or all but
+    the last), and whether nouns have a capital in their language, as in German."""
 
     known: frozenset[str]
     heads: frozenset[str]
+    nouns: bool
 
     @classmethod
     def of(cls, known: Iterable[str]) -> "Lexicon":
-        every = frozenset(known)
+        """`known`: the words as they are mostly written. A third of them have a capital only where nouns do (English
+        .06, French .05, German .63)."""
+        written = frozenset(known)
+        every = frozenset(map(str.lower, written))
         heads = {word[:n] for word in every for n in (*range(5, len(word) + 1), len(word) - 1) if n > 2}
-        return cls(every, frozenset(heads))
+        return cls(every, frozenset(heads), 3 * sum(word[0].isupper() for word in written) > len(written))
 
     def carried(self, text: str) -> set[str]:
         """The words of a text to carry over: numbers, and unknown words that have a capital where other words have none
-        or that are no other form of a known one (an ending of three letters aside)."""
+        or that are no other form of a known one (an ending of three letters aside). Where nouns have capitals these say
+        nothing, and a word that begins as a known one does may be put together with it (Hundeleine)."""
         shouted = text == text.upper()
         found = set()
         for match in _WORD.finditer(text):
             word, low = match[0], match[0].lower()
             first = casing.starts(text, match.start()) and not _TITLE.search(text, 0, match.start())
-            capital = word[0].isupper() and not shouted and not first
-            form = low[: max(5, len(low) - 3)] in self.heads
+            capital = word[0].isupper() and not shouted and not first and not self.nouns
+            form = low[: 5 if self.nouns else max(5, len(low) - 3)] in self.heads
             if word[0].isdigit() or (low not in self.known and (capital or not form)):
                 found.add(word)
         return found

@@ -48,12 +48,13 @@ def names(pairs: Iterable[Pair]) -> set[str]:
 
 
 def lexicon(pairs: list[Pair], names: set[str]) -> list[str]:
-    """The words of the sources in lower case, sorted: with those of haste (dont), without rare names."""
+    """The words of the sources as they are mostly written, sorted: with those of haste (dont), without rare names."""
     texts = {p.source for p in pairs}
     ways = ((text, hasty(text, apostrophes=False)) for text in texts)
     counts = Counter(word for way in ways for word in {w for text in way for w in slots.words(text)})
     rare = {word for word in names if counts[word] < RARE}
-    return sorted({word.lower() for word in counts if word not in rare and not word[0].isdigit()})
+    known = {word: n for word, n in counts.items() if word not in rare and not word[0].isdigit()}
+    return sorted({word.lower(): word for word in sorted(known, key=lambda word: (known[word], word))}.values())
 
 
 def corpus(pairs: list[Pair], names: set[str]) -> Corpus:
