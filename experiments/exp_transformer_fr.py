@@ -194,9 +194,13 @@ def step(
 def encoded(
     sides: tuple[list[str], list[str]], vocabularies: tuple[Tokenizer, Tokenizer], length: int
 ) -> packing.Tokens:
-    source = [[*ids, tokens.END] for ids in tokens.encode(vocabularies[0], map(casing.lower, sides[0]))]
-    target = tokens.encode(vocabularies[1], map(casing.marked, sides[1]))
-    return packing.fits(packing.Tokens(source, target), length)
+    texts = [list(dict.fromkeys(side)) for side in sides]  # each text once, however often it is there
+    source = tokens.encode(vocabularies[0], map(casing.lower, texts[0]))
+    target = tokens.encode(vocabularies[1], map(casing.marked, texts[1]))
+    source_of = dict(zip(texts[0], ([*ids, tokens.END] for ids in source), strict=True))
+    target_of = dict(zip(texts[1], target, strict=True))
+    every = packing.Tokens([source_of[text] for text in sides[0]], [target_of[text] for text in sides[1]])
+    return packing.fits(every, length)
 
 
 def save_vocabularies(folder: Path, train: list[pairs.Pair], names: set[str], args: Args) -> None:
