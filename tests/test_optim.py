@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from torch.func import vmap
 
 from lib import muon, optim, random, tree
@@ -117,13 +118,18 @@ def test_orthogonalise_keeps_singular_vectors_and_evens_out_singular_values(key,
     g = random.normal(key, shape) * 7
     u, s, vt = torch.linalg.svd(g.double(), full_matrices=False)
     s = s / s.norm(dim=1, keepdim=True)
-    for _ in range(5):  # the iteration acts on the singular values alone
-        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    s = s / 1.01
+    for a, b, c in muon.POLYNOMIALS:  # they act on the singular values alone
+        s = a * s + b * s**3 + c * s**5
     expected = u @ torch.diag_embed(s) @ vt
     torch.testing.assert_close(muon.orthogonalise(g, dtype=torch.float32).double(), expected, rtol=1e-3, atol=1e-3)
-    assert s.min() > 0.6 and s.max() < 1.25  # for matrices that are not nearly singular
-    rough = muon.orthogonalise(g).double()  # in bf16
-    assert (rough - u @ vt).norm() / (u @ vt).norm() < 0.35
+    assert s.min() > 0.18 and s.max() < 1.87  # for matrices that are not nearly singular
+
+
+def test_orthogonalise_in_bf16_is_enough(key):
+    g = random.normal(key, (2, 48, 192))
+    exact = muon.orthogonalise(g, torch.float32)
+    assert 0 < (muon.orthogonalise(g) - exact).norm() / exact.norm() < 0.1
 
 
 def test_muon_equals_a_plain_reference(key):
@@ -131,21 +137,22 @@ def test_muon_equals_a_plain_reference(key):
     k1, k2, k3 = random.split(key, 3)
     params = {"w_q": random.normal(k1, (6, 2, 3)), "w_o": random.normal(k2, (2, 3, 6)), "w": random.normal(k3, (6, 8))}
     opt, lr, decay = muon.muon(0.03, weight_decay=0.1, dtype=torch.float32), 0.03, 0.1
-    shapes = {"w_q": (6, 6), "w_o": (6, 6), "w": (6, 8)}
-    p = {name: params[name].double().reshape(shape) for name, shape in shapes.items()}
-    m, state = {name: torch.zeros(shape).double() for name, shape in shapes.items()}, opt.init(params)
+    as_matrices = {"w_q": "d h c -> h d c", "w_o": "h c d -> h c d", "w": "r c -> 1 r c"}  # attention's head by head
+    p = {name: rearrange(params[name].double(), axes) for name, axes in as_matrices.items()}
+    m, state = {name: torch.zeros_like(x) for name, x in p.items()}, opt.init(params)
     for i in range(4):
         grads = tree.map(lambda x, i=i: random.normal(random.fold_in(key, 10 + i), tuple(x.shape)), params)
         params, state = opt.update(grads, state, params)
-        for name, shape in shapes.items():
-            g = grads[name].double().reshape(shape)
-            m[name] = 0.95 * m[name] + g
-            x = (g + 0.95 * m[name]) / torch.linalg.matrix_norm(g + 0.95 * m[name])
-            for _ in range(5):
-                x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
-            p[name] = (1 - lr * decay) * p[name] - lr * 0.2 * math.sqrt(max(shape)) * x
-    for name, shape in shapes.items():
-        torch.testing.assert_close(params[name].double().reshape(shape), p[name], rtol=1e-3, atol=1e-3)
+        for name, axes in as_matrices.items():
+            gs = rearrange(grads[name].double(), axes)
+            m[name] = 0.95 * m[name] + gs
+            for n, g in enumerate(gs):
+                x = (g + 0.95 * m[name][n]) / (1.01 * torch.linalg.matrix_norm(g + 0.95 * m[name][n]))
+                for a, b, c in muon.POLYNOMIALS:
+                    x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
+                p[name][n] = (1 - lr * decay) * p[name][n] - lr * 0.2 * math.sqrt(max(x.shape)) * x
+    for name, axes in as_matrices.items():
+        torch.testing.assert_close(rearrange(params[name].double(), axes), p[name], rtol=1e-3, atol=1e-3)
     assert state.step == 4
 
 
