@@ -7,6 +7,7 @@ Then `just sample exp_transformer_fr "How are you?"`.
 """
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -194,13 +195,14 @@ def step(
 def encoded(
     sides: tuple[list[str], list[str]], vocabularies: tuple[Tokenizer, Tokenizer], length: int
 ) -> packing.Tokens:
-    texts = [list(dict.fromkeys(side)) for side in sides]  # each text once, however often it is there
-    source = tokens.encode(vocabularies[0], map(casing.lower, texts[0]))
-    target = tokens.encode(vocabularies[1], map(casing.marked, texts[1]))
-    source_of = dict(zip(texts[0], ([*ids, tokens.END] for ids in source), strict=True))
-    target_of = dict(zip(texts[1], target, strict=True))
-    every = packing.Tokens([source_of[text] for text in sides[0]], [target_of[text] for text in sides[1]])
-    return packing.fits(every, length)
+    def ids(tokenizer: Tokenizer, spelled: Callable[[str], str], texts: list[str]) -> list[list[int]]:
+        different = list(dict.fromkeys(texts))  # each text once, however often it is there
+        found = tokens.encode(tokenizer, map(spelled, different))
+        of = dict(zip(different, found, strict=True))
+        return [of[text] for text in texts]
+
+    source = [[*row, tokens.END] for row in ids(vocabularies[0], casing.lower, sides[0])]
+    return packing.fits(packing.Tokens(source, ids(vocabularies[1], casing.marked, sides[1])), length)
 
 
 def save_vocabularies(folder: Path, train: list[pairs.Pair], names: set[str], args: Args) -> None:

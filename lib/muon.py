@@ -22,7 +22,7 @@ class MuonState(NamedTuple):
 
 
 # Of s, s^3 and s^5, in turn: the first three steps of the Polar Express (Amsel et al. 2025) for singular values from
-# 1e-3. Five of Jordan's, which end in [0.7, 1.2], make a training step a fifth longer and it learns no more (LOG.md).
+# 1e-3. Five of Jordan's, which end in [0.7, 1.2], make a training step a seventh longer and it learns no more (LOG.md).
 POLYNOMIALS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),

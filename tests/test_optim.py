@@ -113,14 +113,23 @@ def test_matrices_decay_and_vectors_do_not(key):
 # ---- Muon ----
 
 
+def evened(s):
+    """What `orthogonalise` does to singular values."""
+    for a, b, c in muon.POLYNOMIALS:
+        s = a * s + b * s**3 + c * s**5
+    return s
+
+
+def test_every_singular_value_of_note_is_evened_out():
+    s = evened(torch.linspace(1 / 700, 1, 100_000, dtype=torch.float64) / 1.01)
+    assert s.min() > 0.18 and s.max() < 1.87
+
+
 @pytest.mark.parametrize("shape", [(3, 6, 6), (2, 4, 9), (2, 9, 4)])
 def test_orthogonalise_keeps_singular_vectors_and_evens_out_singular_values(key, shape):
     g = random.normal(key, shape) * 7
     u, s, vt = torch.linalg.svd(g.double(), full_matrices=False)
-    s = s / s.norm(dim=1, keepdim=True)
-    s = s / 1.01
-    for a, b, c in muon.POLYNOMIALS:  # they act on the singular values alone
-        s = a * s + b * s**3 + c * s**5
+    s = evened(s / (1.01 * s.norm(dim=1, keepdim=True)))
     expected = u @ torch.diag_embed(s) @ vt
     torch.testing.assert_close(muon.orthogonalise(g, dtype=torch.float32).double(), expected, rtol=1e-3, atol=1e-3)
     assert s.min() > 0.18 and s.max() < 1.87  # for matrices that are not nearly singular
