@@ -23,7 +23,7 @@ from lib.tree import Tree
 SHORT = 128 * 128  # query times key positions
 KeysValues = tuple[Float[Tensor, "b g s c"], Float[Tensor, "b g s c"]]
 Mask = Bool[Tensor, "..."] | Literal["causal"] | None
-Rotation = tuple[Float[Tensor, "t c"], Float[Tensor, "t c"]]  # cosines and sines
+Rotation = tuple[Float[Tensor, "*b t c"], Float[Tensor, "*b t c"]]  # cosines and sines
 
 
 def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: int = 0) -> Tree:
@@ -60,7 +60,7 @@ def keys_values(p: Tree, x: Float[Tensor, "b s d"], rotation: Rotation | None = 
 
 
 def rotation(
-    positions: Int[Tensor, "t"], c: int, base: float = 10_000.0, stretch: Sequence[float] | None = None
+    positions: Int[Tensor, "*b t"], c: int, base: float = 10_000.0, stretch: Sequence[float] | None = None
 ) -> Rotation:
     """cos and sin of position / base^(2i/c) for channels i and i + c/2, which `rotate` turns together; `stretch`: c/2
     numbers that these angles are divided by, for longer texts than a model was first trained on. Raises ValueError
@@ -70,7 +70,8 @@ def rotation(
     rate = base ** -(torch.arange(0, c, 2, device=positions.device) / c)
     if stretch is not None:  # written on the device: a CUDA graph cannot hold a copy to it
         rate = rate / torch.cat([torch.full_like(rate[:1], x) for x in stretch])
-    angle = (positions[:, None] * rate).repeat(1, 2)
+    angle = positions[..., None] * rate
+    angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
 
 

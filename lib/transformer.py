@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -56,10 +57,12 @@ class Config:
 
 
 class Cross(NamedTuple):
-    """What cross-attention reads, beside a cache that has its keys and values only the mask."""
+    """What cross-attention reads, beside a cache that has its keys and values only the mask. With a rotation of the
+    keys, queries are turned as well: where to look then depends on how far apart the positions are."""
 
     memory: Float[Tensor, "b s d"] | None
     mask: Bool[Tensor, "..."] | None = None
+    rotation: attn.Rotation | None = None
 
 
 def norm(p: Tree, x: Float[Tensor, "b t d"], cfg: Config) -> Float[Tensor, "b t d"]:
@@ -125,11 +128,12 @@ def block(
         if cache is not None:
             kv = cache["cross_k"], cache["cross_v"]
         elif cross is not None and cross.memory is not None:
-            kv = attn.keys_values(p["cross"], cross.memory)
+            kv = attn.keys_values(p["cross"], cross.memory, cross.rotation)
         else:
             raise ValueError("a block with cross-attention needs a memory or a cache")
         h = norm(p["norm_cross"], x, cfg) if pre else x
-        h, w = attn.attention(p["cross"], h, kv, cross and cross.mask, k_cross, dropout=cfg.dropout, weights=weights)
+        seen, turn = (cross.mask, cross.rotation and rotation) if cross else (None, None)
+        h, w = attn.attention(p["cross"], h, kv, seen, k_cross, turn, dropout=cfg.dropout, weights=weights)
         x = x + nn.dropout(h, cfg.dropout, k_cross_out)
         x = x if pre else norm(p["norm_cross"], x, cfg)
         after |= {"weights": w} if weights else {}
@@ -152,32 +156,49 @@ def stack(
     cross: Cross | None = None,
     key: Key | None = None,
     cache: list[Tree] | None = None,
+    position: Int[Tensor, "*b t"] | None = None,
     *,
     cfg: Config,
     weights: bool = False,
 ) -> tuple[Float[Tensor, "b t d"], list[Tree]]:
     """All blocks and, of norms inside them, the final one. Arguments and results as `block`; the cache is a list, one
-    entry a block."""
-    after, rotation = [], None
-    if cfg.position == "rotary":
-        places = torch.arange(x.shape[1], device=x.device) + (cache[0]["position"] if cache else 0)
-        rotation = attn.rotation(places, cfg.width // cfg.heads, cfg.rotary_base, cfg.rotary_stretch)
+    entry a block. `position`: of rotary positions; behind the cache's, one after another, where it is None."""
+    after: list[Tree] = []
+    if position is None:
+        position = torch.arange(x.shape[1], device=x.device) + (cache[0]["position"] if cache else 0)
+    turn = rotation(position, cfg)
     keys = random.split(key, len(p["blocks"]))
     for i, (p_i, k_i) in enumerate(zip(p["blocks"], keys, strict=True)):
-        x, c = block(p_i, x, mask, cross, k_i, cache and cache[i], rotation, cfg=cfg, weights=weights)
+        x, c = block(p_i, x, mask, cross, k_i, cache and cache[i], turn, cfg=cfg, weights=weights)
         after.append(c)
     return norm(p["norm"], x, cfg) if "norm" in p else x, after
 
 
-def stack_cache(p: Tree, b: int, length: int, memory: Float[Tensor, "b s d"] | None, like: Tensor) -> list[Tree]:
-    """Empty caches for `length` positions of `b` sequences, in the dtype and on the device of `like`."""
+def rotation(position: Int[Tensor, "*b t"], cfg: Config) -> attn.Rotation | None:
+    """What turns the queries and keys of these positions in every head; None unless positions are rotary."""
+    if cfg.position != "rotary":
+        return None
+    position = position if position.ndim == 1 else rearrange(position, "b t -> b 1 t")
+    return attn.rotation(position, cfg.width // cfg.heads, cfg.rotary_base, cfg.rotary_stretch)
+
+
+def stack_cache(
+    p: Tree,
+    b: int,
+    length: int,
+    memory: Float[Tensor, "b s d"] | None,
+    like: Tensor,
+    rotation: attn.Rotation | None = None,
+) -> list[Tree]:
+    """Empty caches for `length` positions of `b` sequences, in the dtype and on the device of `like`. `rotation`: of
+    the memory's keys."""
     caches = []
     for p_i in p["blocks"]:
         _, h, c = p_i["attn"]["w_k"].shape
         cache = attn.cache_init(b, h, length, c, like.dtype, like.device)
         cache["position"] = torch.zeros((), dtype=torch.int64, device=like.device)
         if memory is not None:
-            cache["cross_k"], cache["cross_v"] = attn.keys_values(p_i["cross"], memory)
+            cache["cross_k"], cache["cross_v"] = attn.keys_values(p_i["cross"], memory, rotation)
         caches.append(cache)
     return caches
 

@@ -74,7 +74,7 @@ def encode(params: Tree, source: Sequences, key: Key | None = None, *, cfg: Conf
     x = embed(vectors, source.ids, waves(source.ids.shape[1], vectors)[source.position])
     mask = attention.segment_mask(source.segment, source.segment)
     x = nn.dropout(x, cfg.block.dropout, k_embed)
-    return transformer.stack(params["encoder"], x, mask, key=k_stack, cfg=cfg.block)[0]
+    return transformer.stack(params["encoder"], x, mask, key=k_stack, position=source.position, cfg=cfg.block)[0]
 
 
 def head(params: Tree, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
@@ -95,8 +95,9 @@ def apply(
     # Padding attends to everything: fused attention may make NaN of a query that attends to nothing, and its gradient
     # would reach every weight.
     seen = attention.segment_mask(target.segment, source.segment) | rearrange(target.segment == 0, "b t -> b 1 t 1")
+    cross = Cross(memory, seen, transformer.rotation(source.position, cfg.block))
     x, layers = transformer.stack(
-        params["decoder"], x, mask, Cross(memory, seen), k_stack, cfg=cfg.block, weights=weights
+        params["decoder"], x, mask, cross, k_stack, position=target.position, cfg=cfg.block, weights=weights
     )
     return head(params, x), layers
 
@@ -121,7 +122,8 @@ def start(params: Tree, source: Sequences, beams: int, length: int, *, cfg: Conf
     for `beams` copies of each source and up to `length` target tokens."""
     memory = encode(params, source, cfg=cfg).repeat_interleave(beams, dim=0)
     seen = rearrange(source.segment > 0, "b s -> b 1 1 s").repeat_interleave(beams, dim=0)
-    cache = transformer.stack_cache(params["decoder"], memory.shape[0], length, memory, memory)
+    turn = transformer.rotation(torch.arange(memory.shape[1], device=memory.device), cfg.block)
+    cache = transformer.stack_cache(params["decoder"], memory.shape[0], length, memory, memory, turn)
 
     vectors = table(params, "target")
     places = waves(length, vectors)
@@ -130,7 +132,7 @@ def start(params: Tree, source: Sequences, beams: int, length: int, *, cfg: Conf
         position = cache[0]["position"]
         x = embed(vectors, rearrange(token, "b -> b 1"), places[position])
         mask = transformer.cache_mask(position, 1, length)
-        x, cache = transformer.stack(params["decoder"], x, mask, Cross(None, seen), cache=cache, cfg=cfg.block)
+        x, cache = transformer.stack(params["decoder"], x, mask, Cross(None, seen, turn), cache=cache, cfg=cfg.block)
         return head(params, x)[:, 0], cache
 
     return step, cache
