@@ -23,6 +23,7 @@ from lib.transform import value_and_grad
 CPU = torch.device("cpu")
 V, LONGEST = 40, 24
 CFG = Config(2, 2, transformer.Config(width=16, heads=2, ff=24), V, V, shared=True)
+ROTARY = dataclasses.replace(CFG, block=dataclasses.replace(CFG.block, position="rotary"))
 APART = dataclasses.replace(CFG, source_vocabulary=V + 3, target_vocabulary=V + 5, shared=False)
 
 TSV = """\
@@ -116,16 +117,17 @@ def test_packed_pairs_do_not_see_each_other(key):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_of_a_packed_batch_is_the_mean_over_its_tokens(key, smoothing):
-    params, lengths = make(key, CFG), [(3, 4), (6, 2), (2, 7), (5, 5), (1, 1)]
+@pytest.mark.parametrize("cfg", [CFG, ROTARY], ids=["sinusoidal", "rotary"])
+def test_the_loss_of_a_packed_batch_is_the_mean_over_its_tokens(key, cfg, smoothing):
+    params, lengths = make(key, cfg), [(3, 4), (6, 2), (2, 7), (5, 5), (1, 1)]
     corpus = packing.Tokens(
         [[*row, tokens.END] for row in ids(key, [s for s, _ in lengths])], ids(key, [t for _, t in lengths])
     )
     batch = packing.collate(corpus, [[0, 1, 2], [3, 4]], 20, tokens.START, tokens.END)
-    packed = exp.loss(params, batch, cfg=CFG, dtype=torch.float32, smoothing=smoothing)
+    packed = exp.loss(params, batch, cfg=cfg, dtype=torch.float32, smoothing=smoothing)
     total = count = 0
     for s, t in zip(*corpus, strict=True):
-        logits, _ = apply(params, one_a_row([s], CPU), one_a_row([[tokens.START, *t]], CPU), cfg=CFG)
+        logits, _ = apply(params, one_a_row([s], CPU), one_a_row([[tokens.START, *t]], CPU), cfg=cfg)
         labels = torch.tensor([*t, tokens.END])
         total += F.cross_entropy(logits[0], labels, label_smoothing=smoothing, reduction="sum").item()
         count += len(labels)
@@ -140,11 +142,22 @@ def test_padding_changes_no_logits(key):
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
 
+def test_rotary_positions_say_how_far_apart_source_and_target_are(key):
+    """A source and a target that both start at another position give the same logits; one of them alone does not."""
+    params, (source, target) = make(key, ROTARY), (one_a_row(ids(key, [n]), CPU) for n in (6, 4))
+    later = [side._replace(position=side.position + 3) for side in (source, target)]
+    expected, both, alone = (
+        apply(params, *sides, cfg=ROTARY)[0] for sides in ((source, target), later, (later[0], target))
+    )
+    torch.testing.assert_close(both, expected, atol=1e-5, rtol=1e-5)
+    assert (alone - expected).abs().max() > 1e-3
+
+
 # ---- step by step ----
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("cfg", [CFG, APART], ids=["shared", "apart"])
+@pytest.mark.parametrize("cfg", [CFG, APART, ROTARY], ids=["shared", "apart", "rotary"])
 def test_cached_decoding_equals_teacher_forcing(key, cfg, beams):
     params, source = make(key, cfg), one_a_row(ids(key, [3, 8, 5]), CPU)
     target = one_a_row(ids(random.fold_in(key, 9), [7, 7, 7]), CPU)
@@ -433,8 +446,7 @@ def test_one_a_row():
 def test_positions_are_counted_from_the_start_of_each_pair(key):
     """The second pair of a row is embedded as if it stood alone."""
     table, row = init(key, CFG)["embed"]["source"], torch.tensor([[5, 6, 7]])
-    alone = seq2seq.embed(table, row, seq2seq.waves(3, table)[torch.arange(3)])
-    packed = seq2seq.embed(
-        table, torch.tensor([[9, 9, 5, 6, 7]]), seq2seq.waves(5, table)[torch.tensor([[0, 1, 0, 1, 2]])]
-    )
+    places = torch.tensor([[0, 1, 0, 1, 2]])
+    alone = seq2seq.embed(table, row, seq2seq.waves(3, table, CFG), places[:, 2:])
+    packed = seq2seq.embed(table, torch.tensor([[9, 9, 5, 6, 7]]), seq2seq.waves(5, table, CFG), places)
     torch.testing.assert_close(packed[:, 2:], alone)

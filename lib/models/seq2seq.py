@@ -58,20 +58,28 @@ def table(params: Tree, name: str) -> Float[Tensor, "v d"]:
     return params["embed"].get(name, params["embed"]["source"])
 
 
-def waves(longest: int, table: Float[Tensor, "v d"]) -> Float[Tensor, "n d"]:
-    """Sinusoidal positions below `longest` in the dtype of the table."""
+def waves(longest: int, table: Float[Tensor, "v d"], cfg: Config) -> Float[Tensor, "n d"] | None:
+    """Sinusoidal positions below `longest` in the dtype of the table; None where positions are rotary."""
+    if cfg.block.position == "rotary":
+        return None
     return nn.sinusoidal_positions(longest, table.shape[1], table.device).to(table.dtype)
 
 
-def embed(table: Float[Tensor, "v d"], ids: Int[Tensor, "b s"], waves: Float[Tensor, "..."]) -> Float[Tensor, "b s d"]:
-    """Embeddings times sqrt(d) plus the waves of their positions (section 3.4)."""
-    return nn.embedding(table, ids) * math.sqrt(table.shape[1]) + waves
+def embed(
+    table: Float[Tensor, "v d"],
+    ids: Int[Tensor, "b s"],
+    waves: Float[Tensor, "n d"] | None,
+    position: Int[Tensor, "..."],
+) -> Float[Tensor, "b s d"]:
+    """Embeddings times sqrt(d) plus the waves, if any, of their positions (section 3.4)."""
+    x = nn.embedding(table, ids) * math.sqrt(table.shape[1])
+    return x if waves is None else x + waves[position]
 
 
 def encode(params: Tree, source: Sequences, key: Key | None = None, *, cfg: Config) -> Float[Tensor, "b s d"]:
     k_embed, k_stack = random.split(key)
     vectors = table(params, "source")
-    x = embed(vectors, source.ids, waves(source.ids.shape[1], vectors)[source.position])
+    x = embed(vectors, source.ids, waves(source.ids.shape[1], vectors, cfg), source.position)
     mask = attention.segment_mask(source.segment, source.segment)
     x = nn.dropout(x, cfg.block.dropout, k_embed)
     return transformer.stack(params["encoder"], x, mask, key=k_stack, position=source.position, cfg=cfg.block)[0]
@@ -88,7 +96,7 @@ def apply(
     k_encode, k_embed, k_stack = random.split(key, 3)
     memory = encode(params, source, k_encode, cfg=cfg)
     vectors = table(params, "target")
-    x = embed(vectors, target.ids, waves(target.ids.shape[1], vectors)[target.position])
+    x = embed(vectors, target.ids, waves(target.ids.shape[1], vectors, cfg), target.position)
     x = nn.dropout(x, cfg.block.dropout, k_embed)
     mask = attention.segment_mask(target.segment, target.segment)
     mask = mask & attention.causal_mask(x.shape[1], x.device)
@@ -126,11 +134,11 @@ def start(params: Tree, source: Sequences, beams: int, length: int, *, cfg: Conf
     cache = transformer.stack_cache(params["decoder"], memory.shape[0], length, memory, memory, turn)
 
     vectors = table(params, "target")
-    places = waves(length, vectors)
+    places = waves(length, vectors, cfg)
 
     def step(token: Int[Tensor, "b"], cache: list[Tree]) -> tuple[Float[Tensor, "b v"], list[Tree]]:
         position = cache[0]["position"]
-        x = embed(vectors, rearrange(token, "b -> b 1"), places[position])
+        x = embed(vectors, rearrange(token, "b -> b 1"), places, position)
         mask = transformer.cache_mask(position, 1, length)
         x, cache = transformer.stack(params["decoder"], x, mask, Cross(None, seen, turn), cache=cache, cfg=cfg.block)
         return head(params, x)[:, 0], cache
