@@ -23,7 +23,7 @@ from lib.tree import Tree
 SHORT = 128 * 128  # query times key positions
 KeysValues = tuple[Float[Tensor, "b g s c"], Float[Tensor, "b g s c"]]
 Mask = Bool[Tensor, "..."] | Literal["causal"] | None
-Rotation = tuple[Float[Tensor, "*b t c"], Float[Tensor, "*b t c"]]  # cosines and sines
+Rotation = tuple[Float[Tensor, "*b t n"], Float[Tensor, "*b t n"]]  # cosines and sines of n pairs of channels
 
 
 def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: int = 0) -> Tree:
@@ -71,8 +71,13 @@ def rotation(
     if stretch is not None:  # written on the device: a CUDA graph cannot hold a copy to it
         rate = rate / torch.cat([torch.full_like(rate[:1], x) for x in stretch])
     angle = positions[..., None] * rate
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos(), angle.sin()
+    return _once(angle.cos()), _once(angle.sin())
+
+
+def _once(x: Tensor) -> Tensor:
+    """x; compiled, it is computed once. Else inductor writes its cosines out in every kernel that turns something,
+    which made a step of the translator a twentieth longer on a CPU."""
+    return x.as_strided(x.shape, x.stride())
 
 
 def rotate(x: Float[Tensor, "b h t c"], rotation: Rotation | None) -> Float[Tensor, "b h t c"]:
@@ -83,7 +88,7 @@ def rotate(x: Float[Tensor, "b h t c"], rotation: Rotation | None) -> Float[Tens
         return x
     cos, sin = (part.to(x.dtype) for part in rotation)
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def attention(
