@@ -42,7 +42,7 @@ from lib.tasks.classify import Encoded
 SIZE = {"width": 16, "heads": 2, "ff": 24}
 LLAMA = {"norm": "rms", "activation": "swiglu", "position": "rotary", "bias": "none"}
 GPT2 = {"norm": "layer", "activation": "gelu_tanh", "position": "learned", "bias": "all"}
-STEPS = 10
+STEPS = 6
 
 
 def transformer_case(dropout=0.1, **change):
@@ -260,7 +260,7 @@ def told_by_all(mine):
 
 
 def equals_one_process():
-    """Of each case how far ten steps of two ranks are from ten steps of one process, and how far those went. Each rank
+    """Of each case how far the steps of two ranks are from those of one process, and how far those went. Each rank
     is the one process of half of the cases."""
     halves = told_by_all(
         {name: train(CASES[name](), ranks=False) for name in [*CASES][parallel.rank() :: parallel.size()]}

@@ -188,27 +188,38 @@ def test_stop_ends_the_child_and_its_compilers(begin, monkeypatch):
     assert len(lines) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_child_outlives_its_run(number):
+def test_no_child_outlives_its_run():
+    """Three runs, forks of one process that has loaded torch, each ended by another signal."""
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
     code = """
-import time, torch
+import os, time, torch
 from tests.test_background import X, background, first, step
 torch.compile = lambda *_, **__: time.sleep(300)
-update = background.Compiling(step, lambda line: None, lambda: None)
-update(first(), X)
-print(update._child.pid, flush=True)
-time.sleep(300)
+for _ in range(3):
+    if not os.fork():
+        update = background.Compiling(step, lambda line: None, lambda: None)
+        update(first(), X)
+        os.write(1, f"{os.getpid()} {update._child.pid}\\n".encode())  # in one piece, also unbuffered
+        time.sleep(300)
+for _ in range(3):
+    os.wait()
 """
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    runs = []
     try:
-        child = int(parent.stdout.readline())
-        assert alive(child)
-        parent.send_signal(number)
-        parent.wait(60)
-        until(lambda: not alive(child))
+        runs = [tuple(map(int, parent.stdout.readline().split())) for _ in signals]
+        assert all(alive(pid) for pair in runs for pid in pair)
+        for (run, child), number in zip(runs, signals, strict=True):
+            os.kill(run, number)
+            until(lambda run=run: not alive(run))
+            until(lambda child=child: not alive(child))
     finally:
         parent.kill()
         parent.wait()
+        for pid in (pid for pair in runs for pid in pair if alive(pid)):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_where_it_is_possible(monkeypatch):

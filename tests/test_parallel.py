@@ -35,7 +35,7 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ranks.CASES)
 def test_two_ranks_are_one_process_with_the_whole_batch(found, name):
-    """Ten steps; dropout, augmentation, latents and batch statistics included."""
+    """Six steps; dropout, augmentation, latents and batch statistics included."""
     for rank in found:
         result = rank[f"equals {name}"]
         assert result["moved"] > 1e-4
