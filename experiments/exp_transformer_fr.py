@@ -55,7 +55,7 @@ class Args(run.Args):
     norm: Literal["layer", "rms"] = "rms"
     """Kind of normalisation."""
     position: Literal["sinusoidal", "rotary"] = "sinusoidal"
-    """How the model knows positions: waves are added, or queries and keys are turned, in cross-attention too."""
+    """How the model knows positions: waves added to embeddings, or queries and keys turned, in cross-attention too."""
     dropout: run.Fraction = 0.0
     """Probability with which an activation is dropped in training."""
     vocabulary: run.Count = 8000

@@ -57,8 +57,8 @@ class Config:
 
 
 class Cross(NamedTuple):
-    """What cross-attention reads, beside a cache that has its keys and values only the mask. With a rotation of the
-    keys, queries are turned as well: where to look then depends on how far apart the positions are."""
+    """What cross-attention reads, beside a cache that has its keys and values only the mask. `rotation`: of the keys;
+    needed where positions are rotary."""
 
     memory: Float[Tensor, "b s d"] | None
     mask: Bool[Tensor, "..."] | None = None
@@ -105,7 +105,8 @@ def block(
     cfg: Config,
     weights: bool = False,
 ) -> tuple[Float[Tensor, "b t d"], Tree]:
-    """One block. Cross-attends to `cross` where the parameters have "cross". `rotation`: of rotary positions.
+    """One block. Cross-attends to `cross` where the parameters have "cross". `rotation`: of rotary positions; it turns
+    the queries of cross-attention too.
 
     `cache` (see `stack_cache`) holds what came before position `cache["position"]` and, for cross-attention, the
     memory's keys and values. Returns x and the cache as it is after x; with `weights`, the cross-attention weights
@@ -132,8 +133,8 @@ def block(
         else:
             raise ValueError("a block with cross-attention needs a memory or a cache")
         h = norm(p["norm_cross"], x, cfg) if pre else x
-        seen, turn = (cross.mask, cross.rotation and rotation) if cross else (None, None)
-        h, w = attn.attention(p["cross"], h, kv, seen, k_cross, turn, dropout=cfg.dropout, weights=weights)
+        seen = cross and cross.mask
+        h, w = attn.attention(p["cross"], h, kv, seen, k_cross, rotation, dropout=cfg.dropout, weights=weights)
         x = x + nn.dropout(h, cfg.dropout, k_cross_out)
         x = x if pre else norm(p["norm_cross"], x, cfg)
         after |= {"weights": w} if weights else {}
@@ -164,7 +165,7 @@ def stack(
     """All blocks and, of norms inside them, the final one. Arguments and results as `block`; the cache is a list, one
     entry a block. `position`: of rotary positions; behind the cache's, one after another, where it is None."""
     after: list[Tree] = []
-    if position is None:
+    if position is None and cfg.position == "rotary":
         position = torch.arange(x.shape[1], device=x.device) + (cache[0]["position"] if cache else 0)
     turn = rotation(position, cfg)
     keys = random.split(key, len(p["blocks"]))
@@ -174,9 +175,9 @@ def stack(
     return norm(p["norm"], x, cfg) if "norm" in p else x, after
 
 
-def rotation(position: Int[Tensor, "*b t"], cfg: Config) -> attn.Rotation | None:
+def rotation(position: Int[Tensor, "*b t"] | None, cfg: Config) -> attn.Rotation | None:
     """What turns the queries and keys of these positions in every head; None unless positions are rotary."""
-    if cfg.position != "rotary":
+    if cfg.position != "rotary" or position is None:
         return None
     position = position if position.ndim == 1 else rearrange(position, "b t -> b 1 t")
     return attn.rotation(position, cfg.width // cfg.heads, cfg.rotary_base, cfg.rotary_stretch)

@@ -50,7 +50,9 @@ def transformer_case(dropout=0.1, **change):
         exp_transformer_fr.PRESETS["small"], lr=2e-3, muon_lr=0.0, rows=4, length=16, dropout=dropout, steps=STEPS,
         warmup=2, clip=0.1, ema_decay=0.9, **change,
     )  # fmt: skip
-    cfg = seq2seq.Config(1, 1, transformer.Config(width=16, heads=2, ff=32, dropout=dropout), 40, 40, shared=True)
+    cfg = seq2seq.Config(
+        1, 1, transformer.Config(width=16, heads=2, ff=32, dropout=dropout, position=args.position), 40, 40, shared=True
+    )
     source = [[3 + (7 * i + j) % 37 for j in range(2 + i % 9)] for i in range(60)]
     corpus = packing.Tokens(source, [[3 + (5 * i + j) % 37 for j in range(1 + i % 7)] for i in range(60)])
     collate = partial(packing.collate, length=args.length, start=tokens.START, end=tokens.END)

@@ -46,14 +46,14 @@ def rotated(key, eigenvalues):
     return q @ torch.diag(torch.tensor(eigenvalues)) @ q.T
 
 
-def translation(key, norm="rms", length=7):
+def translation(key, norm="rms", length=7, position="rotary"):
     """A small encoder-decoder and a loss per token over rows with padding."""
-    block = transformer.Config(width=8, heads=2, ff=12, norm=norm, activation="gelu")
+    block = transformer.Config(width=8, heads=2, ff=12, norm=norm, activation="gelu", position=position)
     cfg = seq2seq.Config(1, 1, block, 11, 11, shared=True)
     k_params, k_source, k_target = random.split(key, 3)
-    position = torch.arange(length).expand(3, length)
-    segment = (position < torch.tensor([[length], [length - 2], [length - 1]])).int()
-    sides = [seq2seq.Sequences(random.randint(k, (3, length), 3, 11), position, segment) for k in (k_source, k_target)]
+    places = torch.arange(length).expand(3, length)
+    segment = (places < torch.tensor([[length], [length - 2], [length - 1]])).int()
+    sides = [seq2seq.Sequences(random.randint(k, (3, length), 3, 11), places, segment) for k in (k_source, k_target)]
 
     def loss(params, batch):
         logits, _ = seq2seq.apply(params, *batch, cfg=cfg)

@@ -23,7 +23,7 @@ from experiments import exp_transformer_fr as exp
 from lib import checkpoint, random, run, tree
 from lib.data import packing, pairs, tokens
 from lib.models import seq2seq
-from lib.run import cli
+from lib.run import cli, settings
 from lib.tasks import doubt, robust
 from lib.transform import jit
 
@@ -205,6 +205,14 @@ def straight(data, tmp_path_factory):
     )  # fmt: skip
     exp.train(args)
     return args
+
+
+def test_a_run_from_before_positions_could_be_chosen_has_waves(tmp_path):
+    stored = dataclasses.asdict(exp.PRESETS["small"])
+    del stored["position"]
+    (tmp_path / "config.json").write_text(json.dumps(stored, default=str))
+    assert settings.load_config(tmp_path, exp.Args).block().position == "sinusoidal"
+    assert exp.PRESETS["small"].block().position == "rotary"
 
 
 def saved(args, n):

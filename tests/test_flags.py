@@ -41,7 +41,11 @@ def test_every_number_has_bounds(name):
         ("exp_transformer_fr", ["--lr", "inf"], "--lr must be at least 0, not inf"),
         ("exp_transformer_fr", ["--beams", "0"], "--beams must be"),
         ("exp_transformer_fr", ["--test-sentences", "0"], "--test-sentences must be"),
-        ("exp_transformer_fr", ["--width", "33", "--heads", "3"], "sinusoidal positions need an even width, not 33"),
+        (
+            "exp_transformer_fr",
+            ["--width", "33", "--heads", "3"],
+            "rotary positions need an even width / heads, not 11",
+        ),
         ("exp_transformer_fr", ["--data", ""], "--data is empty"),
         ("exp_transformer_fr", ["--replicas", "0"], "--replicas must be at least 1"),
         (

@@ -30,7 +30,7 @@ def inputs(key):
 
 
 def run(p, x, mask=None, memory=None, memory_mask=None, key=None, cfg=CFG):
-    cross = None if memory is None else tf.Cross(memory, memory_mask)
+    cross = None if memory is None else tf.Cross(memory, memory_mask, tf.rotation(torch.arange(S), cfg))
     return tf.stack(p, x, mask, cross, key, cfg=cfg)[0]
 
 
@@ -230,7 +230,7 @@ def test_packed_sequences_equal_separate_ones(key, causal):
 
 def decode(p, x, memory, chunks, length, memory_mask=None, stack=tf.stack, cfg=CFG):
     """x through the cache, some positions at a time."""
-    cache, out = tf.stack_cache(p, B, length, memory, x), []
+    cache, out = tf.stack_cache(p, B, length, memory, x, tf.rotation(torch.arange(S), cfg)), []
     for part in x.split(chunks, dim=1):
         mask = tf.cache_mask(cache[0]["position"], part.shape[1], length)
         y, cache = stack(p, part, mask, tf.Cross(None, memory_mask), cache=cache, cfg=cfg)
@@ -241,11 +241,13 @@ def decode(p, x, memory, chunks, length, memory_mask=None, stack=tf.stack, cfg=C
 @pytest.mark.parametrize("length", [T, T + 3])
 @pytest.mark.parametrize("chunks", [[1] * T, [3, 1, 2], [T]], ids=["token-by-token", "chunks", "at-once"])
 @pytest.mark.parametrize("cross", [False, True])
-def test_cached_equals_uncached(key, cross, chunks, length):
-    p, (x, memory) = make(key, cross=cross), inputs(key)
+@pytest.mark.parametrize("position", ["sinusoidal", "rotary"])
+def test_cached_equals_uncached(key, position, cross, chunks, length):
+    cfg = dataclasses.replace(CFG, position=position)
+    p, (x, memory) = make(key, cfg, cross=cross), inputs(key)
     memory, memory_mask = (memory, torch.tensor([True, True, True, False])[None, :]) if cross else (None, None)
-    y, cache = decode(p, x, memory, chunks, length, memory_mask)
-    expected = run(p, x, attn.causal_mask(T), memory, memory_mask)
+    y, cache = decode(p, x, memory, chunks, length, memory_mask, cfg=cfg)
+    expected = run(p, x, attn.causal_mask(T), memory, memory_mask, cfg=cfg)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
     assert [c["position"].item() for c in cache] == [T] * LAYERS
     assert all(c["k"].shape == (B, 2, length, 4) for c in cache)

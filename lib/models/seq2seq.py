@@ -130,7 +130,7 @@ def start(params: Tree, source: Sequences, beams: int, length: int, *, cfg: Conf
     for `beams` copies of each source and up to `length` target tokens."""
     memory = encode(params, source, cfg=cfg).repeat_interleave(beams, dim=0)
     seen = rearrange(source.segment > 0, "b s -> b 1 1 s").repeat_interleave(beams, dim=0)
-    turn = transformer.rotation(torch.arange(memory.shape[1], device=memory.device), cfg.block)
+    turn = transformer.rotation(source.position.repeat_interleave(beams, dim=0), cfg.block)
     cache = transformer.stack_cache(params["decoder"], memory.shape[0], length, memory, memory, turn)
 
     vectors = table(params, "target")
@@ -140,7 +140,7 @@ def start(params: Tree, source: Sequences, beams: int, length: int, *, cfg: Conf
         position = cache[0]["position"]
         x = embed(vectors, rearrange(token, "b -> b 1"), places, position)
         mask = transformer.cache_mask(position, 1, length)
-        x, cache = transformer.stack(params["decoder"], x, mask, Cross(None, seen, turn), cache=cache, cfg=cfg.block)
+        x, cache = transformer.stack(params["decoder"], x, mask, Cross(None, seen), cache=cache, cfg=cfg.block)
         return head(params, x)[:, 0], cache
 
     return step, cache

@@ -35,7 +35,7 @@ import torch
 import tyro
 
 from experiments import exp_transformer_fr as exp
-from lib import random, run, transformer, tree
+from lib import random, run, tree
 from lib.data import packing, pairs, tokens, typed
 from lib.faults import DataError, RunError
 from lib.models import seq2seq, smollm
@@ -158,11 +158,8 @@ class Job(NamedTuple):
 
 
 def make_job(args: exp.Args, corpus: packing.Tokens, vocabularies: list[int], batches: int) -> Job:
-    block, device = (
-        transformer.Config(width=args.width, heads=args.heads, ff=args.ff, dropout=args.dropout, norm=args.norm),
-        run.device(args),
-    )
-    cfg = seq2seq.Config(args.encoder_layers, args.decoder_layers, block, *vocabularies, args.shared)
+    device = run.device(args)
+    cfg = seq2seq.Config(args.encoder_layers, args.decoder_layers, args.block(), *vocabularies, args.shared)
     padded = spread(book.batches(corpus), batches)
     rows = packing.batches(corpus, random.key(args.seed), args.rows, lambda _, rows: rows, args.length)
     return Job(args, cfg, device, run.dtype(args, device), corpus, list(itertools.islice(rows, len(padded))), padded)

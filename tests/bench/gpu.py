@@ -64,7 +64,7 @@ class Gpu(turns.Flags):
     replicas, train. All if none."""
     translator: Literal["best", "small"] = "best"
     """The preset of exp_transformer_fr that is trained."""
-    translator_steps: int = 12_000
+    translator_steps: int = 6_000
     novel_steps: int = 700
     results: Path | None = None
     """A Markdown file into which the table goes, between its markers."""
@@ -243,7 +243,8 @@ def steps(args: Gpu) -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs to be deterministic
     torch.backends.cudnn.allow_tf32 = False
     size = {"width": 64, "heads": 4, "ff": 128, "rows": 8, "dropout": 0.1, "steps": 100}
-    one = exp_transformer_fr.Args(encoder_layers=2, decoder_layers=2, vocabulary=500, **size)  # type: ignore[arg-type]
+    words: dict = {"encoder_layers": 2, "decoder_layers": 2, "vocabulary": 500, "position": "rotary", **size}
+    one = exp_transformer_fr.Args(**words)
     two = exp_gpt_hemingway.Args(layers=2, length=64, **size)  # type: ignore[arg-type]
     block = transformer.Config(
         width=64, heads=4, ff=128, dropout=0.1, norm="rms", activation="swiglu", position="rotary", bias="none"
@@ -306,11 +307,8 @@ def packed(model: exp_transformer_fr.Args, n: int) -> list[packing.Batch]:
 
 
 def translation_config(model: exp_transformer_fr.Args) -> seq2seq.Config:
-    block = transformer.Config(
-        width=model.width, heads=model.heads, ff=model.ff, dropout=model.dropout, norm=model.norm
-    )
     v = model.vocabulary
-    return seq2seq.Config(model.encoder_layers, model.decoder_layers, block, v, v, model.shared)
+    return seq2seq.Config(model.encoder_layers, model.decoder_layers, model.block(), v, v, model.shared)
 
 
 def gpt2(args: Gpu, peer: str, vocabulary: str) -> None:
@@ -353,12 +351,12 @@ def gpt2(args: Gpu, peer: str, vocabulary: str) -> None:
 
 
 def translation(args: Gpu, peer: str, preset: str) -> None:
-    """exp_transformer_fr's step on made-up sentences, `small` or `best`."""
-    model: Any = replace(exp_transformer_fr.PRESETS[preset], muon_lr=0.0)  # as the baseline has
+    """exp_transformer_fr's step on made-up sentences, `small` or `best`, by AdamW and with waves, as the baseline."""
+    model: Any = replace(exp_transformer_fr.PRESETS[preset], muon_lr=0.0, position="sinusoidal")
     if args.dry:
         model = replace(model, width=32, heads=2, ff=48, encoder_layers=1, decoder_layers=1, rows=4, vocabulary=300)
-    if peer == "nn.Module":  # which has three tables, no average of the weights, and a factor as learning rate
-        model = replace(model, shared=False, schedule="inverse_sqrt", ema_decay=0.0)
+    if peer == "nn.Module":  # which has three tables, and a factor as learning rate
+        model = replace(model, shared=False, schedule="inverse_sqrt")
     turn, cfg, host = Turn(args), translation_config(model), packed(model, 3)
     data = [tree.to(batch, args.device) for batch in host]
     useful = int((host[0].target_out != tokens.PAD).sum())
