@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib import random, run, threefry
-from lib.data import drawn, tokens
+from lib.data import drawing, tokens
 from lib.models import gpt, smollm
 from lib.run import cli, settings
 from lib.tasks import judge
@@ -175,5 +175,5 @@ def few_faces(drawn_cache, monkeypatch):
     """Flags for 60 drawn faces of 16 pixels, in a cache of the tests' own, and a judge hardly trained."""
     monkeypatch.setenv("PUREGEN_CACHE", str(drawn_cache))
     monkeypatch.setattr(judge, "STEPS", 2)
-    monkeypatch.setattr(drawn, "_cores", lambda: 1)
+    monkeypatch.setattr(drawing, "_cores", lambda: 1)
     return ["--size", 16, "--faces", 60]

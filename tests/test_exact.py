@@ -35,7 +35,7 @@ from experiments import exp_mixture_points as mixture
 from experiments import exp_transformer_fr as transformer
 from experiments import exp_vae_faces as vae
 from lib import checkpoint, nn, random, tree
-from lib.data import drawn, images, packing, pairs, tokens, typed
+from lib.data import drawing, images, packing, pairs, tokens, typed
 from lib.models import bert, smollm
 from lib.models import gpt2 as released
 from lib.tasks import judge, writing
@@ -163,7 +163,7 @@ def few_faces(tmp_path_factory):
     """Of drawn faces few, in a cache of their own; what judges them hardly learns."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUREGEN_CACHE", str(tmp_path_factory.mktemp("faces")))
-        patch.setattr(drawn, "_cores", lambda: 1)
+        patch.setattr(drawing, "_cores", lambda: 1)
         patch.setattr(judge, "STEPS", 2)
         patch.setattr(cyclegan, "VAL", 4)
         patch.setattr(cyclegan, "TEST", 4)

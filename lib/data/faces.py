@@ -155,7 +155,7 @@ def _draw(
     split: str, seeds: int | Sequence[str], size: int, hair: str | Sequence[str], glasses: bool | None
 ) -> tuple[Part, Int[Tensor, "n"]]:
     """The faces, and of each the number of who it is."""
-    pixels, labels = drawn.draw(_seeds(split, seeds), drawn.options(size, _colour_codes(hair), _share(glasses)))
+    pixels, labels = drawn.draw(seeds_of(split, seeds), drawn.options(size, _colour_codes(hair), _share(glasses)))
     found = {name: torch.from_numpy(label) for name, label in labels.items()}
     attributes = {name: found[name].bool() if len(values) == 2 else found[name] for name, values in DRAWN.items()}
     return Part(torch.from_numpy(pixels), attributes), found["who"]
@@ -178,7 +178,7 @@ def mask(
         versions = [drawn.options(size, _colour_codes(hair), share) for share in (0, 1)]
     else:
         raise ValueError(f"a mask of {what}: only of hair or glasses")
-    a, b = (drawn.draw(_seeds(split, seeds), version).pixels for version in versions)
+    a, b = (drawn.draw(seeds_of(split, seeds), version).pixels for version in versions)
     return torch.from_numpy((a != b).any(1, keepdims=True))
 
 
@@ -193,11 +193,12 @@ def _share(glasses: bool | None) -> float:
     return 0.5 if glasses is None else float(glasses)
 
 
-def _seeds(split: str, seeds: int | Sequence[str]) -> list[str]:
+def seeds_of(split: str, seeds: int | Sequence[str]) -> list[str]:
+    """The seeds of a split: these, or the first so many. Raises ValueError for none and for those of another."""
     prefix = PREFIX[split]
     found = [f"{prefix}{i}" for i in range(seeds)] if isinstance(seeds, int) else list(seeds)
     if not found:
-        raise ValueError("no face to draw")
+        raise ValueError("nothing to draw")
     if strange := [seed for seed in found if not seed.startswith(prefix)]:
-        raise ValueError(f"face {strange[0]} is not drawn for {split}, whose seeds begin with {prefix}")
+        raise ValueError(f"{strange[0]} is not drawn for {split}, whose seeds begin with {prefix}")
     return found

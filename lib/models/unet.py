@@ -1,0 +1,142 @@
+"""A U-Net that is told how much noise a picture has (Ronneberger et al. 2015; Ho et al. 2020).
+
+Pictures are first folded, patch x patch pixels into one position, so that no convolution works at full resolution.
+Axes: b batch, c channels, h height, w width, e numbers of the embedding, k numbers that say what is asked for.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from lib import attention, conv, nn, random
+from lib.random import Key
+from lib.tree import Tree
+
+GROUPS = 8
+WAVES = 32  # numbers that say the noise level
+FASTEST = 50.0  # waves of a noise label from 0 to 1
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int = 64
+    widths: tuple[int, ...] = (32, 64, 96, 128)  # channels of each level, the finest first; a level has half the side
+    blocks: int = 1  # residual blocks of a level, on the way down and on the way up
+    attention: int = 1  # levels with attention, the coarsest ones
+    patch: int = 2
+    channels: int = 3
+    labels: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.widths or any(width % GROUPS for width in self.widths):
+            raise ValueError(f"widths {self.widths}: multiples of {GROUPS} are needed")
+        step = self.patch * 2 ** (len(self.widths) - 1)
+        if self.size % step:
+            raise ValueError(f"{len(self.widths)} levels need a size that is a multiple of {step}, not {self.size}")
+        if not 0 <= self.attention <= len(self.widths):
+            raise ValueError(f"attention {self.attention}: there are {len(self.widths)} levels")
+
+    @property
+    def embedding(self) -> int:
+        return 4 * self.widths[0]
+
+
+def block_init(key: Key, c: int, f: int, cfg: Config, attends: bool) -> Tree:
+    """{"norm_in", "conv_in", "embed", "conv_out", "skip" where c is not f, "norm_attn" and "attn" where it attends};
+    the last convolution and the last map of attention are 0, so that a block begins as the identity."""
+    k_in, k_embed, k_out, k_skip, k_attn = random.split(key, 5)
+    p = {
+        "norm_in": conv.group_norm_init(c, key.device),
+        "conv_in": conv.conv_init(k_in, c, f, 3),
+        "embed": nn.linear_init(k_embed, cfg.embedding, 2 * f),
+        "conv_out": conv.conv_init(k_out, f, f, 3, std=0.0),
+    }
+    if c != f:
+        p["skip"] = conv.conv_init(k_skip, c, f, 1, std=1 / math.sqrt(c))
+    if attends:
+        attn = attention.attention_init(k_attn, f, max(1, f // 32))
+        p |= {"norm_attn": conv.group_norm_init(f, key.device), "attn": {**attn, "w_o": attn["w_o"] * 0}}
+    return p
+
+
+def block(p: Tree, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b f h w"]:
+    """Two convolutions around a norm whose scale and shift the embedding gives, beside the identity; then attention
+    over all positions, where there is any."""
+    h = conv.conv(p["conv_in"], F.silu(conv.group_norm(p["norm_in"], x, GROUPS)), padding=1)
+    scale, shift = rearrange(nn.linear(p["embed"], embedding), "b (two f) -> two b f 1 1", two=2)
+    h = conv.group_norm({}, h, GROUPS) * (1 + scale) + shift
+    x = (conv.conv(p["skip"], x) if "skip" in p else x) + conv.conv(p["conv_out"], F.silu(h), padding=1)
+    if "attn" not in p:
+        return x
+    h = rearrange(conv.group_norm(p["norm_attn"], x, GROUPS), "b f h w -> b (h w) f")
+    h, _ = attention.attention(p["attn"], h, attention.keys_values(p["attn"], h))
+    return x + rearrange(h, "b (h w) f -> b f h w", h=x.shape[2])
+
+
+def init(key: Key, cfg: Config) -> Tree:
+    """{"embed": two maps, "label" where there are labels, "in", "down": [levels of blocks], "middle": [two blocks],
+    "up": [levels of blocks, the coarsest first], "norm", "out"}; "out" is 0, so that a new network predicts 0."""
+    k_embed, k_label, k_in, k_down, k_middle, k_up = random.split(key, 6)
+    first, levels = cfg.widths[0], len(cfg.widths)
+    folded = cfg.channels * cfg.patch**2
+    attends = [i >= levels - cfg.attention for i in range(levels)]
+
+    def level(key: Key, i: int, c: int) -> list[Tree]:
+        f = cfg.widths[i]
+        keys = random.split(key, cfg.blocks)
+        return [block_init(k, c if j == 0 else f, f, cfg, attends[i]) for j, k in enumerate(keys)]
+
+    down, up, middle = random.split(k_down, levels), random.split(k_up, levels), random.split(k_middle)
+    last = cfg.widths[-1]
+    p = {
+        "embed": nn.mlp_init(k_embed, [WAVES, cfg.embedding, cfg.embedding]),
+        "in": conv.conv_init(k_in, folded, first, 3, std=1 / math.sqrt(9 * folded)),
+        "down": [level(down[i], i, cfg.widths[max(0, i - 1)]) for i in range(levels)],
+        "middle": [block_init(k, last, last, cfg, cfg.attention > 0) for k in middle],
+        "up": [level(up[i], i, cfg.widths[i] + cfg.widths[min(i + 1, levels - 1)]) for i in reversed(range(levels))],
+        "norm": conv.group_norm_init(first, key.device),
+        "out": conv.conv_init(k_in, first, folded, 3, std=0.0),
+    }  # fmt: skip
+    return p | ({"label": nn.linear_init(k_label, cfg.labels, cfg.embedding, bias=False)} if cfg.labels else {})
+
+
+def embed(p: Tree, noise: Float[Tensor, "b"], label: Float[Tensor, "b k"] | None) -> Float[Tensor, "b e"]:
+    """Waves of the noise label through two maps, and what is asked for added to it."""
+    rate = torch.exp(torch.linspace(0, math.log(FASTEST), WAVES // 2, device=noise.device))
+    angle = 2 * math.pi * noise[:, None] * rate / rate[0]
+    dtype = p["embed"][0]["w"].dtype
+    found = nn.mlp(p["embed"], torch.cat([angle.cos(), angle.sin()], 1).to(dtype), activation=F.silu)
+    return F.silu(found if label is None else found + nn.linear(p["label"], label.to(dtype)))
+
+
+def apply(
+    p: Tree,
+    x: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b"],
+    label: Float[Tensor, "b k"] | None = None,
+    *,
+    cfg: Config,
+) -> Float[Tensor, "b c h w"]:
+    """What is predicted of pictures with noise, in fp32."""
+    embedding = embed(p, noise, label)
+    h = conv.conv(p["in"], F.pixel_unshuffle(x, cfg.patch).to(embedding.dtype), padding=1)
+    kept = []
+    for i, blocks in enumerate(p["down"]):
+        h = F.avg_pool2d(h, 2) if i else h
+        for q in blocks:
+            h = block(q, h, embedding)
+        kept.append(h)
+    for q in p["middle"]:
+        h = block(q, h, embedding)
+    for i, (blocks, skip) in enumerate(zip(p["up"], reversed(kept), strict=True)):
+        h = F.interpolate(h, scale_factor=2) if i else h
+        h = torch.cat([h, skip], 1)
+        for q in blocks:
+            h = block(q, h, embedding)
+    h = conv.conv(p["out"], F.silu(conv.group_norm(p["norm"], h, GROUPS)), padding=1)
+    return F.pixel_shuffle(h.float(), cfg.patch)
