@@ -1,5 +1,5 @@
-"""lib/diffusion.py and lib/likelihood.py against mixtures of Gaussians, whose denoiser, likelihood and flow are known: orders of convergence,
-parametrisations against each other, likelihood in nats, inversion, guidance and inpainting."""
+"""lib/diffusion.py and lib/likelihood.py against mixtures of Gaussians, whose denoiser, likelihood and flow are known:
+orders of convergence, parametrisations against each other, likelihood in nats, inversion, guidance and inpainting."""
 
 import itertools
 import math
