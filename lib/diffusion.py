@@ -8,9 +8,8 @@ nothing of a model but its denoiser, and a guided, clipped or inpainting one is 
 Axes: b batch, k noise levels; "..." those of one example. A noise level is one number, or one for each example.
 """
 
-import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from lib import random
 from lib.random import Key
 
-Denoise: TypeAlias = Callable[[Float[Tensor, "b ..."], Float[Tensor, ""]], Float[Tensor, "b ..."]]
+Denoise: TypeAlias = Callable[[Float[Tensor, "b ..."], Float[Tensor, "*b"]], Float[Tensor, "b ..."]]
 Network: TypeAlias = Callable[[Float[Tensor, "b ..."], Float[Tensor, "b"]], Float[Tensor, "b ..."]]
 Sigma: TypeAlias = Float[Tensor, "*b"]
 
@@ -79,9 +78,9 @@ def noise_label(sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
 def denoiser(network: Network, scales: Callable[[Sigma], Scales]) -> Denoise:
     """The denoiser of a network, which is given scaled pictures and `noise_label`, and predicts what `scales` says."""
 
-    def denoise(x: Float[Tensor, "b ..."], sigma: Float[Tensor, ""]) -> Float[Tensor, "b ..."]:
-        sigma = sigma.expand(len(x)) if sigma.ndim == 0 else sigma
-        skip, out, into = (_over(x, part) for part in scales(sigma))
+    def denoise(x: Float[Tensor, "b ..."], sigma: Sigma) -> Float[Tensor, "b ..."]:
+        sigma = sigma.to(x.device).expand(len(x))
+        skip, out, into = (_over(x, part).to(x.dtype) for part in scales(sigma))
         return skip * x + out * network(into * x, noise_label(sigma)).to(x.dtype)
 
     return denoise
@@ -103,7 +102,7 @@ def loss(
     return error.abs().pow(power).flatten(1).mean(1)
 
 
-# ---- how much noise ----
+# ---- how much noise: schedules are made on the CPU ----
 
 
 def lognormal(key: Key, n: int, mean: float = -1.2, std: float = 1.2) -> Float[Tensor, "n"]:
@@ -112,7 +111,7 @@ def lognormal(key: Key, n: int, mean: float = -1.2, std: float = 1.2) -> Float[T
 
 
 def chosen(key: Key, n: int, levels: Float[Tensor, "k"]) -> Float[Tensor, "n"]:
-    """Training levels drawn from `levels`, each as often."""
+    """Training levels drawn from `levels`, which lie where the key does, each equally likely."""
     return levels[random.randint(key, (n,), 0, len(levels)).long()]
 
 
@@ -150,32 +149,41 @@ def strided(levels: Float[Tensor, "k"], n: int) -> Float[Tensor, "m"]:
     return torch.cat([levels[at], levels.new_zeros(1)])
 
 
-# ---- samplers: from levels[0] to levels[-1] ----
+# ---- samplers: from levels[0] to levels[-1], which fall ----
+
+
+def _steps(x: Float[Tensor, "b ..."], levels: Float[Tensor, "k"]) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Each level with the next, where x is and in its dtype, and whether that is 0: known on the host, so that no step
+    waits for the device."""
+    last = [level == 0 for level in levels.tolist()]
+    levels = levels.to(x)
+    return zip(levels[:-1], levels[1:], last[1:], strict=True)
 
 
 def ddim(
     denoise: Denoise, x: Float[Tensor, "b ..."], levels: Float[Tensor, "k"], key: Key | None = None, eta: float = 0.0
 ) -> Float[Tensor, "b ..."]:
-    """DDIM (Song et al. 2021, equation 12), which is Euler's method on the probability flow where `eta` is 0, and the
-    ancestral sampler of Ho et al. 2020 where it is 1. Step i draws its noise with `fold_in(key, i)`."""
-    for i in range(len(levels) - 1):
-        now, then = levels[i], levels[i + 1]
-        up = eta * then * (1 - (then / now) ** 2).sqrt() if eta else torch.zeros_like(then)
-        down = (then**2 - up**2).sqrt()
+    """DDIM (Song et al. 2021, equations 12 and 16), which is Euler's method on the probability flow where `eta` is 0,
+    and the ancestral sampler of Ho et al. 2020 where it is 1. Step i draws its noise with `fold_in(key, i)`. Raises
+    ValueError for an eta outside [0, 1], and for one above 0 without a key."""
+    if not 0 <= eta <= 1 or (eta and key is None):
+        raise ValueError(f"eta {eta}: it must be in [0, 1], and above 0 it needs a key")
+    for i, (now, then, _) in enumerate(_steps(x, levels)):
+        up = eta * then * (1 - (then / now) ** 2).sqrt()
         clean = denoise(x, now)
-        x = clean + (down / now) * (x - clean)
-        if eta:
-            x = x + up * random.normal(random.fold_in(key, i), tuple(x.shape))  # type: ignore[arg-type]
+        x = clean + ((then**2 - up**2).sqrt() / now) * (x - clean)
+        if eta and key is not None:
+            x = x + up * random.normal(random.fold_in(key, i), tuple(x.shape))
     return x
 
 
 def heun(denoise: Denoise, x: Float[Tensor, "b ..."], levels: Float[Tensor, "k"]) -> Float[Tensor, "b ..."]:
     """Heun's method on the probability flow, of second order: two denoisings a step, one in the step to 0 (EDM,
-    algorithm 1). With levels that rise it turns pictures into noise."""
-    for now, then in itertools.pairwise(levels):
+    algorithm 1). With levels that rise from above 0 it turns pictures into noise."""
+    for now, then, last in _steps(x, levels):
         first = (x - denoise(x, now)) / now  # dx / dsigma (EDM, equation 1)
         ahead = x + (then - now) * first
-        if then > 0:
+        if not last:
             ahead = x + (then - now) * (first + (ahead - denoise(ahead, then)) / then) / 2
         x = ahead
     return x
@@ -185,11 +193,11 @@ def dpm(denoise: Denoise, x: Float[Tensor, "b ..."], levels: Float[Tensor, "k"])
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): of second order with one denoising a step, which goes on along
     the line through this x0 and the one before; the first step and that to 0 are of first order."""
     before, width = None, None  # the x0 of the step before, and its width in -ln(sigma)
-    for now, then in itertools.pairwise(levels):
+    for now, then, last in _steps(x, levels):
         clean = denoise(x, now)
         step = (now / then).log()
         ahead = clean
-        if before is not None and then > 0:
+        if before is not None and not last:
             ahead = clean + step / (2 * width) * (clean - before)  # type: ignore[operator]
         x = ahead + (then / now) * (x - ahead)
         before, width = clean, step
@@ -208,9 +216,9 @@ def clipped(denoise: Denoise) -> Denoise:
 
 
 def guided(strong: Denoise, weak: Denoise, weight: float, low: float = 0.0, high: float = math.inf) -> Denoise:
-    """weak + weight (strong - weak) at levels in (low, high], `strong` elsewhere. With the same network that is told
-    nothing as `weak` it is classifier-free guidance (Ho & Salimans 2022), with an earlier one autoguidance (Karras et
-    al. 2024); limited to an interval by Kynkäänniemi et al. 2024. A weight of 1 is no guidance."""
+    """weak + weight (strong - weak) at one level in (low, high], `strong` elsewhere; not to be compiled. With the same
+    network that is told nothing as `weak` it is classifier-free guidance (Ho & Salimans 2022), with an earlier one
+    autoguidance (Karras et al. 2024); limited to an interval by Kynkäänniemi et al. 2024. A weight of 1 is none."""
 
     def denoise(x: Float[Tensor, "b ..."], sigma: Float[Tensor, ""]) -> Float[Tensor, "b ..."]:
         good = strong(x, sigma)
@@ -223,5 +231,6 @@ def guided(strong: Denoise, weak: Denoise, weight: float, low: float = 0.0, high
 
 
 def inpainted(denoise: Denoise, known: Float[Tensor, "b ..."], mask: Bool[Tensor, "..."]) -> Denoise:
-    """What is `known` where `mask` is true: there every sampler ends at it exactly, its noise fading on the way."""
+    """What is `known` where `mask` is true: samplers whose levels end at 0 end at it exactly, its noise fading on the
+    way."""
     return lambda x, sigma: torch.where(mask, known, denoise(x, sigma))

@@ -7,7 +7,7 @@ import itertools
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lib import random
@@ -18,16 +18,17 @@ from lib.random import Key
 def log_likelihood(
     denoise: Denoise, x: Float[Tensor, "b ..."], levels: Float[Tensor, "k"], key: Key, probes: int = 1
 ) -> Float[Tensor, "b"]:
-    """ln p(x) in nats under the probability flow (Song et al. 2021, "Score-based generative modeling", equation 39),
-    by Heun's method on levels that rise to where x is as good as normal. The divergence is Hutchinson's estimate with
-    `probes` vectors of signs for each example: a jvp of the denoiser each, without bias, and exact in one dimension."""
-    n = x[0].numel()
-    signs = random.bernoulli(key, 0.5, (probes, *x.shape)).to(x.dtype) * 2 - 1
+    """ln of the density, in nats, of pictures with noise levels[0] at x, under the probability flow (Song et al. 2021,
+    "Score-based generative modeling", equation 39): by Heun's method on levels that rise from above 0 to where x is as
+    good as normal. The divergence is Hutchinson's estimate with one or more `probes`, vectors of signs for each
+    example: a jvp of the denoiser each, without bias, and exact in one dimension. Not to be compiled."""
+    n, levels = x[0].numel(), levels.to(x)
+    signs = random.bernoulli(key, 0.5, (len(x), probes, *x.shape[1:])).to(x.dtype) * 2 - 1
 
     def slopes(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """dx / dsigma and its divergence."""
         traces = torch.zeros(len(x), device=x.device, dtype=x.dtype)
-        for sign in signs:
+        for sign in signs.unbind(1):
             clean, tangent = torch.func.jvp(lambda x: denoise(x, sigma), (x,), (sign,))  # type: ignore[misc]
             traces = traces + (sign * tangent).flatten(1).sum(1) / probes
         return (x - clean) / sigma, (n - traces) / sigma
@@ -43,6 +44,12 @@ def log_likelihood(
     return normal + total
 
 
-def bits_per_dimension(nats: Float[Tensor, "b"], n: int, values: int = 256) -> Float[Tensor, "b"]:
-    """Of ln p of n integers below `values` as numbers (integer + u) / (values / 2) - 1, u uniform in [0, 1)."""
-    return math.log2(values / 2) - nats / (n * math.log(2))
+def dequantised(key: Key, pixels: UInt8[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+    """(pixel + u) / 128 - 1 with u uniform in [0, 1), which has a density where 256 values have none."""
+    return (pixels + random.uniform(key, tuple(pixels.shape))) / 128 - 1
+
+
+def bits_per_dimension(nats: Float[Tensor, "b"], n: int) -> Float[Tensor, "b"]:
+    """Bits for each of the n pixels of pictures whose `dequantised` have log densities `nats`: on average over u no
+    fewer than the pictures themselves have (Theis et al. 2016)."""
+    return math.log2(128) - nats / (n * math.log(2))

@@ -228,7 +228,7 @@ def test_a_killed_process_is_told(tmp_path, monkeypatch):
 
 
 def test_processes_that_draw_do_without_torch():
-    code = "import sys, lib.data.drawn; sys.exit('torch' in sys.modules)"
+    code = "import sys, lib.data.drawn, lib.data.petals; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

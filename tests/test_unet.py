@@ -60,6 +60,21 @@ def test_examples_are_apart_and_all_inputs_matter(key):
     assert (first != 0).all()  # one pixel sees the whole picture
 
 
+def test_no_two_leaves_begin_alike(key):
+    drawn = [x for x in tree.leaves(unet.init(key, unet.Config(16, (8, 8, 8), attention=3))) if x.ndim > 1 and x.any()]
+    assert not any(a.shape == b.shape and torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
+def test_the_derivative_along_a_direction(key):
+    """Of the whole network, attention as well: for likelihoods."""
+    p, (x, noise, label) = make(key), inputs(key)
+    run = lambda x: unet.apply(p, x, noise, label, cfg=CFG)  # noqa: E731
+    along = random.normal(random.fold_in(key, 3), tuple(x.shape))
+    _, tangent = torch.func.jvp(run, (x,), (along,))
+    near = (run(x + 1e-2 * along) - run(x - 1e-2 * along)) / 2e-2
+    assert (tangent - near).norm() < 0.02 * near.norm()
+
+
 def test_bf16_is_near(key):
     p, args = make(key), inputs(key)
     exact, near = (unet.apply(tree.cast(p, dtype), *args, cfg=CFG) for dtype in (torch.float32, torch.bfloat16))
@@ -99,6 +114,7 @@ def test_it_learns_one_picture(key):
         ({"widths": (8, 12)}, "multiples of 8"),
         ({"widths": ()}, "multiples of 8"),
         ({"attention": 9}, "there are 4 levels"),
+        ({"size": 4, "widths": (8, 8)}, "nothing is left to normalise"),
     ],
 )
 def test_what_cannot_be(words, message):

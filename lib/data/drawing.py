@@ -24,7 +24,7 @@ from tqdm import tqdm
 from lib.cache import cache_dir
 from lib.faults import DataError
 
-CHUNK = 250  # pictures, in one file of the cache: a second's work
+CHUNK = 250  # pictures, in one file of the cache: one or two seconds' work
 
 Options = dict[str, Any]
 One = Callable[[str, Options], tuple[np.ndarray, dict[str, int]]]  # of a seed, the picture and its labels
@@ -38,7 +38,8 @@ class Drawn(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What is drawn: `one` picture, a function of a module; `packages` whose other versions may draw otherwise."""
+    """What is drawn: `one` picture, a function whose module holds all of ours that draws, for the cache's key has that
+    file in it; `packages` whose other versions may draw otherwise."""
 
     name: str
     one: One
@@ -68,7 +69,7 @@ def draw(kind: Kind, seeds: Sequence[str], options: Options) -> Drawn:
 
 
 def _draw_all(kind: Kind, jobs: Sequence[tuple[Path, list[str], Options]]) -> None:
-    workers = min(len(jobs), _cores())
+    workers = min(len(jobs), _cores(), 61)  # Windows can wait for no more
     with tqdm(
         total=sum(len(seeds) for _, seeds, _ in jobs), desc=f"drawing {kind.name}", unit="picture", delay=1
     ) as bar:

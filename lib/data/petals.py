@@ -8,11 +8,12 @@ import io
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import resvg_py
 from PIL import Image
+
+from lib.data.drawing import Options
 
 PETALS = {
     "white": "#f4f1ec", "yellow": "#f7d52e", "orange": "#f28a26", "red": "#cc1f33", "pink": "#f08ab4",
@@ -30,13 +31,12 @@ NAMES = {
     "double": ["single", "double"], "ground": list(GROUNDS),
 }  # fmt: skip
 
-Options = dict[str, Any]
-
 
 def flower(seed: str, options: Options) -> tuple[np.ndarray, dict[str, int]]:
     """One flower, uint8 (3, size, size), and the number of each attribute's value in NAMES. `options`: "size", and
-    values of attributes that are not to be the seed's choice. All else about a flower is the same, whatever they are.
-    Raises ValueError where the centre is to have the petals' colour."""
+    values of attributes that are not to be the seed's choice. All else about a flower is the same, whatever they are,
+    but that of petals and centre the one that is free changes where both would have one colour. Raises ValueError where
+    both are given it."""
     chosen = attributes(seed, options)
     png = resvg_py.svg_to_bytes(svg_string=svg(seed, chosen, options["size"]), skip_system_fonts=True)
     with Image.open(io.BytesIO(png)) as image:
@@ -69,7 +69,7 @@ def svg(seed: str, chosen: dict[str, str], size: int) -> str:
     petals, centre = PETALS[chosen["petals"]], CENTRES[chosen["centre"]]
     x, y = 50 + draw.uniform(-8, 8), 47 + draw.uniform(-8, 8)
     length, tilt, turn, spin = draw.uniform(30, 40), draw.uniform(0.68, 1), draw.uniform(-40, 40), draw.uniform(0, 360)
-    light, angle = draw.uniform(0.82, 1.12), draw.uniform(0, 360)
+    light, angle = draw.uniform(0.82, 1.12), draw.uniform(0, math.tau)
     behind = _ground(random.Random(f"ground {seed}"), chosen["ground"])
     stem = _stem(random.Random(f"stem {seed}"), x, y)
     head = _head(random.Random(f"head {seed}"), chosen, length, spin)
@@ -117,8 +117,9 @@ def _head(draw: random.Random, chosen: dict[str, str], length: float, spin: floa
     n, colour, centre = int(chosen["count"]), PETALS[chosen["petals"]], CENTRES[chosen["centre"]]
     width = min(1.25 * length * math.sin(math.pi / n), 0.6 * length)
     edge, vein = _shade(colour, 0.55), _shade(colour, 0.78)
-    found = []
-    for layer in range(2 if chosen["double"] == "double" else 1):
+    radius, found = length * draw.uniform(0.2, 0.26), []
+    layers = [random.Random(draw.random()) for _ in range(2)]  # each by itself: another count changes nothing else
+    for layer, draw in enumerate(layers[: 2 if chosen["double"] == "double" else 1]):
         scale, offset, fill = 1 - 0.36 * layer, spin + layer * 180 / n, ("petal", "inner")[layer]
         outline = petal(chosen["shape"], length, width)
         for i in range(n):
@@ -128,7 +129,6 @@ def _head(draw: random.Random, chosen: dict[str, str], length: float, spin: floa
                 f'stroke="{edge}" stroke-width=".9"/><path d="M0 {-0.2 * length:.1f}V{-0.72 * length:.1f}" '
                 f'stroke="{vein}" stroke-width=".8"/></g>'
             )
-    radius = length * draw.uniform(0.2, 0.26)
     found.append(f'<circle r="{radius:.1f}" fill="url(#disc)" stroke="{_shade(centre, 0.5)}" stroke-width=".6"/>')
     for i in range(18):  # seeds in the order of a sunflower's
         far, at = radius * 0.88 * math.sqrt((i + 0.5) / 18), i * math.pi * (3 - math.sqrt(5))

@@ -1,9 +1,10 @@
 """A U-Net that is told how much noise a picture has (Ronneberger et al. 2015; Ho et al. 2020).
 
-Pictures are first folded, patch x patch pixels into one position, so that no convolution works at full resolution.
+Pictures are first folded, patch x patch pixels into one position, so that no map is larger than that leaves it.
 Axes: b batch, c channels, h height, w width, e numbers of the embedding, k numbers that say what is asked for.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from lib.tree import Tree
 
 GROUPS = 8
 WAVES = 32  # numbers that say the noise level
-FASTEST = 50.0  # waves of a noise label from 0 to 1
+SLOWEST, FASTEST = 0.25, 8.0  # waves of a noise label from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Config:
         step = self.patch * 2 ** (len(self.widths) - 1)
         if self.size % step:
             raise ValueError(f"{len(self.widths)} levels need a size that is a multiple of {step}, not {self.size}")
+        if self.size == step and self.widths[-1] == GROUPS:
+            raise ValueError(f"size {self.size}: nothing is left to normalise at the coarsest level, of one position")
         if not 0 <= self.attention <= len(self.widths):
             raise ValueError(f"attention {self.attention}: there are {len(self.widths)} levels")
 
@@ -59,7 +62,7 @@ def block_init(key: Key, c: int, f: int, cfg: Config, attends: bool) -> Tree:
     if c != f:
         p["skip"] = conv.conv_init(k_skip, c, f, 1, std=1 / math.sqrt(c))
     if attends:
-        attn = attention.attention_init(k_attn, f, max(1, f // 32))
+        attn = attention.attention_init(k_attn, f, math.gcd(f, max(1, f // 32)))
         p |= {"norm_attn": conv.group_norm_init(f, key.device), "attn": {**attn, "w_o": attn["w_o"] * 0}}
     return p
 
@@ -80,8 +83,9 @@ def block(p: Tree, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"])
 
 def init(key: Key, cfg: Config) -> Tree:
     """{"embed": two maps, "label" where there are labels, "in", "down": [levels of blocks], "middle": [two blocks],
-    "up": [levels of blocks, the coarsest first], "norm", "out"}; "out" is 0, so that a new network predicts 0."""
-    k_embed, k_label, k_in, k_down, k_middle, k_up = random.split(key, 6)
+    "up": [levels of blocks, the coarsest first], "narrow": [what comes before each of them but the first], "norm",
+    "out"}; "out" is 0, so that a new network predicts 0."""
+    k_embed, k_label, k_in, k_out, k_down, k_middle, k_up, k_narrow = random.split(key, 8)
     first, levels = cfg.widths[0], len(cfg.widths)
     folded = cfg.channels * cfg.patch**2
     attends = [i >= levels - cfg.attention for i in range(levels)]
@@ -98,17 +102,21 @@ def init(key: Key, cfg: Config) -> Tree:
         "in": conv.conv_init(k_in, folded, first, 3, std=1 / math.sqrt(9 * folded)),
         "down": [level(down[i], i, cfg.widths[max(0, i - 1)]) for i in range(levels)],
         "middle": [block_init(k, last, last, cfg, cfg.attention > 0) for k in middle],
-        "up": [level(up[i], i, cfg.widths[i] + cfg.widths[min(i + 1, levels - 1)]) for i in reversed(range(levels))],
+        "up": [level(up[i], i, 2 * cfg.widths[i]) for i in reversed(range(levels))],
+        "narrow": [
+            conv.conv_init(random.fold_in(k_narrow, i), c, f, 1, std=c**-0.5)
+            for i, (c, f) in enumerate(itertools.pairwise(reversed(cfg.widths)))
+        ],
         "norm": conv.group_norm_init(first, key.device),
-        "out": conv.conv_init(k_in, first, folded, 3, std=0.0),
+        "out": conv.conv_init(k_out, first, folded, 3, std=0.0),
     }  # fmt: skip
     return p | ({"label": nn.linear_init(k_label, cfg.labels, cfg.embedding, bias=False)} if cfg.labels else {})
 
 
 def embed(p: Tree, noise: Float[Tensor, "b"], label: Float[Tensor, "b k"] | None) -> Float[Tensor, "b e"]:
     """Waves of the noise label through two maps, and what is asked for added to it."""
-    rate = torch.exp(torch.linspace(0, math.log(FASTEST), WAVES // 2, device=noise.device))
-    angle = 2 * math.pi * noise[:, None] * rate / rate[0]
+    rate = torch.exp(torch.linspace(math.log(SLOWEST), math.log(FASTEST), WAVES // 2, device=noise.device))
+    angle = 2 * math.pi * noise[:, None] * rate
     dtype = p["embed"][0]["w"].dtype
     found = nn.mlp(p["embed"], torch.cat([angle.cos(), angle.sin()], 1).to(dtype), activation=F.silu)
     return F.silu(found if label is None else found + nn.linear(p["label"], label.to(dtype)))
@@ -134,7 +142,7 @@ def apply(
     for q in p["middle"]:
         h = block(q, h, embedding)
     for i, (blocks, skip) in enumerate(zip(p["up"], reversed(kept), strict=True)):
-        h = F.interpolate(h, scale_factor=2) if i else h
+        h = F.interpolate(conv.conv(p["narrow"][i - 1], h), scale_factor=2) if i else h
         h = torch.cat([h, skip], 1)
         for q in blocks:
             h = block(q, h, embedding)
