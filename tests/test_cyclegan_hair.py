@@ -19,7 +19,7 @@ from torch.func import vmap
 
 from experiments import exp_cyclegan_hair as exp
 from lib import checkpoint, random, tree
-from lib.data import domains, drawn, faces
+from lib.data import domains, drawing, faces
 from lib.data.domains import Domains
 from lib.run import replicas
 from lib.tasks import judge, unpaired
@@ -39,7 +39,7 @@ def few(tmp_path_factory):
     """A cache of its own for this file, few held-out faces, a judge that hardly learns."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUREGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(drawn, "_cores", lambda: 1)
+        patch.setattr(drawing, "_cores", lambda: 1)
         patch.setattr(judge, "STEPS", 2)
         patch.setattr(exp, "VAL", 6)
         patch.setattr(exp, "TEST", 6)
