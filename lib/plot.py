@@ -1,6 +1,7 @@
 """Pictures for TensorBoard and files."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lib.faults import RunError
+
+warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it draws boxes: Chinese would be told piece by piece
 
 
 def heatmap(

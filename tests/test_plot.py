@@ -1,6 +1,8 @@
 """lib/plot.py: where each picture stands on a sheet, and files that come back as they were."""
 
+import importlib
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -88,6 +90,14 @@ def test_heatmap_names_rows_and_columns():
     assert [label.get_text() for label in axes.get_xticklabels()] == columns
     assert axes.get_title() == "label (row)" and not axes.texts
     assert np.array_equal(axes.images[0].get_array(), [[0, 1, 2], [3, 4, 5]])
+
+
+def test_names_in_a_script_that_the_font_lacks_are_drawn_without_a_word(tmp_path):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        importlib.reload(plot)  # what pytest does with warnings came after its import
+        plot.save(plot.heatmap(torch.eye(2), list("你好"), list("ab")), tmp_path / "out.png")
+    assert [str(warning.message) for warning in told] == [] and (tmp_path / "out.png").exists()
 
 
 def test_heatmap_with_numbers_that_can_be_read():
