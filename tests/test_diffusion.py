@@ -252,8 +252,8 @@ def test_several_probes_are_their_mean_and_each_examples_own(key):
 
 
 @pytest.mark.parametrize("name", df.SAMPLERS)
-def test_dtypes_stay_and_steps_compile(key, name):
-    """bf16 pictures stay bf16 on levels in fp32; a step has no branch on a tensor."""
+def test_dtypes_stay(key, name):
+    """bf16 pictures stay bf16 on levels in fp32, which may be one or several."""
     network = lambda x, label: x * label.to(x.dtype)[:, None]  # noqa: E731
     denoise, levels = df.denoiser(network, df.v), df.karras(4)
     x = noise(key, 3).bfloat16()

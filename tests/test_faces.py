@@ -194,6 +194,9 @@ def test_all_that_the_pictures_depend_on_is_in_the_key(monkeypatch, counted):
     monkeypatch.setattr(drawing.inspect, "getfile", lambda one: drawing.__file__)  # another module draws
     faces.draw("train", 4, 16)
     assert len(counted[0]) == 36
+    monkeypatch.setattr(drawing, "__file__", __file__)  # and another one keeps the pictures
+    faces.draw("train", 4, 16)
+    assert len(counted[0]) == 40
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import resvg_py
 from filelock import FileLock
+from PIL import Image
 from tqdm import tqdm
 
 from lib.cache import cache_dir
@@ -66,6 +68,12 @@ def draw(kind: Kind, seeds: Sequence[str], options: Options) -> Drawn:
         raise DataError(f"{folder}: {len(jobs) - len(chunks)} files are not what was written. Run again.")
     pixels = np.concatenate([chunk.pixels for chunk in chunks])
     return Drawn(pixels, {name: np.concatenate([chunk.labels[name] for chunk in chunks]) for name in chunks[0].labels})
+
+
+def rendered(svg: str) -> np.ndarray:
+    """An SVG as pixels, uint8 (3, height, width)."""
+    with Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))) as image:
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 
 def _draw_all(kind: Kind, jobs: Sequence[tuple[Path, list[str], Options]]) -> None:

@@ -7,15 +7,12 @@ in a fraction of a second.
 
 import functools
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from importlib import resources
 
 import numpy as np
-import resvg_py
 from dicebear import Avatar, Style
-from PIL import Image
 
 from lib.data import drawing
 from lib.data.drawing import Drawn, Options
@@ -53,14 +50,11 @@ def draw(seeds: Sequence[str], options: Options) -> Drawn:
 def face(seed: str, options: Options) -> tuple[np.ndarray, dict[str, int]]:
     """One face, uint8 (3, size, size), and its labels."""
     avatar = Avatar(_style(), {**options, "seed": seed})
-    png = resvg_py.svg_to_bytes(svg_string=avatar.to_string(), skip_system_fonts=True)
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     chosen = avatar.to_json()["options"]
     kept = (k for k in chosen if k.endswith("Variant") or k == "skinColor")
     features = sorted((k, chosen[k]) for k in kept if k != "glassesVariant")
     digest = hashlib.blake2b(json.dumps(features).encode(), digest_size=8).digest()
-    return pixels, {
+    return drawing.rendered(avatar.to_string()), {
         "glasses": int("glassesVariant" in chosen),
         "hair": options["hairColor"].index(chosen["hairColor"][0]),
         "skin": list(SKIN.values()).index(chosen["skinColor"][0]),

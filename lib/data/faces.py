@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from lib.data import albums, drawn
+from lib.data.drawing import Drawn
 from lib.data.drawn import HAIR, SKIN
 from lib.data.pixels import TINY
 from lib.faults import DataError
@@ -75,7 +76,7 @@ def load(
     if data == "default":
         _check(data, needs, DRAWN)
         colours = _colours(data, hair, DRAWN)
-        counts = {"train": max(1, n), "val": max(2, n // 10), "test": max(2, n // 10)}
+        counts = split_sizes(n)
         (train, a), (val, b), (test, c) = (_draw(split, counts[split], size, colours, None) for split in counts)
         train, val = _kept(train, ~torch.isin(a, torch.cat([b, c]))), _kept(val, ~torch.isin(b, c))
         return Faces(drawn.STYLE, train, val, test, {**DRAWN, "hair": colours})
@@ -155,10 +156,8 @@ def _draw(
     split: str, seeds: int | Sequence[str], size: int, hair: str | Sequence[str], glasses: bool | None
 ) -> tuple[Part, Int[Tensor, "n"]]:
     """The faces, and of each the number of who it is."""
-    pixels, labels = drawn.draw(seeds_of(split, seeds), drawn.options(size, _colour_codes(hair), _share(glasses)))
-    found = {name: torch.from_numpy(label) for name, label in labels.items()}
-    attributes = {name: found[name].bool() if len(values) == 2 else found[name] for name, values in DRAWN.items()}
-    return Part(torch.from_numpy(pixels), attributes), found["who"]
+    found = drawn.draw(seeds_of(split, seeds), drawn.options(size, _colour_codes(hair), _share(glasses)))
+    return labelled(found, DRAWN), torch.from_numpy(found.labels["who"])
 
 
 def mask(
@@ -191,6 +190,18 @@ def _colour_codes(hair: str | Sequence[str]) -> list[str]:
 
 def _share(glasses: bool | None) -> float:
     return 0.5 if glasses is None else float(glasses)
+
+
+def labelled(found: Drawn, names: albums.Names) -> Part:
+    """Drawn pictures with the attributes of `names`."""
+    attributes = {name: torch.from_numpy(found.labels[name]) for name in names}
+    attributes = {name: x.bool() if len(names[name]) == 2 else x for name, x in attributes.items()}
+    return Part(torch.from_numpy(found.pixels), attributes)
+
+
+def split_sizes(n: int) -> dict[str, int]:
+    """Of `n` drawn pictures to train on: a tenth as many each for validation and test."""
+    return {"train": max(1, n), "val": max(2, n // 10), "test": max(2, n // 10)}
 
 
 def seeds_of(split: str, seeds: int | Sequence[str]) -> list[str]:

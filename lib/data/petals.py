@@ -4,16 +4,13 @@ A flower is an SVG of a hundred units a side, written from a seed and rendered b
 that draw start in a fraction of a second.
 """
 
-import io
 import math
 import random
 from collections.abc import Sequence
 
 import numpy as np
-import resvg_py
-from PIL import Image
 
-from lib.data.drawing import Options
+from lib.data.drawing import Options, rendered
 
 PETALS = {
     "white": "#f4f1ec", "yellow": "#f7d52e", "orange": "#f28a26", "red": "#cc1f33", "pink": "#f08ab4",
@@ -38,10 +35,9 @@ def flower(seed: str, options: Options) -> tuple[np.ndarray, dict[str, int]]:
     but that of petals and centre the one that is free changes where both would have one colour. Raises ValueError where
     both are given it."""
     chosen = attributes(seed, options)
-    png = resvg_py.svg_to_bytes(svg_string=svg(seed, chosen, options["size"]), skip_system_fonts=True)
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    return pixels, {name: NAMES[name].index(value) for name, value in chosen.items()}
+    return rendered(svg(seed, chosen, options["size"])), {
+        name: NAMES[name].index(value) for name, value in chosen.items()
+    }
 
 
 def attributes(seed: str, options: Options) -> dict[str, str]:
