@@ -3,6 +3,7 @@ into the slot of the translation (Luong et al. 2015, "Addressing the rare word p
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ _SLOT = re.compile(f"[{''.join(SLOTS)}]")
 # Words are cut at apostrophes and hyphens. Numbers with signs (1,000, 3.5, 7:30), which other languages write in other
 # ways, are left to the model, and so is a 1, with which nouns agree.
 _WORD = re.compile(rf"(?:(?!{UNSPACED.pattern})[^\W\d_])+|(?<![\d.,:/])(?!1(?!\d))\d+(?![.,:/]?\d)")
+ENDINGS = (1, 2, 3)  # letters of one
+COMMON = 300  # one in so many words is known with an ending and without
 _TITLE = re.compile(r"\b(?:Mrs?|Ms|Dr|St)\. $")
 
 
@@ -25,11 +28,12 @@ def words(text: str) -> list[str]:
 
 
 class Lexicon(NamedTuple):
-    """The words of a model's training sources in lower case, what they begin with (five letters at least, or all but
-    the last), and whether nouns have a capital in their language, as in German."""
+    """The words of a model's training sources in lower case; the endings by which many of them differ; what is left of
+    the words without one; and whether nouns have a capital in their language, as in German."""
 
     known: frozenset[str]
-    heads: frozenset[str]
+    endings: frozenset[str]
+    stems: frozenset[str]
     nouns: bool
 
     @classmethod
@@ -38,23 +42,31 @@ class Lexicon(NamedTuple):
         .06, French .05, German .63)."""
         written = frozenset(known)
         every = frozenset(map(str.lower, written))
-        heads = {word[:n] for word in every for n in (*range(5, len(word) + 1), len(word) - 1) if n > 2}
-        return cls(every, frozenset(heads), 3 * sum(word[0].isupper() for word in written) > len(written))
+        counts = Counter(word[-n:] for word in every for n in ENDINGS if word[:-n] in every)
+        endings = frozenset(ending for ending, count in counts.items() if count >= len(every) / COMMON)
+        nouns = 3 * sum(word[0].isupper() for word in written) > len(written)
+        stems = {stem for word in every for stem in ([word[:5]] if nouns else _stems(word, endings))}
+        return cls(every, endings, frozenset(stems), nouns)
 
     def carried(self, text: str) -> set[str]:
         """The words of a text to carry over: numbers, and unknown words that have a capital where other words have none
-        or that are no other form of a known one (an ending of three letters aside). Where nouns have capitals these say
-        nothing, and a word that begins as a known one does may be put together with it (Hundeleine)."""
+        or that are no other form of a known one. Where nouns have capitals these say nothing, and a word that begins as
+        a known one does may be put together with it (Hundeleine)."""
         shouted = text == text.upper()
         found = set()
         for match in _WORD.finditer(text):
             word, low = match[0], match[0].lower()
             first = casing.starts(text, match.start()) and not _TITLE.search(text, 0, match.start())
             capital = word[0].isupper() and not shouted and not first and not self.nouns
-            form = low[: 5 if self.nouns else max(5, len(low) - 3)] in self.heads
+            form = low[:5] in self.stems if self.nouns else not self.stems.isdisjoint(_stems(low, self.endings))
             if word[0].isdigit() or (low not in self.known and (capital or not form)):
                 found.add(word)
         return found
+
+
+def _stems(word: str, endings: Collection[str]) -> set[str]:
+    """The word, and what is left of it without an ending, of three letters at least."""
+    return {word, *(word[:-n] for n in ENDINGS if word[-n:] in endings and len(word) - n >= 3)}
 
 
 def save(folder: Path, known: Iterable[str]) -> None:
