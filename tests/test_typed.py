@@ -157,7 +157,8 @@ def epochs(corpus, n=300):
     return [list(zip(*typed.varied(corpus, random.fold_in(random.key(0), i)), strict=True)) for i in range(n)]
 
 
-def test_slots_are_the_same_on_both_sides(corpus):
+def test_slots_are_the_same_on_both_sides(corpus, monkeypatch):
+    monkeypatch.setattr(typed, "RUN_ON", 0)
     found = epochs(corpus)
     of = [Counter(row[i][1] for row in found) for i in range(len(PAIRS))]
     tom, mary, both, none = (f"J'ai vu {a} et {b}." for a, b in ((N, "Mary"), ("Tom", N), (N, M), ("Tom", "Mary")))
@@ -170,6 +171,18 @@ def test_slots_are_the_same_on_both_sides(corpus):
         }  # fmt: skip
         assert row[2][0].startswith(f"He is {D}") and row[2][1] == f"Il a {D} ans et j'en ai 1."
     assert of[3].keys() == {PAIRS[3].target} and of[5].keys() == {"Oui."} and of[6].keys() == {"Il est 7 h 30."}
+
+
+def test_some_sentences_run_on_into_another(corpus, monkeypatch):
+    monkeypatch.setattr(typed, "HASTY", 0)
+    monkeypatch.setattr(typed, "EMPTIED", 0)
+    rows = [row[6] for row in epochs(corpus)]
+    joined = [(source, target) for source, target in rows if target != "Il est 7 h 30."]
+    assert 0.05 < len(joined) / len(rows) < 0.15
+    others = [(p.source, p.target) for p in (PAIRS[3], PAIRS[5], PAIRS[6])]  # those without a name or a number
+    assert set(joined) == {(f"It is 7:30 {source}", f"Il est 7 h 30. {target}") for source, target in others}
+    monkeypatch.setattr(typed, "SHORT", 5)
+    assert {row[6] for row in epochs(corpus, 50)} == {("It is 7:30.", "Il est 7 h 30.")}  # too long to run on
 
 
 def test_what_a_translator_sees():

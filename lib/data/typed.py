@@ -1,7 +1,7 @@
 """Pairs as people type them: hasty, and with names and numbers that stand in no corpus.
 
-An epoch of training sees each pair changed by a key, so that a model learns to do without punctuation, and to carry
-over what stands in a slot (lib/data/slots.py).
+An epoch of training sees each pair changed by a key, so that a model learns to do without punctuation, also between
+two sentences, and to carry over what stands in a slot (lib/data/slots.py).
 """
 
 import re
@@ -17,6 +17,7 @@ from lib.random import Key
 HASTY = 0.3  # share of sources without their final punctuation
 NO_COMMAS, NO_APOSTROPHES = 0.5, 0.3  # of these
 EMPTIED = 0.5  # share of shared names that are slots; shared numbers always are
+RUN_ON, SHORT = 0.1, 60  # share of sources of at most so many letters that run on into another one
 RARE = 5  # sources that a name has to stand in to be known
 # Names of the evaluation, of which those count that training never sees.
 UNSEEN = [
@@ -77,7 +78,7 @@ def emptied(pairs: list[Pair], lexicon: slots.Lexicon) -> tuple[list[str], list[
 
 def varied(corpus: Corpus, key: Key) -> tuple[list[str], list[str]]:
     """Sources and targets of an epoch."""
-    k_hasty, k_names = random.split(key)
+    k_hasty, k_names, k_run_on = random.split(key, 3)
     sources, targets = sides(corpus.pairs)
     draws = random.uniform(k_names, (len(corpus.shared), len(slots.SLOTS))).tolist()
     for (i, words), u in zip(corpus.shared.items(), draws, strict=True):
@@ -87,6 +88,12 @@ def varied(corpus: Corpus, key: Key) -> tuple[list[str], list[str]]:
     for i, (end, commas, apostrophes) in enumerate(random.uniform(k_hasty, (len(sources), 3)).tolist()):
         if end < HASTY:
             sources[i] = hasty(sources[i], commas >= NO_COMMAS, apostrophes >= NO_APOSTROPHES)
+    brief = [i for i, source in enumerate(sources) if len(source) <= SHORT]
+    plain = [(sources[i], targets[i]) for i in brief if i not in corpus.shared]  # no slot stands in two sentences
+    for i, (share, at) in zip(brief, random.uniform(k_run_on, (len(brief), 2)).tolist(), strict=True):
+        if plain and share < RUN_ON:
+            source, target = plain[int(at * len(plain))]
+            sources[i], targets[i] = f"{hasty(sources[i])} {source}", f"{targets[i]} {target}"
     return sources, targets
 
 
