@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lib import diagnose, gan, metrics, nn, optim, parallel, plot, random, run, tree
 from lib.data import batches, faces
+from lib.data.albums import Part
 from lib.models import dcgan
 from lib.random import Key
 from lib.tasks import judge
@@ -266,7 +267,7 @@ def generator(ema: Tree, names: Names, args: Args) -> Generator:
     return Generator(partial(draw, ema), args.latent, names, args.emphasis)
 
 
-def labelled(part: faces.Part, names: Names, device: torch.device) -> Labelled:
+def labelled(part: Part, names: Names, device: torch.device) -> Labelled:
     return Labelled(part.pixels.to(device), one_hot(part.attributes, names).to(device))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lib import conv, diagnose, metrics, nn, optim, parallel, plot, random, run, tree
 from lib.data import batches, faces
-from lib.data.faces import Faces
+from lib.data.albums import Pictures
 from lib.random import Key
 from lib.tasks import arithmetic, pictures
 from lib.tasks import judge as judges
@@ -298,7 +298,7 @@ def show(here: run.Place, n: int, coder: Coder, test: UInt8[Tensor, "n 3 h w"], 
     plot.add_gif(here.writer, "samples/animation", coder.animation(code[0], code[-1]), n)
 
 
-def score(here: run.Place, params: Tree, found: Faces, key: Key, args: Args) -> tuple[dict[str, float], list[str]]:
+def score(here: run.Place, params: Tree, found: Pictures, key: Key, args: Args) -> tuple[dict[str, float], list[str]]:
     """The bound on test pictures, arithmetic on codes as the judge sees it, and the lines to print. Pictures are
     saved."""
     test = found.test.pixels

@@ -174,6 +174,7 @@ def drawn_cache(tmp_path_factory):
 def few_faces(drawn_cache, monkeypatch):
     """Flags for 60 drawn faces of 16 pixels, in a cache of the tests' own, and a judge hardly trained."""
     monkeypatch.setenv("PUREGEN_CACHE", str(drawn_cache))
-    monkeypatch.setattr(judge, "STEPS", 2)
+    for name in ("FACES", "OTHERS"):
+        monkeypatch.setattr(judge, name, getattr(judge, name)._replace(steps=2))
     monkeypatch.setattr(drawing, "_cores", lambda: 1)
     return ["--size", 16, "--faces", 60]

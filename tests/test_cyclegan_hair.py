@@ -40,7 +40,7 @@ def few(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUREGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(drawing, "_cores", lambda: 1)
-        patch.setattr(judge, "STEPS", 2)
+        patch.setattr(judge, "FACES", judge.FACES._replace(steps=2))
         patch.setattr(exp, "VAL", 6)
         patch.setattr(exp, "TEST", 6)
         yield

@@ -141,7 +141,7 @@ def test_what_cannot_be_drawn():
 
 @pytest.mark.parametrize("split, seed", [("train", "held-3"), ("val", "held-3"), ("test", "train-3"), ("train", "3")])
 def test_no_face_is_drawn_for_another_split(cache, counted, split, seed):
-    own = faces.PREFIX[split]
+    own = albums.PREFIX[split]
     for attempt in (faces.draw, lambda *words: faces.mask("hair", *words)):
         with pytest.raises(ValueError, match=f"{seed} is not drawn for {split}, whose seeds begin with {own}"):
             attempt(split, [f"{own}0", seed])
@@ -250,7 +250,7 @@ def test_the_default():
 def test_doubles_of_held_out_faces_are_left_out(monkeypatch):
     """Of 30 for training the three for validation and test, whatever their hair and glasses; of the validation's, the
     test's."""
-    monkeypatch.setattr(faces, "PREFIX", dict.fromkeys(faces.PREFIX, "held-"))
+    monkeypatch.setattr(albums, "PREFIX", dict.fromkeys(albums.PREFIX, "held-"))
     found = faces.load("default", size=16, n=30)
     assert [len(part.pixels) for part in found[1:4]] == [27, 0, 3]
     assert torch.equal(found.train.pixels, faces.draw("test", 30, 16).pixels[3:])

@@ -19,7 +19,7 @@ def colour(code):
 
 
 def test_labels_are_what_the_seed_chooses():
-    found = flowers.load(16, 40)
+    found = flowers.load(size=16, n=40)
     assert [len(part.pixels) for part in found[1:4]] == [40, 4, 4] and found.names == petals.NAMES
     assert found.train.pixels.shape == (40, 3, 16, 16) and found.train.pixels.dtype == torch.uint8
     for name, values in petals.NAMES.items():

@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from lib import random, threefry
-from lib.data.faces import Faces, Part
+from lib.data import drawn
+from lib.data.albums import Part, Pictures
 from lib.tasks import judge
 
 NAMES = {"framed": ["no frame", "frame"], "colour": ["red", "green", "blue"]}
+SHORT = judge.OTHERS._replace(steps=60, batch=32)
 COLOURS = torch.tensor([[200, 30, 30], [30, 200, 30], [30, 30, 200]], dtype=torch.uint8)
 
 
@@ -28,7 +30,7 @@ def squares(seed, n, side=16):
 
 @pytest.fixture(scope="module")
 def toy():
-    return Faces("squares", squares(0, 96), squares(1, 20), squares(2, 60), NAMES)
+    return Pictures("squares", squares(0, 96), squares(1, 20), squares(2, 60), NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,7 @@ def kept(tmp_path_factory):
 def cache(tmp_path, monkeypatch):
     """A cache of its own, and training that takes a second."""
     monkeypatch.setenv("PUREGEN_CACHE", str(tmp_path))
-    monkeypatch.setattr(judge, "STEPS", 2)
-    monkeypatch.setattr(judge, "BATCH", 8)
+    monkeypatch.setattr(judge, "OTHERS", judge.OTHERS._replace(steps=2, batch=8))
     return tmp_path / "judges"
 
 
@@ -49,8 +50,7 @@ def cache(tmp_path, monkeypatch):
 def learnt(toy, kept):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUREGEN_CACHE", str(kept))
-        patch.setattr(judge, "STEPS", 40)
-        patch.setattr(judge, "BATCH", 32)
+        patch.setattr(judge, "OTHERS", SHORT)
         patch.setattr(threefry, "_kernel", lambda fn: fn)
         return judge.load(toy, torch.device("cpu"))
 
@@ -74,8 +74,7 @@ def test_it_learns(toy, learnt):
 
 def test_what_is_learnt_is_kept(toy, learnt, kept, monkeypatch):
     monkeypatch.setenv("PUREGEN_CACHE", str(kept))
-    monkeypatch.setattr(judge, "STEPS", 40)
-    monkeypatch.setattr(judge, "BATCH", 32)
+    monkeypatch.setattr(judge, "OTHERS", SHORT)
     monkeypatch.setattr(judge, "fit", never)
     again = judge.load(toy, torch.device("cpu"))
     assert (kept / "judges" / f"{learnt.name}.safetensors").exists() and learnt.name.startswith("squares-")
@@ -116,9 +115,9 @@ def test_another_set_has_another_judge(toy, cache, monkeypatch):
     names = [judge.load(toy, torch.device("cpu")).name]
     for what in ("pixel", "label", "yes", "fewer", "values", "name"):
         names.append(judge.load(changed(toy, what), torch.device("cpu")).name)
-    for constant, value in (("STEPS", 3), ("BATCH", 4), ("LR", 1e-3), ("REACH", 1)):
+    for change in ({"steps": 3}, {"batch": 4}, {"lr": 1e-3}, {"reach": 1}, {"edge": False}, {"dtype": torch.float32}):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(judge, constant, value)
+            patch.setattr(judge, "OTHERS", judge.OTHERS._replace(**change))
             names.append(judge.load(toy, torch.device("cpu")).name)
     assert len(set(names)) == len(names) == len(trained)
     assert {path.stem for path in cache.glob("*.safetensors")} == set(names)
@@ -136,7 +135,7 @@ def test_probabilities_and_features(toy, learnt):
     for p in found.values():
         assert_close(p.sum(1), torch.ones(60)) and p.min() >= 0
     features = learnt.features(x)
-    assert features.shape == (60, judge.WIDTHS[-1]) and not features.requires_grad
+    assert features.shape == (60, judge.OTHERS.widths[-1]) and not features.requires_grad
     head = learnt.params["head"]
     logits = features @ head["w"] + head["b"]
     assert_close(found["framed"], logits[:, :2].softmax(1))
@@ -159,6 +158,20 @@ def test_a_judge_of_larger_pictures(toy, cache):
     large = toy._replace(train=squares(0, 8, 96), test=squares(1, 4, 96))
     found = judge.load(large, torch.device("cpu"))
     assert found.probabilities(centred(large.test))["colour"].shape == (4, 3)
+
+
+def test_drawn_faces_keep_their_recipe(toy, cache, monkeypatch):
+    """What RESULTS.md has of faces was scored by it."""
+    monkeypatch.setattr(judge, "FACES", judge.FACES._replace(steps=2, batch=8))
+    found = judge.load(toy._replace(name=drawn.STYLE), torch.device("cpu"))
+    assert found.recipe == judge.FACES and found.features(centred(toy.test)).shape == (60, 128)
+    assert found.name == "adventurer-7e1ee274c096a733"
+
+
+def test_pictures_of_odd_sides(toy, cache):
+    odd = toy._replace(train=squares(0, 8, 17), test=squares(1, 4, 17))
+    found = judge.load(odd, torch.device("cpu"))
+    assert found.recipe.fold == 1 and found.probabilities(centred(odd.test))["colour"].shape == (4, 3)
 
 
 def test_agreement_by_hand(toy, learnt, monkeypatch):

@@ -1,4 +1,5 @@
-"""Faces of the original data sets, read from a folder that holds them: CelebA, Kaggle's glasses, anime, one's own."""
+"""Pictures with attributes, and the original sets of faces, read from a folder that holds them: CelebA, Kaggle's
+glasses, anime, one's own."""
 
 import csv
 import io
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 from torch import Tensor
 
 from lib.data import images, texts
+from lib.data.drawing import Drawn
 from lib.data.files import place, subfolders, visible
 from lib.data.pixels import read_all
 from lib.faults import DataError
 
+PREFIX = {"train": "train-", "val": "val-", "test": "held-"}  # of the seeds of drawn pictures, by split
 GLASSES = ["no glasses", "glasses"]
 KNOWN: dict[str, dict[str, list[str]]] = {  # the attributes of each set, and the names of their values
     "celeba": {"glasses": GLASSES, "hair": ["black", "blond", "other"], "male": ["female", "male"]},
@@ -42,6 +45,60 @@ class Album(NamedTuple):
     attributes: Attributes
     names: Names
     sides: Int[Tensor, "n"]
+
+
+class Part(NamedTuple):
+    """`attributes`: bool where a picture has something or has not, int64 for one of several classes."""
+
+    pixels: UInt8[Tensor, "n 3 h w"]
+    attributes: Attributes
+
+
+class Pictures(NamedTuple):
+    """`names`: of each attribute's values, in their order."""
+
+    name: str
+    train: Part
+    val: Part
+    test: Part
+    names: Names
+
+
+def split(name: str, album: Album) -> Pictures:
+    """Raises DataError where nothing is left for one of the three."""
+    pixels, attributes, names, sides = album
+    if missing := {0, 1, 2} - set(sides.tolist()):
+        part = ("training", "validation", "test")[min(missing)]
+        raise DataError(f"{name}: of {len(pixels)} pictures none is left for {part}")
+    train, val, test = (kept(Part(pixels, attributes), sides == k) for k in range(3))
+    return Pictures(name, train, val, test, names)
+
+
+def kept(part: Part, which: Bool[Tensor, "n"]) -> Part:
+    return Part(part.pixels[which], {name: x[which] for name, x in part.attributes.items()})
+
+
+def labelled(found: Drawn, names: Names) -> Part:
+    """Drawn pictures with the attributes of `names`."""
+    attributes = {name: torch.from_numpy(found.labels[name]) for name in names}
+    attributes = {name: x.bool() if len(names[name]) == 2 else x for name, x in attributes.items()}
+    return Part(torch.from_numpy(found.pixels), attributes)
+
+
+def split_sizes(n: int) -> dict[str, int]:
+    """Of `n` drawn pictures to train on: a tenth as many each for validation and test."""
+    return {"train": max(1, n), "val": max(2, n // 10), "test": max(2, n // 10)}
+
+
+def seeds_of(split: str, seeds: int | Sequence[str]) -> list[str]:
+    """The seeds of a split: these, or the first so many. Raises ValueError for none and for those of another."""
+    prefix = PREFIX[split]
+    found = [f"{prefix}{i}" for i in range(seeds)] if isinstance(seeds, int) else list(seeds)
+    if not found:
+        raise ValueError("nothing to draw")
+    if strange := [seed for seed in found if not seed.startswith(prefix)]:
+        raise ValueError(f"{strange[0]} is not drawn for {split}, whose seeds begin with {prefix}")
+    return found
 
 
 def celeba(data_dir: Path, size: int, hair: Sequence[str] = ("black", "blond", "other")) -> Album:
@@ -83,7 +140,7 @@ def kaggle(data_dir: Path, size: int) -> Album:
     labels = [bool(label) for (label,) in table.values()]
     pixels, kept = read_all([folder / f"face-{name}.png" for name in table], size, 3, folder)
     attributes = {"glasses": torch.tensor([labels[i] for i in kept])}
-    return Album(pixels, attributes, KNOWN["glasses"], _by_pixels(pixels))
+    return Album(pixels, attributes, KNOWN["glasses"], by_pixels(pixels))
 
 
 def folder(path: Path, size: int) -> Album:
@@ -92,14 +149,14 @@ def folder(path: Path, size: int) -> Album:
     if not subfolders(path):
         return flat(path, size)
     (pixels, labels), classes = images.folder(path, size, 3)
-    return Album(pixels, {"class": labels}, {"class": classes}, _by_pixels(pixels))
+    return Album(pixels, {"class": labels}, {"class": classes}, by_pixels(pixels))
 
 
 def flat(path: Path, size: int) -> Album:
     """All pictures of a folder and its subfolders, of which nothing else is known: anime faces (63,632 in Kaggle's
     animefacedataset). Raises DataError."""
     pixels, _ = read_all(visible(path), size, 3, path)
-    return Album(pixels, {}, {}, _by_pixels(pixels))
+    return Album(pixels, {}, {}, by_pixels(pixels))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -163,7 +220,7 @@ def _find(files: Sequence[Path], data_dir: Path, data: str, *patterns: str) -> P
     raise DataError(f"{data_dir} has no {patterns[0]}. Needed: {NEEDED[data]}")
 
 
-def _by_pixels(pixels: UInt8[Tensor, "n 3 h w"]) -> Int[Tensor, "n"]:
+def by_pixels(pixels: UInt8[Tensor, "n 3 h w"]) -> Int[Tensor, "n"]:
     """0 for training, 1 for validation, 2 for test: the same picture is never on two sides."""
     val, test = images.held_out(pixels, "val"), images.held_out(pixels, "test")
     return torch.where(val, 1, torch.where(test, 2, 0))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib import random, tree
 from lib.data import albums, batches, faces
-from lib.data.faces import Faces, Part
+from lib.data.albums import Part, Pictures
 from lib.faults import DataError
 from lib.random import Key
 
@@ -34,7 +34,7 @@ class Held(NamedTuple):
     hair: Bool[Tensor, "n 1 h w"] | None
 
 
-def load(data: str, data_dir: Path | None, size: int, n: int) -> tuple[Faces, str, list[str]]:
+def load(data: str, data_dir: Path | None, size: int, n: int) -> tuple[Pictures, str, list[str]]:
     """All faces (of drawn ones `n`), the attribute that tells domains apart, and their names. Raises DataError."""
     known = data in ("default", *albums.KNOWN)
     what = "hair" if known else "class"
@@ -50,7 +50,7 @@ def load(data: str, data_dir: Path | None, size: int, n: int) -> tuple[Faces, st
     return found, what, names
 
 
-def held_out(split: str, n: int, size: int, found: Faces | None, what: str) -> Held:
+def held_out(split: str, n: int, size: int, found: Pictures | None, what: str) -> Held:
     """Up to n faces of each domain, of the split "val" or "test"; without `found` n drawn ones with hair of either
     colour."""
     hair = None

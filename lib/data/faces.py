@@ -9,19 +9,17 @@ the same seeds twice with one option changed:
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lib.data import albums, drawn
-from lib.data.drawing import Drawn
+from lib.data.albums import Part, Pictures, kept, labelled, seeds_of, split, split_sizes
 from lib.data.drawn import HAIR, SKIN
 from lib.data.pixels import TINY
 from lib.faults import DataError
 
-PREFIX = {"train": "train-", "val": "val-", "test": "held-"}  # of the seeds of drawn faces, by split
 DRAWN = {
     "glasses": albums.GLASSES,
     "hair": list(HAIR),
@@ -32,23 +30,6 @@ DRAWN = {
 }
 
 
-class Part(NamedTuple):
-    """`attributes`: bool where a face has something or has not, int64 for one of several classes."""
-
-    pixels: UInt8[Tensor, "n 3 h w"]
-    attributes: albums.Attributes
-
-
-class Faces(NamedTuple):
-    """`names`: of each attribute's values, in their order."""
-
-    name: str
-    train: Part
-    val: Part
-    test: Part
-    names: albums.Names
-
-
 def load(
     data: str,
     data_dir: Path | None = None,
@@ -56,7 +37,7 @@ def load(
     hair: Sequence[str] | None = None,
     needs: Sequence[str] = (),
     n: int = 10_000,
-) -> Faces:
+) -> Pictures:
     """RGB pictures of `size` x `size` pixels and what is known of each.
 
     `data`: "default" (drawn: `n` faces for training, a tenth as many each for validation and test, less the few that
@@ -78,8 +59,8 @@ def load(
         colours = _colours(data, hair, DRAWN)
         counts = split_sizes(n)
         (train, a), (val, b), (test, c) = (_draw(split, counts[split], size, colours, None) for split in counts)
-        train, val = _kept(train, ~torch.isin(a, torch.cat([b, c]))), _kept(val, ~torch.isin(b, c))
-        return Faces(drawn.STYLE, train, val, test, {**DRAWN, "hair": colours})
+        train, val = kept(train, ~torch.isin(a, torch.cat([b, c]))), kept(val, ~torch.isin(b, c))
+        return Pictures(drawn.STYLE, train, val, test, {**DRAWN, "hair": colours})
     if data in albums.KNOWN:
         known = albums.KNOWN[data]
         _check(data, needs, known)
@@ -87,14 +68,14 @@ def load(
             where = "" if data_dir is None else f"; {data_dir} is not a folder"
             raise DataError(f"--data {data} needs --data-dir, a folder with {albums.NEEDED[data]}{where}")
         if data == "celeba":
-            return _split(data, albums.celeba(data_dir, size, _colours(data, hair, known)))
-        return _split(data, albums.kaggle(data_dir, size) if data == "glasses" else albums.flat(data_dir, size))
+            return split(data, albums.celeba(data_dir, size, _colours(data, hair, known)))
+        return split(data, albums.kaggle(data_dir, size) if data == "glasses" else albums.flat(data_dir, size))
     path = Path(data)
     if not path.is_dir():
         raise DataError(f"--data {data}: neither default, {', '.join(albums.KNOWN)} nor a folder")
     album = albums.folder(path, size)
     _check(data, needs, album.names)
-    return _split(path.resolve().name, album)
+    return split(path.resolve().name, album)
 
 
 def value(word: str, names: albums.Names) -> tuple[str, int]:
@@ -116,19 +97,6 @@ def _colours(data: str, hair: Sequence[str] | None, known: albums.Names) -> list
     if missing := [colour for colour in hair or () if colour not in known["hair"]]:
         raise DataError(f"--data {data} has no {missing[0]} hair: it has {', '.join(known['hair'])}")
     return list(hair or known["hair"])
-
-
-def _split(name: str, album: albums.Album) -> Faces:
-    pixels, attributes, names, sides = album
-    if missing := {0, 1, 2} - set(sides.tolist()):
-        part = ("training", "validation", "test")[min(missing)]
-        raise DataError(f"{name}: of {len(pixels)} pictures none is left for {part}")
-    train, val, test = (_kept(Part(pixels, attributes), sides == k) for k in range(3))
-    return Faces(name, train, val, test, names)
-
-
-def _kept(part: Part, which: Bool[Tensor, "n"]) -> Part:
-    return Part(part.pixels[which], {name: x[which] for name, x in part.attributes.items()})
 
 
 # ---- drawn ----
@@ -190,26 +158,3 @@ def _colour_codes(hair: str | Sequence[str]) -> list[str]:
 
 def _share(glasses: bool | None) -> float:
     return 0.5 if glasses is None else float(glasses)
-
-
-def labelled(found: Drawn, names: albums.Names) -> Part:
-    """Drawn pictures with the attributes of `names`."""
-    attributes = {name: torch.from_numpy(found.labels[name]) for name in names}
-    attributes = {name: x.bool() if len(names[name]) == 2 else x for name, x in attributes.items()}
-    return Part(torch.from_numpy(found.pixels), attributes)
-
-
-def split_sizes(n: int) -> dict[str, int]:
-    """Of `n` drawn pictures to train on: a tenth as many each for validation and test."""
-    return {"train": max(1, n), "val": max(2, n // 10), "test": max(2, n // 10)}
-
-
-def seeds_of(split: str, seeds: int | Sequence[str]) -> list[str]:
-    """The seeds of a split: these, or the first so many. Raises ValueError for none and for those of another."""
-    prefix = PREFIX[split]
-    found = [f"{prefix}{i}" for i in range(seeds)] if isinstance(seeds, int) else list(seeds)
-    if not found:
-        raise ValueError("nothing to draw")
-    if strange := [seed for seed in found if not seed.startswith(prefix)]:
-        raise ValueError(f"{strange[0]} is not drawn for {split}, whose seeds begin with {prefix}")
-    return found

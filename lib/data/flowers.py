@@ -1,4 +1,4 @@
-"""Flowers with attributes, drawn by lib/data/petals.py.
+"""Flowers: drawn by lib/data/petals.py, with exact attributes, or photographs (lib/data/oxford.py).
 
 For one flower in two versions, draw the same seeds twice with one attribute fixed:
 
@@ -6,17 +6,23 @@ For one flower in two versions, draw the same seeds twice with one attribute fix
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from lib.data import drawing, petals
-from lib.data.faces import Faces, Part, labelled, seeds_of, split_sizes
+from lib.data import albums, drawing, oxford, petals
+from lib.data.albums import Part, Pictures, labelled, seeds_of, split_sizes
 
 KIND = drawing.Kind("flowers", petals.flower, ("resvg-py",))
+PHOTOGRAPHS = {"flowers102": oxford.flowers102, "flowers17": oxford.flowers17}
 
 
-def load(size: int = 64, n: int = 10_000) -> Faces:
-    """`n` flowers for training, a tenth as many each for validation and test, of `size` x `size` pixels."""
+def load(data: str = "default", data_dir: Path | None = None, size: int = 64, n: int = 10_000) -> Pictures:
+    """RGB flowers of `size` x `size` pixels. `data`: "default" (drawn: `n` for training, a tenth as many each for
+    validation and test), "flowers102" (Oxford's; from their host, or under `data_dir`) or "flowers17" (under
+    `data_dir`). Raises DataError."""
+    if data in PHOTOGRAPHS:
+        return albums.split(data, PHOTOGRAPHS[data](data_dir, size))
     train, val, test = (draw(split, count, size) for split, count in split_sizes(n).items())
-    return Faces("flowers", train, val, test, petals.NAMES)
+    return Pictures("flowers", train, val, test, petals.NAMES)
 
 
 def draw(split: str, seeds: int | Sequence[str], size: int = 64, **fixed: str) -> Part:

@@ -190,11 +190,13 @@ def held_out(pixels: UInt8[Tensor, "n c h w"], purpose: str) -> Bool[Tensor, "n"
     return torch.tensor([place(x.tobytes(), purpose, size=4) < HELD_OUT for x in pixels.numpy()])
 
 
-def shifted(x: UInt8[Tensor, "b c h w"], key: Key, reach: int) -> UInt8[Tensor, "b c h w"]:
-    """Each picture shifted by up to `reach` pixels either way, differently each; black comes in."""
+def shifted(x: UInt8[Tensor, "b c h w"], key: Key, reach: int, edge: bool = False) -> UInt8[Tensor, "b c h w"]:
+    """Each picture shifted by up to `reach` pixels either way, differently each; black comes in, or its own `edge`."""
     (b, _, h, w), (k_row, k_column) = x.shape, random.split(key)
     rows = torch.arange(h, device=x.device) + random.randint(k_row, (b, 1), 0, 2 * reach + 1)
     columns = torch.arange(w, device=x.device) + random.randint(k_column, (b, 1), 0, 2 * reach + 1)
     padded, examples = F.pad(x, (reach, reach, reach, reach)), torch.arange(b, device=x.device)
+    if edge:
+        rows, columns = rows.clamp(reach, h + reach - 1), columns.clamp(reach, w + reach - 1)
     moved = rearrange(padded, "b c h w -> b h w c")[examples[:, None, None], rows[:, :, None], columns[:, None, :]]
     return rearrange(moved, "b h w c -> b c h w")

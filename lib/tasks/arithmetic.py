@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib import plot, random
 from lib.data import faces
-from lib.data.faces import Faces, Part
+from lib.data.albums import Part, Pictures
 from lib.faults import RunError
 from lib.place import Place
 from lib.random import Key
@@ -74,7 +74,7 @@ def _common(mean: Means, names: Names, word: str) -> tuple[str, int]:
 
 
 def report(
-    here: Place, encode: Encode, decode: Decode, found: Faces, judge: Judge, key: Key, size: int | None = None
+    here: Place, encode: Encode, decode: Decode, found: Pictures, judge: Judge, key: Key, size: int | None = None
 ) -> tuple[dict[str, float], list[str]]:
     """Test faces moved between the first two values of each attribute, by the difference of the mean codes of training
     faces, twice that, or the difference of three random ones of either kind: the shares in which the judge sees the new

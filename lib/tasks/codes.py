@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from lib import plot, random, run
 from lib.answers import Answer, Picture
-from lib.data.faces import Faces
+from lib.data.albums import Pictures
 from lib.random import Key
 from lib.tasks import arithmetic, pictures
 from lib.tasks.arithmetic import Decode, Encode
@@ -30,7 +30,7 @@ class Coder(NamedTuple):
     decode: Decode
     width: int
     size: int
-    faces: Callable[[], Faces]
+    faces: Callable[[], Pictures]
 
     def generated(self, n: int, key: Key) -> Float[Tensor, "n 3 h w"]:
         return self.decode(random.normal(key, (n, self.width)))

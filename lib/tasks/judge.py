@@ -1,4 +1,4 @@
-"""A classifier of all attributes of a set of faces, by which generated faces are judged: trained on real ones, scored
+"""A classifier of all attributes of a set of pictures, by which generated ones are judged: trained on real ones, scored
 on held-out ones. What it computes below its heads are features for the kernel inception distance.
 
 Axes: b batch, n pictures, h height, w width, d features, k values of an attribute.
@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from lib import checkpoint, nn, optim, parallel, random, run, tree
 from lib.cache import cache_dir
-from lib.data import batches, images
-from lib.data.faces import Faces, Part
+from lib.data import batches, drawn, images
+from lib.data.albums import Part, Pictures
 from lib.faults import CheckpointError, DataError, RunError
 from lib.models import cnn
 from lib.random import Key
@@ -31,10 +31,26 @@ from lib.transform import value_and_grad
 from lib.tree import Tree
 
 SIDE = 64  # larger pictures are reduced to it
-WIDTHS = (16, 32, 64, 128)
-STEPS, BATCH, LR = 600, 64, 2e-3
-REACH = 2  # pixels by which training pictures are shifted
-NOISE = 0.3  # largest standard deviation of the noise on them: generated pictures are never as clean as drawn ones
+
+
+class Recipe(NamedTuple):
+    """How a judge learns. `reach`: pixels by which training pictures are shifted. `noise`: largest standard deviation
+    of the noise on them, for generated pictures are never as clean as real ones. `edge`: what comes in where a picture
+    is shifted is its own edge, not white. `fold`: pixels of a side that are one position of the network."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    steps: int = 600
+    batch: int = 64
+    lr: float = 2e-3
+    reach: int = 2
+    noise: float = 0.3
+    edge: bool = False
+    fold: int = 1
+    dtype: torch.dtype = torch.float32
+
+
+FACES = Recipe()  # of drawn ones, on white; what RESULTS.md has of faces was scored by it
+OTHERS = Recipe((32, 64, 128), steps=1500, lr=3e-3, edge=True, fold=2, dtype=torch.bfloat16)
 
 
 class Judge(NamedTuple):
@@ -45,12 +61,14 @@ class Judge(NamedTuple):
     params: Tree
     state: Tree
     sizes: dict[str, int]
+    recipe: Recipe
 
     @torch.no_grad()
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Features of pictures in [-1, 1]."""
-        network = partial(cnn.features, self.params, self.state, cfg=config(self.sizes), train=False)
-        return torch.cat([network(reduced(part))[0] for part in x.split(250)])
+        cfg = config(self.sizes, self.recipe)
+        network = partial(cnn.features, self.params, self.state, cfg=cfg, train=False)
+        return torch.cat([network(seen(part, self.recipe))[0] for part in x.split(250)])
 
     @torch.no_grad()
     def probabilities(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Float[Tensor, "n k"]]:
@@ -69,24 +87,34 @@ class Judge(NamedTuple):
         return self.agreement(part.pixels.to(device) / 127.5 - 1, tree.to(part.attributes, device))
 
 
-def config(sizes: dict[str, int]) -> cnn.Config:
-    return cnn.Config(WIDTHS, channels=3, classes=sum(sizes.values()))
+def config(sizes: dict[str, int], recipe: Recipe) -> cnn.Config:
+    return cnn.Config(recipe.widths, channels=3 * recipe.fold**2, classes=sum(sizes.values()))
 
 
 def reduced(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
     return F.adaptive_avg_pool2d(x, SIDE) if x.shape[-1] > SIDE else x
 
 
-def load(faces: Faces, device: torch.device) -> Judge:
-    """The judge of a set that has attributes, on `device`: from the cache, or trained now, which takes a minute or two
-    on two CPU cores."""
-    sizes = {name: max(len(faces.names[name]), 2) for name in faces.train.attributes}
-    cfg = config(sizes)
-    marks = [faces.train.pixels, *faces.train.attributes.values()]
-    digest = hashlib.blake2b(repr((cfg, sizes, STEPS, BATCH, LR, REACH, NOISE)).encode(), digest_size=8)
+def seen(x: Float[Tensor, "b 3 h w"], recipe: Recipe) -> Float[Tensor, "b c h2 w2"]:
+    """Pictures as the network is given them."""
+    return F.pixel_unshuffle(reduced(x), recipe.fold)
+
+
+def load(data: Pictures, device: torch.device) -> Judge:
+    """The judge of a set that has attributes, on `device`: from the cache, or trained now, which takes two to four
+    minutes on two CPU cores."""
+    recipe = FACES if data.name == drawn.STYLE else OTHERS
+    if min(data.train.pixels.shape[-1], SIDE) % recipe.fold:
+        recipe = recipe._replace(fold=1)
+    sizes = {name: max(len(data.names[name]), 2) for name in data.train.attributes}
+    cfg = config(sizes, recipe)
+    marks = [data.train.pixels, *data.train.attributes.values()]
+    digest = hashlib.blake2b(repr((cfg, sizes, *recipe[1:6])).encode(), digest_size=8)
     for x in marks:
         digest.update(x.cpu().numpy().tobytes())
-    name = f"{faces.name}-{digest.hexdigest()}"
+    if recipe != FACES:
+        digest.update(repr(recipe[6:]).encode())
+    name = f"{data.name}-{digest.hexdigest()}"
     path = cache_dir() / "judges" / f"{name}.safetensors"
     like = dict(zip(("params", "state"), cnn.init(random.key(0), cfg), strict=True))
     try:
@@ -95,36 +123,37 @@ def load(faces: Faces, device: torch.device) -> Judge:
             try:
                 found = checkpoint.load_tree(path, like, device)
             except CheckpointError:  # none, or a damaged one
-                found = dict(zip(like, fit(random.key(0, device), faces.train, sizes, device), strict=True))
+                found = dict(zip(like, fit(random.key(0, device), data.train, sizes, device, recipe), strict=True))
                 checkpoint.save_tree(path, found)
     except OSError as error:
-        raise DataError(f"cannot keep the judge of faces {path}: {error}") from error
-    return Judge(name, found["params"], found["state"], sizes)
+        raise DataError(f"cannot keep the judge {path}: {error}") from error
+    return Judge(name, found["params"], found["state"], sizes, recipe)
 
 
-def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device) -> tuple[Tree, Tree]:
-    """(params, state) after STEPS steps of Adam on pictures shifted by up to REACH pixels, each with normal noise of up
-    to NOISE. Trained on clean pictures, the judge took faint noise for glasses (LOG.md)."""
-    cfg = config(sizes)
+def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device, recipe: Recipe) -> tuple[Tree, Tree]:
+    """(params, state) after `recipe.steps` steps of Adam on shifted pictures with normal noise. Trained on clean ones,
+    the judge of faces took faint noise for glasses (LOG.md)."""
+    cfg = config(sizes, recipe)
     k_init, k_train = random.split(key)
     params, state = cnn.init(k_init, cfg)
-    adam = optim.adam(optim.cosine(LR, STEPS, STEPS // 20))
+    adam = optim.adam(optim.cosine(recipe.lr, recipe.steps, recipe.steps // 20))
 
     def loss(params: Tree, state: Tree, x: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, Tree]:
+        params, x = tree.cast(params, recipe.dtype), seen(x, recipe).to(recipe.dtype)
         logits, state = cnn.apply(params, state, x, cfg=cfg, train=True)
-        parts = zip(sizes, logits.split(list(sizes.values()), dim=1), strict=True)
+        parts = zip(sizes, logits.float().split(list(sizes.values()), dim=1), strict=True)
         return sum((F.cross_entropy(one, labels[name]) for name, one in parts), torch.zeros(())), state
 
     opt = adam.init(params)
-    order = batches.numbers(k_train, n=len(part.pixels), size=min(BATCH, len(part.pixels)))
+    order = batches.numbers(k_train, n=len(part.pixels), size=min(recipe.batch, len(part.pixels)))
     often = 0.1 if sys.stderr.isatty() else 10.0  # seconds, as of a run's own bar
-    for n in tqdm(range(STEPS), desc="training the judge of faces", unit="step", mininterval=often):
+    for n in tqdm(range(recipe.steps), desc="training the judge", unit="step", mininterval=often):
         index = next(order).cpu()
-        # Shifted inverted, so that what comes in is white, the ground of drawn faces.
+        # Shifted inverted, so that what comes in is white.
         k_shift, k_level, k_noise = random.split(random.fold_in(k_train, n), 3)
-        moved = images.shifted(255 - part.pixels[index].to(device), k_shift, REACH)
+        moved = images.shifted(255 - part.pixels[index].to(device), k_shift, recipe.reach, recipe.edge)
         x = reduced(1 - moved / 127.5)
-        level = random.uniform(k_level, (len(index), 1, 1, 1), 0.0, NOISE)
+        level = random.uniform(k_level, (len(index), 1, 1, 1), 0.0, recipe.noise)
         x = x + level * random.normal(k_noise, tuple(x.shape))
         labels = {name: x[index].long().to(device) for name, x in part.attributes.items()}
         (_, state), grads = value_and_grad(loss, has_aux=True)(params, state, x, labels)
