@@ -59,7 +59,7 @@ def muon(
     def update(grads: Tree, state: MuonState, params: Tree) -> tuple[Tree, MuonState]:
         m = tree.map(lambda m, g: momentum * m + g, state.momentum, grads)
         nesterov = tree.flatten(tree.map(lambda m, g: g + momentum * m, m, grads))
-        matrices = {path: _heads_first(path, x) for path, x in nesterov.items()}
+        matrices = {path: x.flatten(1) if x.ndim == 4 else _heads_first(path, x) for path, x in nesterov.items()}
         shapes: dict[tuple[int, ...], list[str]] = {}
         for path, x in matrices.items():
             shapes.setdefault(tuple(x.shape[-2:]), []).append(path)
@@ -68,7 +68,8 @@ def muon(
             batch = [matrices[path].reshape(-1, *shape) for path in paths]
             o = orthogonalise(torch.cat(batch), dtype=dtype) * (0.2 * max(shape) ** 0.5)
             for path, x in zip(paths, o.split(list(map(len, batch))), strict=True):
-                direction[path] = _heads_first(path, x.reshape(matrices[path].shape))
+                shaped = x.reshape(matrices[path].shape)
+                direction[path] = x.reshape(nesterov[path].shape) if shaped.ndim == 2 else _heads_first(path, shaped)
         alpha = rate(state.step)
         new = tree.map_with_path(lambda path, p: p * (1 - alpha * weight_decay) - alpha * direction[path], params)
         return new, MuonState(state.step + 1, m)

@@ -145,8 +145,10 @@ def test_muon_equals_a_plain_reference(key):
     """Matrix after matrix in fp64: the momentum of Nesterov, orthogonalised, as large as an Adam step."""
     k1, k2, k3 = random.split(key, 3)
     params = {"w_q": random.normal(k1, (6, 2, 3)), "w_o": random.normal(k2, (2, 3, 6)), "w": random.normal(k3, (6, 8))}
+    params["kernel"] = random.normal(random.fold_in(key, 4), (5, 2, 3, 3))
     opt, lr, decay = muon.muon(0.03, weight_decay=0.1, dtype=torch.float32), 0.03, 0.1
     as_matrices = {"w_q": "d h c -> h d c", "w_o": "h c d -> h c d", "w": "r c -> 1 r c"}  # attention's head by head
+    as_matrices["kernel"] = "f c a b -> 1 f (c a b)"
     p = {name: rearrange(params[name].double(), axes) for name, axes in as_matrices.items()}
     m, state = {name: torch.zeros_like(x) for name, x in p.items()}, opt.init(params)
     for i in range(4):

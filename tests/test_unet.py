@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lib import diffusion as df
 from lib import optim, random, tree
@@ -35,6 +36,18 @@ def test_a_new_network_predicts_nothing(key, cfg):
     found = unet.apply(unet.init(key, cfg), x, noise, label if cfg.labels else None, cfg=cfg)
     assert found.shape == x.shape and found.dtype == torch.float32 and not found.any()
     assert unet.apply(make(key, cfg), x, noise, cfg=cfg).std() > 0.1
+
+
+def test_a_filter_of_the_input_has_a_gain_for_each_level(key):
+    """What it adds is linear in the input."""
+    p, (x, noise, _) = make(key), inputs(key)
+    without = {**p, "filter": tree.map(torch.zeros_like, p["filter"])}
+    bare = {**p, "filter": {**p["filter"], "b": torch.zeros(12)}}
+    added = lambda x, noise: unet.apply(bare, x, noise, cfg=CFG) - unet.apply(without, x, noise, cfg=CFG)  # noqa: E731
+    torch.testing.assert_close(added(2 * x, noise), 2 * added(x, noise), atol=1e-4, rtol=1e-4)
+    ratio = F.pixel_unshuffle(added(x, noise) / added(x, noise + 0.3), 2)
+    torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio), atol=1e-2, rtol=1e-2)
+    assert (ratio - 1).abs().max() > 0.01
 
 
 def test_a_gradient_reaches_every_leaf(key):

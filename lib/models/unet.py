@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import attention, conv, nn, random
+from lib import attention, conv, nn, random, tree
 from lib.random import Key
 from lib.tree import Tree
 
@@ -67,24 +67,31 @@ def block_init(key: Key, c: int, f: int, cfg: Config, attends: bool) -> Tree:
     return p
 
 
-def block(p: Tree, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b f h w"]:
+def norm(p: Tree, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Group norm. Scale and bias come after it: where they are in it, its jvp does not compile (LOG.md)."""
+    return conv.group_norm({}, x, GROUPS) * p["scale"][:, None, None] + p["bias"][:, None, None]
+
+
+def block(
+    p: Tree, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"], plain: bool = False
+) -> Float[Tensor, "b f h w"]:
     """Two convolutions around a norm whose scale and shift the embedding gives, beside the identity; then attention
     over all positions, where there is any."""
-    h = conv.conv(p["conv_in"], F.silu(conv.group_norm(p["norm_in"], x, GROUPS)), padding=1)
+    h = conv.conv(p["conv_in"], F.silu(norm(p["norm_in"], x)), padding=1)
     scale, shift = rearrange(nn.linear(p["embed"], embedding), "b (two f) -> two b f 1 1", two=2)
     h = conv.group_norm({}, h, GROUPS) * (1 + scale) + shift
     x = (conv.conv(p["skip"], x) if "skip" in p else x) + conv.conv(p["conv_out"], F.silu(h), padding=1)
     if "attn" not in p:
         return x
-    h = rearrange(conv.group_norm(p["norm_attn"], x, GROUPS), "b f h w -> b (h w) f")
-    h, _ = attention.attention(p["attn"], h, attention.keys_values(p["attn"], h))
+    h = rearrange(norm(p["norm_attn"], x), "b f h w -> b (h w) f")
+    h, _ = attention.attention(p["attn"], h, attention.keys_values(p["attn"], h), weights=plain)
     return x + rearrange(h, "b (h w) f -> b f h w", h=x.shape[2])
 
 
 def init(key: Key, cfg: Config) -> Tree:
     """{"embed": two maps, "label" where there are labels, "in", "down": [levels of blocks], "middle": [two blocks],
     "up": [levels of blocks, the coarsest first], "narrow": [what comes before each of them but the first], "norm",
-    "out"}; "out" is 0, so that a new network predicts 0."""
+    "out", "filter": of the input, "gain": of that}; "out" and "filter" are 0, so that a new network predicts 0."""
     k_embed, k_label, k_in, k_out, k_down, k_middle, k_up, k_narrow = random.split(key, 8)
     first, levels = cfg.widths[0], len(cfg.widths)
     folded = cfg.channels * cfg.patch**2
@@ -109,16 +116,23 @@ def init(key: Key, cfg: Config) -> Tree:
         ],
         "norm": conv.group_norm_init(first, key.device),
         "out": conv.conv_init(k_out, first, folded, 3, std=0.0),
+        "filter": conv.conv_init(k_out, folded, folded, 3, std=0.0),
+        "gain": tree.map(torch.zeros_like, nn.linear_init(k_out, cfg.embedding, folded)),
     }  # fmt: skip
     return p | ({"label": nn.linear_init(k_label, cfg.labels, cfg.embedding, bias=False)} if cfg.labels else {})
 
 
+def waves(x: Float[Tensor, "b"]) -> Float[Tensor, "b w"]:
+    """WAVES numbers that say a number of about -1 to 1: cosines and sines of it at rising rates."""
+    rate = torch.exp(torch.linspace(math.log(SLOWEST), math.log(FASTEST), WAVES // 2, device=x.device))
+    angle = 2 * math.pi * x[:, None] * rate
+    return torch.cat([angle.cos(), angle.sin()], 1)
+
+
 def embed(p: Tree, noise: Float[Tensor, "b"], label: Float[Tensor, "b k"] | None) -> Float[Tensor, "b e"]:
     """Waves of the noise label through two maps, and what is asked for added to it."""
-    rate = torch.exp(torch.linspace(math.log(SLOWEST), math.log(FASTEST), WAVES // 2, device=noise.device))
-    angle = 2 * math.pi * noise[:, None] * rate
     dtype = p["embed"][0]["w"].dtype
-    found = nn.mlp(p["embed"], torch.cat([angle.cos(), angle.sin()], 1).to(dtype), activation=F.silu)
+    found = nn.mlp(p["embed"], waves(noise).to(dtype), activation=F.silu)
     return F.silu(found if label is None else found + nn.linear(p["label"], label.to(dtype)))
 
 
@@ -129,22 +143,28 @@ def apply(
     label: Float[Tensor, "b k"] | None = None,
     *,
     cfg: Config,
+    plain: bool = False,
 ) -> Float[Tensor, "b c h w"]:
-    """What is predicted of pictures with noise, in fp32."""
+    """What is predicted of pictures with noise, in fp32. A linear filter of the input is added to what the U makes,
+    with a gain for each noise level: faint noise is found by it in a few steps, where the U takes hundreds (LOG.md).
+    `plain`: with attention written out, for a jvp that is compiled, where `second_order` does not see it."""
     embedding = embed(p, noise, label)
-    h = conv.conv(p["in"], F.pixel_unshuffle(x, cfg.patch).to(embedding.dtype), padding=1)
+    folded = F.pixel_unshuffle(x, cfg.patch).to(embedding.dtype)
+    h = conv.conv(p["in"], folded, padding=1)
     kept = []
     for i, blocks in enumerate(p["down"]):
         h = F.avg_pool2d(h, 2) if i else h
         for q in blocks:
-            h = block(q, h, embedding)
+            h = block(q, h, embedding, plain)
         kept.append(h)
     for q in p["middle"]:
-        h = block(q, h, embedding)
+        h = block(q, h, embedding, plain)
     for i, (blocks, skip) in enumerate(zip(p["up"], reversed(kept), strict=True)):
         h = F.interpolate(conv.conv(p["narrow"][i - 1], h), scale_factor=2) if i else h
         h = torch.cat([h, skip], 1)
         for q in blocks:
-            h = block(q, h, embedding)
-    h = conv.conv(p["out"], F.silu(conv.group_norm(p["norm"], h, GROUPS)), padding=1)
+            h = block(q, h, embedding, plain)
+    h = conv.conv(p["out"], F.silu(norm(p["norm"], h)), padding=1)
+    gain = nn.linear(p["gain"], embedding).exp()[:, :, None, None]
+    h = h + conv.conv(p["filter"], folded, padding=1) * gain
     return F.pixel_shuffle(h.float(), cfg.patch)
