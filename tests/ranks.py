@@ -20,6 +20,7 @@ from experiments import (
     exp_classifier_fashion,
     exp_cyclegan_hair,
     exp_dcgan_faces,
+    exp_diffusion_flowers,
     exp_gan_curve,
     exp_gan_fashion,
     exp_gan_multiples,
@@ -107,6 +108,12 @@ def dcgan_case(**change):
     args = exp_dcgan_faces.Args(size=16, width=4, latent=6, lr=1e-4, **change)
     pixels = random.randint(random.key(3), (32, 3, 16, 16), 0, 256).to(torch.uint8)
     return indexed(exp_dcgan_faces, pixels, 32, args)
+
+
+def diffusion_case(**change):
+    args = exp_diffusion_flowers.Args(size=16, widths=(8, 8), steps=STEPS, warmup=2, **change)
+    pixels = random.randint(random.key(3), (32, 3, 16, 16), 0, 256).to(torch.uint8)
+    return indexed(exp_diffusion_flowers, pixels, 32, args)
 
 
 def cgan_case(**change):
@@ -227,7 +234,7 @@ CASES = {
     "dense_fashion": dense_fashion_case, "autoencoder": autoencoder_case, "mixture": mixture_case,
     "curve": curve_case, "curve_fixed": partial(curve_case, points=50), "multiples": multiples_case,
     "dcgan": dcgan_case, "dcgan_r1": partial(dcgan_case, norm="group", r1=1.0), "cgan": cgan_case,
-    "cyclegan": cyclegan_case,
+    "cyclegan": cyclegan_case, "diffusion": diffusion_case,
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
     "classify": classify_case, "vae_faces": vae_case, "pretrain": partial(sentiment_case, "pretrain"),
     "sentiment": partial(sentiment_case, "finetune"), "entities": entities_case,

@@ -13,17 +13,19 @@ import torch
 from experiments import (
     exp_cgan_glasses,
     exp_dcgan_faces,
+    exp_diffusion_flowers,
     exp_gan_curve,
     exp_gan_fashion,
     exp_gpt_hemingway,
     exp_lstm_novel,
 )
 from experiments import exp_transformer_fr as exp
+from lib import diffusion as df
 from lib import random, transformer, tree
 from lib.data import batches, packing, tokens
-from lib.models import dcgan, gpt, seq2seq, smollm
+from lib.models import dcgan, gpt, seq2seq, smollm, unet
 from tests.bench import __main__ as bench
-from tests.bench import book, faces, gans, generation, gpu, language, measure, modules, turns
+from tests.bench import book, diffusion, faces, gans, generation, gpu, language, measure, modules, turns
 
 ARGS = replace(
     exp.PRESETS["book"], encoder_layers=1, decoder_layers=2, width=16, heads=2, ff=24, dropout=0.0, warmup=100,
@@ -491,10 +493,99 @@ def test_jax_takes_language_steps_in_bf16(tiny, jaxes, experiment):
     assert torch.tensor(losses).isfinite().all() and len(set(losses)) == 3
 
 
-def test_bench_prints_one_table_and_writes_it(small, tiny, monkeypatch, capsys, tmp_path):
+# ---- diffusion ----
+
+FLOWERS = replace(
+    exp_diffusion_flowers.PRESETS["small"], size=8, widths=(16, 64), batch=4, steps=6, warmup=2, clip=0.5, lr=1e-3,
+    muon_lr=0.0, ema_decay=0.2, weight_decay=1.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    """The diffusion model, of a few weights."""
+    monkeypatch.setitem(exp_diffusion_flowers.PRESETS, "small", FLOWERS)
+    monkeypatch.setattr(faces, "PICTURES", 16)
+
+
+def flowers_start(key):
+    """Our state, away from its start, where the network predicts nothing; the average begins there too."""
+    state = shaken(exp_diffusion_flowers.init_state(key, FLOWERS))
+    return state._replace(ema=state.params)
+
+
+def our_draws(state, x):
+    """The pictures, levels and noise of our next step."""
+    k_level, k_noise, k_flip = random.split(random.fold_in(state.key, state.step), 3)
+    x = torch.where(random.bernoulli(k_flip, 0.5, (len(x), 1, 1, 1)), x.flip(-1), x)
+    return x, df.lognormal(k_level, len(x), *FLOWERS.noise), random.normal(k_noise, tuple(x.shape))
+
+
+def flowers_in_step(state, another):
+    """Our state after four steps whose losses are another's, which is given (state, pixels, index)."""
+    pixels = faces.noise(FLOWERS.size, torch.device("cpu"))
+    for index in torch.arange(16).view(4, 4):
+        loss = float(another(state, pixels, index))
+        state, out = exp_diffusion_flowers.step(state, index, pixels, args=FLOWERS, dtype=torch.float32)
+        assert loss == pytest.approx(float(out["train/loss"]), rel=1e-5)
+    return state
+
+
+def assert_moved_alike(weights, expected, before):
+    """By the length of the difference: of small gradients Adam makes whole steps, of their rounding errors as well."""
+    for name, p in weights.items():
+        wrong, moved = (p - expected[name]).norm(), (expected[name] - before[name]).norm()
+        assert moved > 0 and wrong < 5e-3 * moved, f"{name}: {wrong} of {moved}"
+
+
+def test_module_of_the_unet_predicts_as_ours(key):
+    """Also with several blocks at a level, all with attention."""
+    args = replace(FLOWERS, blocks=2, attention=2)
+    cfg, params = args.network(), shaken(exp_diffusion_flowers.init_state(key, args)).params
+    x, noise = random.normal(key, (3, 3, 8, 8)), torch.linspace(-1, 1, 3)
+    ours = unet.apply(params, x, noise, cfg=cfg)
+    torch.testing.assert_close(diffusion.UNet(params, cfg).predicted(x, noise), ours, atol=1e-5, rtol=1e-5)
+    assert ours.std() > 0.1
+
+
+def test_module_of_the_unet_has_our_loss_and_our_four_steps(key, drawing):
+    state = flowers_start(key)
+    start, model = diffusion.weights(state.params), diffusion.UNet(state.params, FLOWERS.network())
+    trainer = diffusion.Trainer(model, FLOWERS, torch.float32, compiled=False)
+    draws = lambda state, pixels, index: our_draws(state, pixels[index] / 127.5 - 1)  # noqa: E731
+    state = flowers_in_step(state, lambda *given: trainer.step(*draws(*given)))
+    assert_moved_alike(model.state_dict(), diffusion.weights(state.params), start)
+    assert_moved_alike(trainer.average.state_dict(), diffusion.weights(state.ema), start)
+
+
+def test_jax_unet_has_our_loss_and_our_four_steps(key, drawing, jaxes):
+    from tests.bench import jaxdiffusion
+
+    state = flowers_start(key)
+    trainer = jaxdiffusion.trainer(state, FLOWERS, torch.float32)
+    named = lambda params: jaxdiffusion.of_convolutions(diffusion.weights(params))  # noqa: E731
+    start = named(state.params)
+    assert weights(jaxes, trainer.state.model).keys() == start.keys()
+    state = flowers_in_step(state, lambda _, *given: trainer.step(*map(jaxes.arrays, given))[1])
+    assert_moved_alike(weights(jaxes, trainer.state.model), named(state.params), start)
+    assert_moved_alike(weights(jaxes, trainer.state.average), named(state.ema), start)
+
+
+@pytest.mark.parametrize("peer", ["nn.Module, eager", "ours, eager", measure.JAX])
+def test_diffusion_steps_in_bf16(drawing, request, peer):
+    if peer == measure.JAX:
+        request.getfixturevalue("jaxes")
+    train = diffusion.unet_step(peer, torch.device("cpu"), torch.bfloat16)
+    results = [train(0) for _ in range(3)]
+    if peer not in measure.OURS:  # whose losses the bench does not see
+        losses = [float(x[1] if peer == measure.JAX else x) for x in results]
+        assert torch.tensor(losses).isfinite().all() and len(set(losses)) == 3
+
+
+def test_bench_prints_one_table_and_writes_it(small, tiny, drawing, monkeypatch, capsys, tmp_path):
     sizes = {"width": 16, "layers": 1, "heads": 2, "ff": 16, "vocabulary": 300, "rows": 2, "length": 32, "rounds": 1}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    for family in (gans, faces, language):
+    for family in (gans, faces, language, diffusion):
         monkeypatch.setattr(family, "STEPS", {name: (make, 1) for name, (make, _) in family.STEPS.items()})
     monkeypatch.setattr(measure, "alone", lambda fn, *args, device: fn(*args))  # not in a process of its own
     path = tmp_path / "RESULTS.md"
@@ -506,7 +597,7 @@ def test_bench_prints_one_table_and_writes_it(small, tiny, monkeypatch, capsys, 
     table = cells(out)
     assert [line[:2] for line in table[2:]] == [
         [name, peer]
-        for name in ("exp_transformer_fr", *gans.STEPS, *faces.STEPS, *language.STEPS)
+        for name in ("exp_transformer_fr", *gans.STEPS, *faces.STEPS, *language.STEPS, *diffusion.STEPS)
         for peer in ("nn.Module, eager", "ours, eager")
     ]
     assert all(float(line[5].replace(",", "")) > 50 for line in table[2:])  # peak MiB
@@ -514,13 +605,15 @@ def test_bench_prints_one_table_and_writes_it(small, tiny, monkeypatch, capsys, 
     assert out.strip() in path.read_text()
 
 
-def test_bench_language_prints_its_steps(tiny, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["language", "diffusion"])
+def test_bench_of_a_family_prints_its_steps(tiny, drawing, monkeypatch, capsys, name):
     monkeypatch.setattr(measure, "alone", lambda fn, *args, device: fn(*args))
-    monkeypatch.setattr(sys, "argv", ["bench", "language", "--no-compile", "--device", "cpu", "--rounds", "1"])
+    monkeypatch.setattr(sys, "argv", ["bench", name, "--no-compile", "--device", "cpu", "--rounds", "1"])
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     bench.main()
     table = cells(capsys.readouterr().out)
-    assert [line[0] for line in table[2:]] == [name for name in language.STEPS for _ in range(2)]
+    steps = {"language": language, "diffusion": diffusion}[name].STEPS
+    assert [line[0] for line in table[2:]] == [step for step in steps for _ in range(2)]
 
 
 def test_bench_generation_prints_both_ways(tiny_llama, monkeypatch, capsys):

@@ -24,6 +24,7 @@ from experiments import exp_cgan_glasses as cgan
 from experiments import exp_classifier_fashion as classifier
 from experiments import exp_cyclegan_hair as cyclegan
 from experiments import exp_dcgan_faces as dcgan
+from experiments import exp_diffusion_flowers as diffusion
 from experiments import exp_gan_curve as curve
 from experiments import exp_gan_fashion as fashion
 from experiments import exp_gan_multiples as multiples
@@ -69,6 +70,9 @@ SETTINGS = {
          "flip": True},
     ),
     "dcgan": (dcgan, {"size": 16, "faces": 60, "width": 4, "latent": 6, "batch": 16, "norm": "group", "r1": 1.0}),
+    "diffusion": (
+        diffusion, {"size": 16, "pictures": 60, "widths": (8, 8), "batch": 8, "samples": 20, "sample_steps": 2},
+    ),
     "gan-curve": (curve, {"batch": 4, "generator": (8,), "discriminator": (8,), "points": 6, "dropout": 0.3}),
     "gan-fashion": (
         fashion, {"model": "dcgan", "width": 4, "latent": 6, "kid_samples": 60, "conditional": True, "batch": 16},
@@ -164,7 +168,8 @@ def few_faces(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUREGEN_CACHE", str(tmp_path_factory.mktemp("faces")))
         patch.setattr(drawing, "_cores", lambda: 1)
-        patch.setattr(judge, "STEPS", 2)
+        patch.setattr(judge, "FACES", judge.FACES._replace(steps=2))
+        patch.setattr(judge, "OTHERS", judge.OTHERS._replace(steps=2))
         patch.setattr(cyclegan, "VAL", 4)
         patch.setattr(cyclegan, "TEST", 4)
         yield

@@ -25,6 +25,7 @@ USES = {
     "classify": [["The film is good."]],
     "cyclegan": [["--n", 2]],
     "dcgan": [["--n", 2], ["way", 0, 1]],
+    "diffusion": [["--n", 2, "--steps", 2], ["way", 0, 1], ["inpaint", 0, "--steps", 2], ["likelihood", 0]],
     "gan-curve": [["--n", 3]],
     "gan-fashion": [["--n", 2], ["--n", 2, "--label", "bag"]],
     "gan-multiples": [["--n", 3]],

@@ -1,5 +1,5 @@
 """Our way against the usual ones, timed side by side: `python -m tests.bench`, and `step`, `gan`, `faces`,
-`language`, `generation` or `book` alone.
+`language`, `diffusion`, `generation` or `book` alone.
 
 Without a subcommand: every training step below in one table, which also goes into RESULTS.md. The peers are the usual
 nn.Module and ours, each eager and compiled, and JAX where its extra is installed (measure.py says how it is measured).
@@ -13,6 +13,8 @@ faces: the adversarial step of exp_dcgan_faces and one step of the critic of exp
 language: the steps of exp_gpt_hemingway, on a CPU with 12 million parameters of GPT-2's kind, on a GPU with GPT-2
     small's, by AdamW, and of exp_lstm_novel (`small`), against the same models as nn.Modules with fused AdamW and Adam
     (language.py) and in JAX (jaxlanguage.py), on made-up tokens, which lie on the device too.
+diffusion: the step of exp_diffusion_flowers (`small`, EDM's loss) against the same U-Net as nn.Module with fused AdamW
+    (diffusion.py) and in JAX (jaxdiffusion.py), on made-up pictures, which lie on the device too.
 generation: tokens behind a prompt, by SmolLM2-135M-Instruct, against transformers' generate with the same weights
     (generation.py). A token is timed as it is there for all rows; the first one includes reading the prompt.
 book: the experiment's `book` preset against the book's own way (book.py) on the same sentence pairs, packed rows here
@@ -40,7 +42,7 @@ from lib.data import packing, pairs, tokens, typed
 from lib.faults import DataError, RunError
 from lib.models import seq2seq, smollm
 from lib.transform import jit
-from tests.bench import book, faces, gans, generation, language, measure, modules
+from tests.bench import book, diffusion, faces, gans, generation, language, measure, modules
 from tests.bench.measure import JAX, OURS, USUAL, Train
 
 PRESET = exp.PRESETS["book"]
@@ -75,6 +77,11 @@ class Faces(Gan):
 @dataclass(frozen=True)
 class Language(Gan):
     """The language models' steps, of exp_gpt_hemingway and exp_lstm_novel. Without --compile the eager peers only."""
+
+
+@dataclass(frozen=True)
+class Diffusion(Gan):
+    """The diffusion model's step, of exp_diffusion_flowers. Without --compile the eager peers only."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ def translation_step(flags: Step) -> measure.Step:
 
 
 def experiment_steps(these: dict[str, tuple[Callable, int]], flags: Gan) -> list[measure.Step]:
-    """Of gans.STEPS, faces.STEPS or language.STEPS."""
+    """Of gans.STEPS, faces.STEPS, language.STEPS or diffusion.STEPS."""
     device, dtype = flags.place
     return [
         measure.Step(name, partial(make, device=device, dtype=dtype), inner) for name, (make, inner) in these.items()
@@ -293,17 +300,17 @@ def book_rows(what: str, seconds: dict, rates: dict, trained: dict[str, measure.
 
 
 def main() -> None:
+    every = gans.STEPS | faces.STEPS | language.STEPS | diffusion.STEPS
     commands: dict[str, tuple[type, Callable]] = {
         "all": (
             All,
-            lambda flags: bench(
-                [translation_step(flags), *experiment_steps(gans.STEPS | faces.STEPS | language.STEPS, flags)], flags
-            ),
+            lambda flags: bench([translation_step(flags), *experiment_steps(every, flags)], flags),
         ),
         "step": (Step, lambda flags: bench([translation_step(flags)], flags)),
         "gan": (Gan, lambda flags: bench(experiment_steps(gans.STEPS, flags), flags)),
         "faces": (Faces, lambda flags: bench(experiment_steps(faces.STEPS, flags), flags)),
         "language": (Language, lambda flags: bench(experiment_steps(language.STEPS, flags), flags)),
+        "diffusion": (Diffusion, lambda flags: bench(experiment_steps(diffusion.STEPS, flags), flags)),
         "generation": (Generation, bench_generation),
         "book": (Book, bench_book),
     }

@@ -133,13 +133,14 @@ class Attention(eqx.Module):
         self.dropout, self.heads = eqx.nn.Dropout(cfg.dropout), cfg.heads
 
     def __call__(
-        self, x: Float[Array, "t d"], memory: Float[Array, "s d"], mask: Bool[Array, "t s"], key: Key
+        self, x: Float[Array, "t d"], memory: Float[Array, "s d"], mask: Bool[Array, "t s"] | None, key: Key | None
     ) -> Float[Array, "t d"]:
         q, k, v = (
             jax.vmap(f)(y).reshape(len(y), self.heads, -1) for f, y in ((self.q, x), (self.k, memory), (self.v, memory))
         )
         scores = jnp.einsum("thc,shc->hts", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-        w = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min)).astype(v.dtype)
+        scores = scores if mask is None else jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+        w = jax.nn.softmax(scores).astype(v.dtype)
         y = jnp.einsum("hts,shc->thc", self.dropout(w, key=key), v)
         return jax.vmap(self.out)(y.reshape(x.shape))
 

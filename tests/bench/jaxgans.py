@@ -116,13 +116,21 @@ def dcgan(generator: nn.Module, discriminator: nn.Module, latent: int, width: in
     weights_g, weights_d = generator.state_dict(), discriminator.state_dict()
     for name in ("up.weight", "out.weight"):  # torch keeps the kernel of the convolution whose adjoint it applies
         weights_g[name] = weights_g[name].transpose(0, 1).flip(2, 3)
-    for weights, name in ((weights_g, "out.bias"), (weights_d, "inward.bias")):  # Equinox: c 1 1
-        weights[name] = weights[name][:, None, None]
     g = eqx.filter_eval_shape(Generator, latent, width, random.key(0))
     d = eqx.filter_eval_shape(Discriminator, width, random.key(0))
     start = lambda c: (jnp.zeros(c), jnp.ones(c))  # noqa: E731
     running = {"in": start(2 * width), "up": start(width)}, {"norm": start(2 * width)}
-    return Networks(with_weights(g, weights_g), with_weights(d, weights_d), *running)
+    g, d = with_weights(g, of_convolutions(weights_g)), with_weights(d, of_convolutions(weights_d))
+    return Networks(g, d, *running)
+
+
+def of_convolutions(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With the biases of convolutions as Equinox has them: c 1 1."""
+    kernels = {name.removesuffix("weight") for name, w in weights.items() if w.ndim == 4}
+    return {
+        name: w[:, None, None] if name.endswith("bias") and name.removesuffix("bias") in kernels else w
+        for name, w in weights.items()
+    }
 
 
 class State(NamedTuple):

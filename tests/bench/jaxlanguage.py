@@ -165,6 +165,12 @@ def warmed_up(peak: float, warmup: int, after: Callable) -> Callable:
     return lambda step: peak * jnp.where(step < warmup, (step + 1) / max(1, warmup), after(step))
 
 
+def cosine(peak: float, steps: int, warmup: int) -> Callable:
+    """A schedule: linear to `peak`, then half a cosine to 0."""
+    done = lambda n: jnp.clip((n - warmup) / (steps - warmup), 0.0, 1.0)  # noqa: E731
+    return warmed_up(peak, warmup, lambda n: 0.5 * (1 + jnp.cos(jnp.pi * done(n))))
+
+
 def gpt(module: language.Gpt, cfg: Config, args: exp_gpt_hemingway.Args, dtype: torch.dtype) -> Trainer:
     """The step of `language.gpt_trainer`, from the weights of its module."""
     rate = warmed_up(args.lr, args.warmup, lambda n: jnp.maximum(0.0, (args.steps - n) / (args.steps - args.warmup)))
@@ -178,9 +184,7 @@ def gpt(module: language.Gpt, cfg: Config, args: exp_gpt_hemingway.Args, dtype: 
 
 def lstm(module: language.Lstm, args: exp_lstm_novel.Args, dtype: torch.dtype) -> Trainer:
     """The step of `language.lstm_trainer`, from the weights of its module."""
-    warmup = args.steps // 20
-    done = lambda n: jnp.clip((n - warmup) / (args.steps - warmup), 0.0, 1.0)  # noqa: E731
-    adam = optax.adam(warmed_up(args.lr, warmup, lambda n: 0.5 * (1 + jnp.cos(jnp.pi * done(n)))))
+    adam = optax.adam(cosine(args.lr, args.steps, args.steps // 20))
     model = with_weights(eqx.filter_eval_shape(Lstm, args, random.key(0)), lstm_weights(module))
     zeros = torch.zeros(args.rows, args.layers, args.hidden)
     return trainer(model, adam, args, (arrays(zeros), arrays(zeros)), dtype)

@@ -7,7 +7,6 @@ takes a window of tokens with what it carries along and gives the loss with what
 Axes: b rows, t positions, d model width, h heads, v vocabulary.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from lib import random, transformer
 from lib.data import batches
 from lib.models import gpt
 from lib.tree import Tree
-from tests.bench import measure
+from tests.bench import measure, modules
 from tests.bench.measure import JAX, OURS, USUAL, Train
 
 Carry = tuple[Tensor, ...]  # nothing of a GPT; h and c of an LSTM, each (layers, b, d)
@@ -138,8 +137,8 @@ def cross_entropy(logits: Float[Tensor, "b t v"], window: Int[Tensor, "b t_plus_
     return F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
 
 
-class Trainer:
-    """A training step with the usual parts. `rate(n)`: what the learning rate is multiplied by at update n, from 0."""
+class Trainer(modules.Training):
+    """Training on windows of text one after another. No gradient goes through what is carried to the one before."""
 
     def __init__(
         self,
@@ -151,23 +150,13 @@ class Trainer:
         dtype: torch.dtype,
         compiled: bool,
     ) -> None:
-        self.optimizer, self.clip, self.carry, self.dtype = optimizer, clip, carry, dtype
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.model = torch.compile(model) if compiled else model
+        super().__init__(model, optimizer, rate, clip, dtype, compiled)
+        self.carry = carry
 
-    def step(self, window: Int[Tensor, "b t_plus_1"]) -> Float[Tensor, ""]:
-        """One update; the loss before it. No gradient goes through what is carried to the window before."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(window.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            loss, carry = self.model(window, self.carry)
-        loss.backward()
-        if self.clip:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
-        self.schedule.step()
+    def loss(self, window: Int[Tensor, "b t_plus_1"]) -> Float[Tensor, ""]:
+        loss, carry = self.model(window, self.carry)
         self.carry = tuple(x.detach().float() for x in carry)
-        return loss.detach()
+        return loss
 
 
 def gpt_trainer(model: Gpt, args: exp_gpt_hemingway.Args, dtype: torch.dtype, compiled: bool) -> Trainer:
@@ -178,10 +167,7 @@ def gpt_trainer(model: Gpt, args: exp_gpt_hemingway.Args, dtype: torch.dtype, co
     def rate(n: int) -> float:
         return (n + 1) / args.warmup if n < args.warmup else max(0.0, (args.steps - n) / (args.steps - args.warmup))
 
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
+    optimizer = modules.adamw(model, args.lr, (0.9, 0.95), args.weight_decay)
     return Trainer(model, optimizer, rate, args.clip, (), dtype, compiled)
 
 
@@ -189,12 +175,7 @@ def lstm_trainer(model: Lstm, args: exp_lstm_novel.Args, dtype: torch.dtype, com
     """`args` is the experiment's, with the cosine schedule."""
     if args.schedule != "cosine":
         raise ValueError(f"the baseline knows the cosine schedule, not {args.schedule}")
-    warmup = args.steps // 20
-
-    def rate(n: int) -> float:
-        done = min(1.0, (n - warmup) / (args.steps - warmup))
-        return (n + 1) / warmup if n < warmup else 0.5 * (1 + math.cos(math.pi * done))
-
+    rate = partial(modules.cosine, args.steps, args.steps // 20)
     zeros = model.head.weight.new_zeros(2, args.layers, args.rows, args.hidden)
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=args.lr, fused=True)
     return Trainer(model, optimizer, rate, args.clip, zeros.unbind(), dtype, compiled)

@@ -7,6 +7,7 @@ in the way of writing only. Axes: b rows, s source positions, t target positions
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.out = (nn.Linear(cfg.width, cfg.width, bias=False) for _ in range(4))
 
     def forward(
-        self, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"], mask: Bool[Tensor, "b 1 t s"]
+        self, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"], mask: Bool[Tensor, "b 1 t s"] | None = None
     ) -> Float[Tensor, "b t d"]:
         q, k, v = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.q(x), self.k(memory), self.v(memory))
@@ -116,31 +117,64 @@ class Transformer(nn.Module):
         return F.cross_entropy(logits, labels, ignore_index=PAD, label_smoothing=self.smoothing)
 
 
-class Trainer:
-    """A training step with the usual parts. `args` is the experiment's, with its inverse_sqrt schedule."""
+class Training:
+    """A training step with the usual parts. `rate(n)`: what the learning rate is multiplied by at update n, from 0."""
 
-    def __init__(self, model: nn.Module, args: Args, dtype: torch.dtype, compiled: bool) -> None:
-        if args.schedule != "inverse_sqrt":
-            raise ValueError(f"the baseline knows the inverse_sqrt schedule, not {args.schedule}")
-        decayed = [p for p in model.parameters() if p.ndim >= 2]
-        others = [p for p in model.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.parameters, self.clip, self.dtype = [*decayed, *others], args.clip, dtype
-        self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), eps=1e-9, fused=True)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, partial(noam, args.width, args.warmup))
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rate: Callable[[int], float],
+        clip: float,
+        dtype: torch.dtype,
+        compiled: bool,
+    ) -> None:
+        self.optimizer, self.clip, self.dtype = optimizer, clip, dtype
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.model = torch.compile(model) if compiled else model
 
-    def step(self, batch: Batch) -> Float[Tensor, ""]:
+    def loss(self, *batch: Any) -> Float[Tensor, ""]:
+        return self.model(*batch)
+
+    def step(self, *batch: Any) -> Float[Tensor, ""]:
         """One update; the loss before it."""
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            loss = self.model(batch)
+        device = self.parameters[0].device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            loss = self.loss(*batch)
         loss.backward()
         if self.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.schedule.step()
         return loss.detach()
+
+
+class Trainer(Training):
+    """The translator's. `args` is the experiment's, with its inverse_sqrt schedule."""
+
+    def __init__(self, model: nn.Module, args: Args, dtype: torch.dtype, compiled: bool) -> None:
+        if args.schedule != "inverse_sqrt":
+            raise ValueError(f"the baseline knows the inverse_sqrt schedule, not {args.schedule}")
+        optimizer = adamw(model, args.lr, (0.9, 0.98), args.weight_decay, eps=1e-9)
+        super().__init__(model, optimizer, partial(noam, args.width, args.warmup), args.clip, dtype, compiled)
+
+
+def adamw(
+    model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8
+) -> torch.optim.Optimizer:
+    """Fused AdamW that decays what has two axes or more."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def cosine(steps: int, warmup: int, n: int) -> float:
+    """Rises to 1 in the warm-up and falls to 0 by half a cosine."""
+    done = min(1.0, (n - warmup) / (steps - warmup))
+    return (n + 1) / warmup if n < warmup else 0.5 * (1 + math.cos(math.pi * done))
 
 
 def noam(d: int, warmup: int, step: int) -> float:
