@@ -7,6 +7,7 @@ are known and what is generated can be scored. `just run exp_diffusion_flowers`,
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,8 +39,8 @@ class Args(run.Args):
     """Train a U-Net to remove noise from pictures."""
 
     data: str = "default"
-    """default (drawn flowers), faces (drawn faces), flowers102 (Oxford's), flowers17, celeba, glasses, anime (each of
-    these under --data-dir), or a folder."""
+    """default (drawn flowers), faces (drawn), flowers102 (Oxford's, fetched or under --data-dir), flowers17, celeba,
+    glasses or anime (each under --data-dir), or a folder."""
     size: run.Count = 64
     """Pixels of a side, a multiple of the patch times two for each level but the first."""
     pictures: run.Count = 10_000
@@ -47,15 +48,15 @@ class Args(run.Args):
     flip: bool = True
     """Train on mirrored pictures as well."""
     objective: Literal["edm", "v", "epsilon", "x0", "flow", "meanflow"] = "edm"
-    """What the network predicts; meanflow: the mean velocity between two times, which needs one step to draw."""
-    noise: tuple[float, float] = (-0.6, 1.4)
-    """Mean and standard deviation of the logarithm of EDM's noise levels (in the paper -1.2 and 1.2)."""
+    """What the network predicts; meanflow: the mean velocity between two times, so that a few steps draw."""
+    noise: tuple[run.Amount, run.Amount] = (0.55, 1.4)
+    """Median of EDM's noise levels and standard deviation of their logarithm (in the paper .3 and 1.2)."""
     levels: Literal["lognormal", "uniform", "cosine", "clipped", "linear"] = "lognormal"
     """How much noise: EDM's; t / (1 - t) of uniform t; or of a chain of 1,000 steps, cosine, the same with betas in
     [.0001, .02], or linear."""
     power: run.Count = 2
     """Of the loss: 1 absolute, 2 squared."""
-    widths: tuple[int, ...] = (32, 64, 96, 128)
+    widths: tuple[run.Count, ...] = (32, 64, 96, 128)
     """Channels of each level, the finest first; a level has half the side of the one before."""
     blocks: run.Count = 1
     """Residual blocks of a level, on either way."""
@@ -87,6 +88,14 @@ class Args(run.Args):
         self.network()
         if self.objective == "meanflow" and (self.levels != "lognormal" or self.power != 2):
             raise ValueError("--objective meanflow has its own times and loss: leave --levels and --power out")
+        if self.noise != Args.noise and (self.objective == "meanflow" or self.levels != "lognormal"):
+            raise ValueError("--noise is of --levels lognormal and no mean flow: leave it out")
+        if not min(self.noise):
+            raise ValueError("--noise: both numbers must be above 0")
+        if self.levels not in ("lognormal", "uniform") and self.sample_steps > 1000:
+            raise ValueError(f"--sample-steps {self.sample_steps}: a chain has 1000 at most")
+        if self.samples < 2:
+            raise ValueError("--samples 1: KID compares two pictures at least")
 
     def network(self) -> unet.Config:
         """Raises ValueError for sizes and widths that cannot be."""
@@ -96,7 +105,7 @@ class Args(run.Args):
 
 PRESETS: dict[str, run.Args] = {
     "small": Args(steps=1250, eval_every=350, save_every=350),
-    # Chapter 15: epsilon by L1, a clipped cosine chain, batches of 4 for 100 epochs of Oxford's 8,189 flowers.
+    # Chapter 15: epsilon by L1, a clipped cosine chain, batches of 4; so many steps are 100 epochs of Oxford's 8,189.
     "book": Args(
         steps=204_800, objective="epsilon", levels="clipped", power=1, widths=(128, 256, 512, 1024), blocks=2, patch=1,
         batch=4, lr=1e-4, muon_lr=0.0, warmup=300, ema_decay=0.0, sample_steps=50, log_every=200, eval_every=20_000,
@@ -109,7 +118,7 @@ PRESETS: dict[str, run.Args] = {
 }  # fmt: skip
 
 MATRICES = r"(down|middle|up).*(conv_in\.w|conv_out\.w|skip\.w|embed\.w|attn\.w_)"
-BANDS = (0.13, 0.3, 0.7)  # noise levels between which the loss is told apart; a lognormal one is as often in each
+BANDS = (0.13, 0.3, 0.7)  # noise levels between which the loss is told apart
 
 
 # ---- model and loss: edit here ----
@@ -131,12 +140,14 @@ def training_levels(key: Key, n: int, args: Args, of_chain: Float[Tensor, "k"] |
     if args.levels == "uniform":
         t = random.uniform(key, (n,), 0.001, 0.999)
         return t / (1 - t)
-    return diffusion.lognormal(key, n, *args.noise)
+    return diffusion.lognormal(key, n, math.log(args.noise[0]), args.noise[1])
 
 
 def sampling_levels(steps: int, args: Args, device: torch.device) -> Float[Tensor, "k"]:
     of_chain = chain(args, device)
     if of_chain is not None:
+        if steps > len(of_chain):
+            raise RunError(f"--steps {steps}: the chain of this run has {len(of_chain)}")
         return diffusion.strided(of_chain, steps)
     if args.levels == "uniform":
         t = torch.linspace(0.99, 0, steps + 1, device=device)
@@ -199,10 +210,9 @@ def step(
     x, n = data[index] / 127.5 - 1, len(index)
     if args.flip:
         x = torch.where(random.bernoulli(k_flip, 0.5, (n, 1, 1, 1)), x.flip(-1), x)
-    sigma, noise = training_levels(k_level, n, args, of_chain), random.normal(k_noise, tuple(x.shape))
+    noise = random.normal(k_noise, tuple(x.shape))
     t, gap = meanflow.times(k_level, n)
-    if args.objective == "meanflow":
-        sigma = t / (1 - t)
+    sigma = t / (1 - t) if args.objective == "meanflow" else training_levels(k_level, n, args, of_chain)
 
     def objective(params: Tree) -> tuple[Tensor, Tensor]:
         params = tree.cast(params, dtype)
@@ -248,7 +258,9 @@ def train(args: Args) -> None:
     if args.shard_optimizer and args.muon_lr:
         raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
     splits = dataset(args)
-    metrics.check_kid(splits.name, splits.val.pixels, splits.test.pixels)
+    metrics.check_kid(splits.name, splits.train.pixels, splits.val.pixels, splits.test.pixels)
+    if len(splits.train.pixels) < args.batch:
+        raise RunError(f"{len(splits.train.pixels)} training examples are fewer than a batch of {args.batch}")
     extractor = generated.judge_of(splits, run.device(args))
     here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/kid")
     data = splits.train.pixels.to(here.device)
@@ -266,7 +278,6 @@ def train(args: Args) -> None:
     features = lambda x: extractor.features(generated.quantised(x))  # noqa: E731
     val = features(splits.val.pixels.to(here.device) / 127.5 - 1)
     model = lambda s: model_of(s.ema, args, here.dtype, here.device)  # noqa: E731
-    n_val = min(len(val), 200)
 
     for n in here.progress():
         index = next(order)
@@ -275,7 +286,7 @@ def train(args: Args) -> None:
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 show(one, n + 1, model(s), args, splits.val.pixels[:4])
-                x = model(s).drawn(model(s).noise(range(n_val), 1), steps=args.sample_steps)
+                x = model(s).drawn(model(s).noise(range(min(len(val), 200)), 1), steps=args.sample_steps)
                 kid, _ = metrics.kid(val, features(x))
                 one.log(n + 1, {"val/kid": kid})
                 one.write(f"step {n + 1}: KID {kid:.4f}")
@@ -315,11 +326,12 @@ def evaluate(
 
 
 def show(here: run.Place, n: int, model: Diffuser, args: Args, real: UInt8[Tensor, "4 3 s s"]) -> None:
-    """The same noise over training; pictures that turn into noise, and what comes out of that."""
+    """The same noise over training; pictures that turn into noise, and what comes out of noise."""
     noise = model.noise(range(32), 0)
+    few = noise[: len(real)]
     here.writer.add_image("samples/grid", plot.tile(model.drawn(noise, steps=args.sample_steps) / 2 + 0.5, 8), n)
-    there = diffuser.forward(model, real.to(noise.device) / 127.5 - 1, noise[:4]) / 2 + 0.5
-    back = diffuser.strip(model, noise[:4], args.sample_steps) / 2 + 0.5
+    there = diffuser.forward(model, real.to(noise.device) / 127.5 - 1, few) / 2 + 0.5
+    back = diffuser.strip(model, few, args.sample_steps) / 2 + 0.5
     both = torch.cat([there, back], 1)
     here.writer.add_image("samples/strip", plot.tile(both.flatten(0, 1), both.shape[1]), n)
     plot.add_gif(here.writer, "samples/animation", plot.gif(back[0]), n)

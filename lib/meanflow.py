@@ -25,7 +25,7 @@ FLOOR = 1e-3  # of the error that the loss is divided by
 def times(key: Key, n: int, share: float = 0.25, mean: float = -0.4, std: float = 1.0) -> tuple[Tensor, Tensor]:
     """(t, gap) of n examples, whose two times are logit-normal, with a gap in a `share` of them (table 1)."""
     k_times, k_share = random.split(key)
-    one, other = (mean + std * random.normal(k_times, (2, n))).sigmoid().unbind()
+    one, other = (mean + std * random.normal(k_times, (n, 2))).sigmoid().unbind(1)
     later, earlier = torch.maximum(one, other), torch.minimum(one, other)
     return later, torch.where(random.bernoulli(k_share, share, (n,)), later - earlier, torch.zeros_like(later))
 

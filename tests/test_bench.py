@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -518,7 +519,11 @@ def our_draws(state, x):
     """The pictures, levels and noise of our next step."""
     k_level, k_noise, k_flip = random.split(random.fold_in(state.key, state.step), 3)
     x = torch.where(random.bernoulli(k_flip, 0.5, (len(x), 1, 1, 1)), x.flip(-1), x)
-    return x, df.lognormal(k_level, len(x), *FLOWERS.noise), random.normal(k_noise, tuple(x.shape))
+    return (
+        x,
+        df.lognormal(k_level, len(x), math.log(FLOWERS.noise[0]), FLOWERS.noise[1]),
+        random.normal(k_noise, tuple(x.shape)),
+    )
 
 
 def flowers_in_step(state, another):

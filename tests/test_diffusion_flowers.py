@@ -1,6 +1,7 @@
 """experiments/exp_diffusion_flowers.py as a user runs it, on a few drawn flowers; its step; what it is asked for."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_the_loss_of_each_band_is_told():
     args, state, pixels = made(flip=False)
     _, out = exp.step(state, torch.arange(8), pixels, args=args, dtype=torch.float32)
     k_level, k_noise, _ = random.split(random.fold_in(state.key, state.step), 3)
-    sigma = diffusion.lognormal(k_level, 8, *args.noise)
+    sigma = diffusion.lognormal(k_level, 8, math.log(args.noise[0]), args.noise[1])
     each = diffusion.loss(
         partial(exp.unet.apply, state.params, cfg=args.network()), diffusion.edm, pixels[:8] / 127.5 - 1, sigma,
         random.normal(k_noise, (8, 3, 16, 16)),
@@ -100,7 +101,8 @@ def test_train_resume_and_sample(call, few_flowers, tmp_path):
         ["edit", 0, 2, "--strength", 0.5], ["inpaint", 1],
     ):  # fmt: skip
         name = f"{len(sizes)}.png"
-        status, _, err = use(*words, "--steps", 3, "--run", "r", "--out", name)
+        steps = [] if words[0] == "way" else ["--steps", 3]
+        status, _, err = use(*words, *steps, "--run", "r", "--out", name)
         assert status == 0, err
         sizes[" ".join(map(str, words))] = Image.open(name).size
     assert len(set(sizes.values())) > 3
@@ -123,6 +125,10 @@ def test_bad_flags_are_told(call, few_flowers, tmp_path):
         (["--sample-steps", 0], "at least 1"),
         (["--data", "nothing"], "neither default"),
         (["--objective", "meanflow", "--levels", "cosine"], "has its own times and loss"),
+        (["--levels", "cosine", "--noise", 1, 1], "--noise is of --levels lognormal"),
+        (["--noise", 0, 0], "must be above 0"),
+        (["--levels", "cosine", "--sample-steps", 1001], "a chain has 1000 at most"),
+        (["--samples", 1], "two pictures at least"),
         (["--batch", 100], "training examples are fewer than a batch of 100"),
     ]:
         status, _, err = call(exp, *few_flowers, *TINY, *words)

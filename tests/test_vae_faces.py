@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from experiments import exp_vae_faces as exp
 from lib import random, tree
 from lib.data import faces
+from lib.data.albums import Part
 from lib.faults import DataError, RunError
 from lib.run.use import verbs
 from lib.tasks import arithmetic, codes
@@ -104,7 +105,7 @@ def test_means(monkeypatch):
     monkeypatch.setattr(arithmetic, "ENOUGH", 2)
     code = torch.arange(10.0)[:, None]
     hair = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
-    part = albums.Part(torch.zeros(10), {"hair": hair, "glasses": hair > 0, "skin": hair * 0})
+    part = Part(torch.zeros(10), {"hair": hair, "glasses": hair > 0, "skin": hair * 0})
     found = arithmetic.means(code, part, NAMES)
     torch.testing.assert_close(found.of["hair"][:2], torch.tensor([[2.0], [6.5]]))
     torch.testing.assert_close(found.but["hair"][0], torch.tensor([7.0]))
@@ -116,7 +117,7 @@ def test_shifts(monkeypatch):
     """Of faces with black, blond, red (which is rare) and unknown hair."""
     monkeypatch.setattr(arithmetic, "ENOUGH", 2)
     hair = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
-    part = albums.Part(torch.zeros(10), {"hair": hair, "glasses": hair > 0, "skin": hair * 0})
+    part = Part(torch.zeros(10), {"hair": hair, "glasses": hair > 0, "skin": hair * 0})
     mean = arithmetic.means(torch.arange(10.0)[:, None], part, NAMES)
     black, blond, others = 2.0, 6.5, 19 / 6  # mean codes; the last of all that are not blond
     own = {"hair": [0, 1, 2, None]}.__getitem__

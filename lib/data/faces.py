@@ -72,7 +72,7 @@ def load(
         return split(data, albums.kaggle(data_dir, size) if data == "glasses" else albums.flat(data_dir, size))
     path = Path(data)
     if not path.is_dir():
-        raise DataError(f"--data {data}: neither default, {', '.join(albums.KNOWN)} nor a folder")
+        raise DataError(f"--data {data}: neither default, {', '.join(albums.KNOWN)} nor a folder of pictures")
     album = albums.folder(path, size)
     _check(data, needs, album.names)
     return split(path.resolve().name, album)

@@ -4,7 +4,6 @@ Nilsback & Zisserman 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/; for r
 has six test pictures to one for training: all are merged, and split by the hash of their pixels.
 """
 
-import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from filelock import FileLock
 from PIL import Image
 from scipy.io import loadmat
 
@@ -64,9 +64,15 @@ def _unpacked(data_dir: Path | None) -> Path:
     if not kept.is_dir():
         packed = fetch(PICTURES, data_dir)
         try:
-            with tempfile.TemporaryDirectory(dir=cache_dir()) as folder, tarfile.open(packed) as files_:
-                files_.extractall(folder, filter="data")
-                shutil.move(Path(folder) / "jpg", kept)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with (  # of a run's processes one unpacks
+                FileLock(kept.with_suffix(".lock")),
+                tempfile.TemporaryDirectory(dir=kept.parent) as folder,
+                tarfile.open(packed) as archive,
+            ):
+                archive.extractall(folder, filter="data")
+                if not kept.is_dir():
+                    (Path(folder) / "jpg").rename(kept)
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"cannot unpack {packed}: {error}") from error
     return kept

@@ -24,13 +24,17 @@ ROW = "{:<10}{:>4}  KID {:.4f}  detail {:.5f}"
 
 
 @dataclass(frozen=True)
-class Sampled(run.Use):
+class Shown(run.Use):
+    out: run.NewFile = Path("samples.png")
+    """Where to save the picture."""
+
+
+@dataclass(frozen=True)
+class Sampled(Shown):
     steps: run.Count = 20
     """Steps from noise to picture."""
     seed: run.Seed = 0
     """Decides what is drawn."""
-    out: run.NewFile = Path("samples.png")
-    """Where to save the picture."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,14 @@ class Draw(Sampled):
 
 @dataclass(frozen=True)
 class Strip(Sampled):
-    """Show how pictures turn into noise, and what comes out of that, row by row, or moving where --out is a .gif."""
+    """Show how pictures turn into noise, and what comes out of noise, row by row, or moving where --out is a .gif."""
 
     pictures: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
     """Numbers of test pictures or files."""
 
 
 @dataclass(frozen=True)
-class Way(Sampled):
+class Way(Shown):
     """Turn two pictures into noise, and show what lies between, as a strip, or moving where --out is a .gif."""
 
     pictures: Positional[tuple[str, str]] = ("0", "1")
@@ -119,7 +123,8 @@ def answers(use: Use, model: Diffuser) -> Iterator[Answer]:
             yield Table(("sampler", "steps", "KID", "detail"), list(diffuser.compared(model, use.steps, use.n)), ROW)
             return
         case Likelihood():
-            bits = model.bits(picked(use.pictures), random.key(0)).tolist()
+            device = model.levels(1).device
+            bits = model.bits(picked(use.pictures).to(device), random.key(0, device)).tolist()
             yield Table(("picture", "bits per dimension"), list(zip(use.pictures, bits, strict=True)), "{:<12}{:8.3f}")
             return
         case Draw():

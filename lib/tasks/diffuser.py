@@ -56,7 +56,7 @@ class Diffuser(NamedTuple):
 
     @torch.no_grad()
     def inverted(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """The noise that `drawn` by Heun's method makes x of."""
+        """The noise of which Heun's method makes x, up to x0 outside [-1, 1], which `drawn` clips."""
         rising = self.levels(EXACT)[:-1].flip(0)
         return torch.cat([diffusion.heun(self.denoise, part, rising) for part in x.split(AT_ONCE)]) / rising[-1]
 
@@ -118,7 +118,8 @@ def inversion(model: Diffuser, x: Float[Tensor, "n 3 h w"]) -> float:
 
 
 def compared(model: Diffuser, steps: Sequence[int], n: int) -> Iterator[tuple[str, int, float, float]]:
-    """Sampler, steps, KID against test pictures and detail, of n pictures from the same noise; last, test pictures."""
+    """Sampler, steps, KID against test pictures and detail, of n pictures from the same noise; last, those of
+    training pictures."""
     data = model.data()
     noise = model.noise(range(n), 2)
     judge = generated.judge_of(data, noise.device)

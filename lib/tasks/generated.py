@@ -22,7 +22,7 @@ COPIED = 1 / 3  # nearer to one training picture than this share of the distance
 
 def judge_of(data: Pictures, device: torch.device) -> Judge:
     """The judge of a set; where nothing is known of its pictures, that of drawn flowers, whose features serve too."""
-    return judge.load(data if data.names else flowers.load(size=data.train.pixels.shape[-1]), device)
+    return judge.load(data if data.names else flowers.load(size=min(data.train.pixels.shape[-1], judge.SIDE)), device)
 
 
 def readings(judge: Judge, part: Part) -> list[str]:
@@ -85,7 +85,7 @@ def beside(x: Float[Tensor, "n 3 h w"], train: UInt8[Tensor, "m 3 h w"], near: N
 
 def detail(x: Float[Tensor, "n 3 h w"]) -> float:
     """Mean square of what a picture loses by being halved and doubled again: too little is blur, too much noise."""
-    return float((x - F.interpolate(F.avg_pool2d(x, 2), scale_factor=2)).square().mean())
+    return float((x - F.interpolate(F.avg_pool2d(x, 2), x.shape[-2:])).square().mean())
 
 
 def scored(
@@ -97,7 +97,7 @@ def scored(
     real = judge.features(held_out)
     kid, spread = metrics.kid(real, judge.features(x))
     floor, _ = metrics.kid(real, judge.features(shown))
-    near, usual = nearest(x, train, flip), nearest(held_out, train, flip)
+    near, usual = nearest(x, train, flip), nearest(held_out[: len(x)], train, flip)
     scores = {"test/kid": kid, "test/kid_training": floor, "test/copied": near.copied, "test/detail": detail(x)}
     lines = [
         f"against {len(real):,} test pictures, on the features of the judge {judge.name}",

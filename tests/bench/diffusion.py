@@ -184,8 +184,8 @@ def drawn(pixels: UInt8[Tensor, "n c h w"], index: Int[Tensor, "b"], args: exp.A
     x = pixels[index].float() / 127.5 - 1
     if args.flip:
         x = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x)
-    mean, std = args.noise
-    return x, (mean + std * torch.randn(len(x), device=x.device)).exp(), torch.randn_like(x)
+    median, std = args.noise
+    return x, median * (std * torch.randn(len(x), device=x.device)).exp(), torch.randn_like(x)
 
 
 def unet_step(peer: str, device: torch.device, dtype: torch.dtype) -> Train:

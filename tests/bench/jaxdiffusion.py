@@ -144,7 +144,7 @@ def trainer(start: TrainState, args: Args, dtype: torch.dtype) -> Trainer:
         x = pixels[index].astype(jnp.float32) / 127.5 - 1
         if args.flip:
             x = jnp.where(random.bernoulli(k_flip, 0.5, (len(x), 1, 1, 1)), x[..., ::-1], x)
-        sigma = jnp.exp(args.noise[0] + args.noise[1] * random.normal(k_level, (len(x),)))
+        sigma = jnp.exp(math.log(args.noise[0]) + args.noise[1] * random.normal(k_level, (len(x),)))
         noise = random.normal(k_noise, x.shape)
         value, grads = eqx.filter_value_and_grad(loss)(state.model, x, sigma, noise, number_type(dtype))
         model, opt = updated(optimizer, grads, state.opt, state.model)
