@@ -111,7 +111,7 @@ def dcgan_case(**change):
 
 
 def diffusion_case(**change):
-    args = exp_diffusion_flowers.Args(size=16, widths=(8, 8), steps=STEPS, warmup=2, lr=1e-3, muon_lr=0.0, **change)
+    args = exp_diffusion_flowers.Args(size=16, widths=(8, 8), steps=STEPS, warmup=2, lr=2e-4, muon_lr=0.0, **change)
     pixels = random.randint(random.key(3), (32, 3, 16, 16), 0, 256).to(torch.uint8)
     return indexed(exp_diffusion_flowers, pixels, 32, args)
 
