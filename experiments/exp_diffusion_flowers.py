@@ -2,8 +2,7 @@
 
 What it shows: a network that has learnt one thing, what a picture with noise was, draws new ones, fills gaps, goes from
 picture to picture and says how likely each is. The flowers are drawn by a renderer, so that colours, shapes and petals
-are known and what is generated can be scored. `just run exp_diffusion_flowers`, then
-`just sample exp_diffusion_flowers draw`.
+are known and what is generated can be scored.
 """
 
 import functools
@@ -99,8 +98,8 @@ class Args(run.Args):
 
     def network(self) -> unet.Config:
         """Raises ValueError for sizes and widths that cannot be."""
-        labels = unet.WAVES if self.objective == "meanflow" else 0
-        return unet.Config(self.size, self.widths, self.blocks, self.attention, self.patch, labels=labels)
+        told = unet.WAVES if self.objective == "meanflow" else 0
+        return unet.Config(self.size, self.widths, self.blocks, self.attention, self.patch, labels=told)
 
 
 PRESETS: dict[str, run.Args] = {
@@ -211,8 +210,11 @@ def step(
     if args.flip:
         x = torch.where(random.bernoulli(k_flip, 0.5, (n, 1, 1, 1)), x.flip(-1), x)
     noise = random.normal(k_noise, tuple(x.shape))
-    t, gap = meanflow.times(k_level, n)
-    sigma = t / (1 - t) if args.objective == "meanflow" else training_levels(k_level, n, args, of_chain)
+    if args.objective == "meanflow":
+        t, gap = meanflow.times(k_level, n)
+        sigma = t / (1 - t)
+    else:
+        sigma = training_levels(k_level, n, args, of_chain)
 
     def objective(params: Tree) -> tuple[Tensor, Tensor]:
         params = tree.cast(params, dtype)
@@ -242,8 +244,7 @@ def step(
 def dataset(args: Args) -> Pictures:
     if args.data in ("default", *flowers.PHOTOGRAPHS):
         return flowers.load(args.data, args.data_dir, args.size, args.pictures)
-    data = "default" if args.data == "faces" else args.data
-    return faces.load(data, args.data_dir, size=args.size, n=args.pictures)
+    return faces.load("default" if args.data == "faces" else args.data, args.data_dir, size=args.size, n=args.pictures)
 
 
 def model_of(params: Tree, args: Args, dtype: torch.dtype, device: torch.device) -> Diffuser:
@@ -268,8 +269,7 @@ def train(args: Args) -> None:
     if len(data) < 1000:
         print(f"{len(data)} pictures are few: a run of {args.steps} steps is likely to copy them")
     if splits.names:
-        print("how much of an attribute of held-out pictures the judge reads rightly")
-        print("\n".join(generated.readings(extractor, splits.test)))
+        print("the judge's accuracy on held-out pictures", *generated.readings(extractor, splits.test), sep="\n")
     state = here.start(init_state)
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype, of_chain=chain(args, here.device))

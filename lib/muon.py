@@ -69,7 +69,7 @@ def muon(
             o = orthogonalise(torch.cat(batch), dtype=dtype) * (0.2 * max(shape) ** 0.5)
             for path, x in zip(paths, o.split(list(map(len, batch))), strict=True):
                 shaped = x.reshape(matrices[path].shape)
-                direction[path] = x.reshape(nesterov[path].shape) if shaped.ndim == 2 else _heads_first(path, shaped)
+                direction[path] = _heads_first(path, shaped).reshape(nesterov[path].shape)
         alpha = rate(state.step)
         new = tree.map_with_path(lambda path, p: p * (1 - alpha * weight_decay) - alpha * direction[path], params)
         return new, MuonState(state.step + 1, m)

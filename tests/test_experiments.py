@@ -333,11 +333,11 @@ def test_sampling(finished, call):
 
 
 def test_a_file_line_by_line(finished, call):
-    Path("lines.txt").write_text('The cat is small.\n\nL\'été ? "Oui"\nThe cat is small.\n', encoding="utf-8")
+    Path("lines.txt").write_text('L\'été ? "Oui"\n\nThe cat is small.\nL\'été ? "Oui"\n', encoding="utf-8")
     status, out, _ = call("sample", "--run", finished[0], "--file", "lines.txt")
     lines = out.splitlines()
-    assert status == 0 and len(lines) == 4 and lines[1] == "" and lines[0] == lines[3] and lines[2]
-    assert lines[0] == call("sample", "--run", finished[0], "--text", "The cat is small.")[1].strip()
+    assert status == 0 and len(lines) == 4 and lines[1] == "" and lines[0] == lines[3] != ""
+    assert lines[0] == call("sample", "--run", finished[0], "--text", 'L\'été ? "Oui"')[1].strip()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
