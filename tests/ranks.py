@@ -234,7 +234,7 @@ CASES = {
     "dense_fashion": dense_fashion_case, "autoencoder": autoencoder_case, "mixture": mixture_case,
     "curve": curve_case, "curve_fixed": partial(curve_case, points=50), "multiples": multiples_case,
     "dcgan": dcgan_case, "dcgan_r1": partial(dcgan_case, norm="group", r1=1.0), "cgan": cgan_case,
-    "cyclegan": cyclegan_case, "diffusion": diffusion_case,
+    "cyclegan": cyclegan_case, "diffusion": diffusion_case, "meanflow": partial(diffusion_case, objective="meanflow"),
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
     "classify": classify_case, "vae_faces": vae_case, "pretrain": partial(sentiment_case, "pretrain"),
     "sentiment": partial(sentiment_case, "finetune"), "entities": entities_case,

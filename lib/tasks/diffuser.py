@@ -65,7 +65,8 @@ class Diffuser(NamedTuple):
         """x with the noise of a part of the way, `strength` of all steps, and back (SDEdit; Meng et al. 2022)."""
         levels = self.levels(steps)
         levels = levels[steps - max(1, round(strength * steps)) :]
-        return diffusion.dpm(diffusion.clipped(self.denoise), x + levels[0] * noise, levels)
+        noisy = (x + levels[0] * noise).split(AT_ONCE)
+        return torch.cat([diffusion.dpm(diffusion.clipped(self.denoise), part, levels) for part in noisy])
 
     @torch.no_grad()
     def filled(self, x: Float[Tensor, "n 3 h w"], known: Bool[Tensor, "1 h w"], noise: Tensor, steps: int) -> Tensor:
@@ -77,10 +78,13 @@ class Diffuser(NamedTuple):
     @torch.no_grad()
     def bits(self, pixels: UInt8[Tensor, "n 3 h w"], key: random.Key) -> Float[Tensor, "n"]:
         """Bits per dimension of 8-bit pictures."""
-        k_blur, k_signs = random.split(key)
-        x = dequantised(k_blur, pixels)
-        nats = log_likelihood(self.denoise, x, self.levels(EXACT)[:-1].flip(0), k_signs)
-        return bits_per_dimension(nats, x[0].numel())
+        found = []
+        for i, part in enumerate(pixels.split(AT_ONCE)):
+            k_blur, k_signs = random.split(random.fold_in(key, i))
+            x = dequantised(k_blur, part)
+            nats = log_likelihood(self.denoise, x, self.levels(EXACT)[:-1].flip(0), k_signs)
+            found.append(bits_per_dimension(nats, x[0].numel()))
+        return torch.cat(found)
 
 
 # ---- shown and measured ----
