@@ -162,6 +162,26 @@ def test_drawing_and_editing_end_at_the_only_picture():
     torch.testing.assert_close(one.edited(noise, 0.5, noise, 10), torch.full_like(noise, 0.25))
 
 
+def test_many_pictures_are_denoised_in_parts(monkeypatch):
+    """None differs for it, and each part's likelihood has noise of its own."""
+    sizes = []
+
+    def denoise(x, sigma):
+        sizes.append(len(x))
+        return x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)  # of standard normal pictures
+
+    normal = model()._replace(denoise=denoise)
+    monkeypatch.setattr(diffuser, "EXACT", 5)
+    noise = normal.noise(range(4), 0)
+    pixels = random.randint(random.key(1), (2, 3, 8, 8), 0, 256).to(torch.uint8).repeat(2, 1, 1, 1)
+    whole = normal.edited(noise, 0.5, noise, 10)
+    monkeypatch.setattr(diffuser, "AT_ONCE", 2)
+    sizes.clear()
+    torch.testing.assert_close(normal.edited(noise, 0.5, noise, 10), whole)
+    bits = normal.bits(pixels, random.key(0))
+    assert max(sizes) == 2 and 1e-5 < (bits[:2] - bits[2:]).abs().max() < 0.1
+
+
 def test_what_is_copied_is_found():
     train = random.randint(random.key(0), (60, 3, 8, 8), 0, 256).to(torch.uint8)
     real = train[:20] / 127.5 - 1
