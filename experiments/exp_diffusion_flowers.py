@@ -179,13 +179,13 @@ class TrainState(NamedTuple):
     step: Int[Tensor, ""]
 
 
-def optimizer(args: Args) -> tuple[optim.Optimizer, optim.Schedule]:
+def optimizer(args: Args, dtype: torch.dtype = torch.float32) -> tuple[optim.Optimizer, optim.Schedule]:
     rate = optim.cosine(args.lr, args.steps, args.warmup)
     adam = optim.adamw(rate, (0.9, 0.99), 1e-8, args.weight_decay, optim.matrices)
     if not args.muon_lr:
         return parallel.shard_optimizer(adam, args.shard_optimizer), rate
     schedule = optim.cosine(args.muon_lr, args.steps, args.warmup)
-    return muon.partition(MATRICES, muon.muon(schedule, args.weight_decay), adam), rate
+    return muon.partition(MATRICES, muon.muon(schedule, args.weight_decay, dtype=dtype), adam), rate
 
 
 def init_state(key: Key, args: Args) -> TrainState:
@@ -229,7 +229,7 @@ def step(
     inside = torch.stack([(band == i).float() for i in range(len(BANDS) + 1)])
     value, sums, counts, grads = parallel.mean((value, (inside * each.detach()).sum(1), inside.sum(1), grads))
     grads, norm = optim.clip(grads, args.clip)
-    opt, rate = optimizer(args)
+    opt, rate = optimizer(args, dtype)
     params, opt_state = opt.update(grads, state.opt, state.params)
     ema = optim.ema(state.ema, params, args.ema_decay, state.step)
     out = {"train/loss": value, "grad/norm": norm, "train/lr": rate(state.step)}

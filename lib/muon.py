@@ -30,9 +30,9 @@ POLYNOMIALS = (
 )
 
 
-def orthogonalise(g: Float[Tensor, "n r c"], dtype: torch.dtype = torch.bfloat16) -> Float[Tensor, "n r c"]:
+def orthogonalise(g: Float[Tensor, "n r c"], dtype: torch.dtype) -> Float[Tensor, "n r c"]:
     """Roughly u v^T where g = u s v^T: three polynomials bring every singular value above a 700th of g's norm into
-    [0.18, 1.87], without a decomposition. `dtype`: of the matrix products; bf16 is enough."""
+    [0.18, 1.87], without a decomposition. `dtype`: of the matrix products; bf16 is enough, where it is fast."""
     wide = g.shape[1] <= g.shape[2]
     x = (g if wide else g.mT).to(dtype)
     x = x / (1.01 * x.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -46,7 +46,8 @@ def muon(
     lr: float | Tensor | Schedule,
     weight_decay: float = 0.0,
     momentum: float = 0.95,
-    dtype: torch.dtype = torch.bfloat16,
+    *,
+    dtype: torch.dtype,
 ) -> Optimizer:
     """m <- momentum m + g;  p <- p (1 - lr weight_decay) - lr 0.2 sqrt(max(r, c)) orthogonalise(g + momentum m).
 

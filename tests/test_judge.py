@@ -115,12 +115,21 @@ def test_another_set_has_another_judge(toy, cache, monkeypatch):
     names = [judge.load(toy, torch.device("cpu")).name]
     for what in ("pixel", "label", "yes", "fewer", "values", "name"):
         names.append(judge.load(changed(toy, what), torch.device("cpu")).name)
-    for change in ({"steps": 3}, {"batch": 4}, {"lr": 1e-3}, {"reach": 1}, {"edge": False}, {"dtype": torch.float32}):
+    for change in ({"steps": 3}, {"batch": 4}, {"lr": 1e-3}, {"reach": 1}, {"edge": False}, {"half": False}):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(judge, "OTHERS", judge.OTHERS._replace(**change))
             names.append(judge.load(toy, torch.device("cpu")).name)
     assert len(set(names)) == len(names) == len(trained)
     assert {path.stem for path in cache.glob("*.safetensors")} == set(names)
+
+
+@pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16], ids=str)
+def test_it_learns_in_the_numbers_the_machine_is_fast_at(toy, cache, monkeypatch, fast):
+    seen, apply = set(), judge.cnn.apply
+    monkeypatch.setattr(judge.cnn, "apply", lambda p, s, x, **words: seen.add(x.dtype) or apply(p, s, x, **words))
+    monkeypatch.setattr(judge.run, "dtype", lambda args, device: fast)
+    judge.load(toy, torch.device("cpu"))
+    assert seen == {fast}
 
 
 def test_a_set_smaller_than_a_batch(toy, cache):

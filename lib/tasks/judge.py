@@ -36,7 +36,8 @@ SIDE = 64  # larger pictures are reduced to it
 class Recipe(NamedTuple):
     """How a judge learns. `reach`: pixels by which training pictures are shifted. `noise`: largest standard deviation
     of the noise on them, for generated pictures are never as clean as real ones. `edge`: what comes in where a picture
-    is shifted is its own edge, not white. `fold`: pixels of a side that are one position of the network."""
+    is shifted is its own edge, not white. `fold`: pixels of a side that are one position of the network. `half`: in bf16
+    where the machine is fast at it."""
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     steps: int = 600
@@ -46,11 +47,11 @@ class Recipe(NamedTuple):
     noise: float = 0.3
     edge: bool = False
     fold: int = 1
-    dtype: torch.dtype = torch.float32
+    half: bool = False
 
 
 FACES = Recipe()  # of drawn ones, on white; what RESULTS.md has of faces was scored by it
-OTHERS = Recipe((32, 64, 128), steps=1500, lr=3e-3, edge=True, fold=2, dtype=torch.bfloat16)
+OTHERS = Recipe((32, 64, 128), steps=1500, lr=3e-3, edge=True, fold=2, half=True)
 
 
 class Judge(NamedTuple):
@@ -137,9 +138,10 @@ def fit(key: Key, part: Part, sizes: dict[str, int], device: torch.device, recip
     k_init, k_train = random.split(key)
     params, state = cnn.init(k_init, cfg)
     adam = optim.adam(optim.cosine(recipe.lr, recipe.steps, recipe.steps // 20))
+    dtype = run.dtype(run.Args(), device) if recipe.half else torch.float32
 
     def loss(params: Tree, state: Tree, x: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, Tree]:
-        params, x = tree.cast(params, recipe.dtype), seen(x, recipe).to(recipe.dtype)
+        params, x = tree.cast(params, dtype), seen(x, recipe).to(dtype)
         logits, state = cnn.apply(params, state, x, cfg=cfg, train=True)
         parts = zip(sizes, logits.float().split(list(sizes.values()), dim=1), strict=True)
         return sum((F.cross_entropy(one, labels[name]) for name, one in parts), torch.zeros(())), state
