@@ -26,11 +26,12 @@ Mask = Bool[Tensor, "..."] | Literal["causal"] | None
 Rotation = tuple[Float[Tensor, "*b t n"], Float[Tensor, "*b t n"]]  # cosines and sines of n pairs of channels
 
 
-def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: int = 0) -> Tree:
+def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: int = 0, normed: bool = False) -> Tree:
     """{"w_q", "w_k", "w_v": (d, heads, c), "w_o": (heads, c, d), with `bias` "b_q" ... "b_o"}: Xavier-uniform
     projections, and biases that are vectors of zeros. `kv_heads`: heads of keys and values, each of which serves as
-    many of the queries (Ainslie et al. 2023); 0: one for each. Raises ValueError where heads do not divide the width,
-    or kv_heads the heads."""
+    many of the queries (Ainslie et al. 2023); 0: one for each. `normed`: queries and keys have a norm each, "norm_q"
+    and "norm_k", so that scores cannot grow without bound (Dehghani et al. 2023, "ViT-22B"). Raises ValueError where
+    heads do not divide the width, or kv_heads the heads."""
     g = kv_heads or heads
     if d % heads:
         raise ValueError(f"the width must be a multiple of the number of heads: {d} is not a multiple of {heads}")
@@ -44,6 +45,8 @@ def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: i
         "w_v": nn.xavier(k_v, (d, g, c), d, g * c),
         "w_o": nn.xavier(k_o, (heads, c, d), d, d),
     }
+    if normed:
+        p |= {name: nn.norm_init("rms", c, key.device) for name in ("norm_q", "norm_k")}
     sizes = {"b_q": d, "b_k": g * c, "b_v": g * c, "b_o": d}
     return p | {name: torch.zeros(n, device=key.device) for name, n in sizes.items() if bias}
 
@@ -52,7 +55,8 @@ def project(p: Tree, name: str, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h
     """The queries ("q"), keys ("k") or values ("v") of x."""
     w = p[f"w_{name}"]
     y = x @ w.flatten(1)
-    return rearrange(y + p[f"b_{name}"] if f"b_{name}" in p else y, "b t (h c) -> b h t c", h=w.shape[1])
+    y = rearrange(y + p[f"b_{name}"] if f"b_{name}" in p else y, "b t (h c) -> b h t c", h=w.shape[1])
+    return nn.rms_norm(p[f"norm_{name}"], y) if f"norm_{name}" in p else y
 
 
 def keys_values(p: Tree, x: Float[Tensor, "b s d"], rotation: Rotation | None = None) -> KeysValues:

@@ -104,7 +104,7 @@ def ema(average: Tree, params: Tree, decay: float, step: Int[Tensor, ""]) -> Tre
     The decay starts low and grows to `decay` as (1 + step) / (10 + step), so that the first weights are forgotten.
     """
     rate = torch.clamp((1.0 + step) / (10.0 + step), max=decay)
-    return tree.map(lambda a, p: torch.lerp(p, a, rate), average, params)
+    return tree.map(lambda a, p: torch.lerp(p, a, rate.to(p.dtype)), average, params)
 
 
 def constant(value: float | Tensor) -> Schedule:

@@ -17,7 +17,7 @@ from lib import random, run, threefry
 from lib.data import drawing, tokens
 from lib.models import gpt, smollm
 from lib.run import cli, settings
-from lib.tasks import judge
+from lib.tasks import generated, judge
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # threads that share a core wait for each other
 
@@ -177,4 +177,5 @@ def few_faces(drawn_cache, monkeypatch):
     for name in ("FACES", "OTHERS"):
         monkeypatch.setattr(judge, name, getattr(judge, name)._replace(steps=2))
     monkeypatch.setattr(drawing, "_cores", lambda: 1)
+    monkeypatch.setattr(generated, "JUDGED", 60)
     return ["--size", 16, "--faces", 60]

@@ -29,6 +29,7 @@ from experiments import (
     exp_gpt_hemingway,
     exp_lstm_novel,
     exp_mixture_points,
+    exp_text2image_flowers,
     exp_transformer_fr,
     exp_vae_faces,
 )
@@ -114,6 +115,18 @@ def diffusion_case(**change):
     args = exp_diffusion_flowers.Args(size=16, widths=(8, 8), steps=STEPS, warmup=2, lr=2e-4, muon_lr=0.0, **change)
     pixels = random.randint(random.key(3), (32, 3, 16, 16), 0, 256).to(torch.uint8)
     return indexed(exp_diffusion_flowers, pixels, 32, args)
+
+
+def text2image_case(**change):
+    args = exp_text2image_flowers.Args(
+        small=8, width=16, heads=2, blocks=1, widths=(8, 8), steps=STEPS, warmup=2, lr=2e-4, muon_lr=0.0, **change
+    )
+    pixels = random.randint(random.key(3), (32, 3, 16, 16), 0, 256).to(torch.uint8)
+    texts = random.randint(random.key(4), (32, 3, 6), 2, 20).long()
+    step = partial(exp_text2image_flowers.step, args=args, dtype=torch.float32)
+    indices = [random.randint(random.fold_in(random.key(2), i), (16,), 0, 32) for i in range(STEPS)]
+    init = partial(exp_text2image_flowers.init_state, vocabulary=20)
+    return init, step, args, [(i, pixels, texts) for i in indices]
 
 
 def cgan_case(**change):
@@ -237,7 +250,7 @@ CASES = {
     "cyclegan": cyclegan_case, "diffusion": diffusion_case, "meanflow": partial(diffusion_case, objective="meanflow"),
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
     "classify": classify_case, "vae_faces": vae_case, "pretrain": partial(sentiment_case, "pretrain"),
-    "sentiment": partial(sentiment_case, "finetune"), "entities": entities_case,
+    "sentiment": partial(sentiment_case, "finetune"), "text2image": text2image_case, "entities": entities_case,
 }  # fmt: skip
 
 

@@ -159,6 +159,20 @@ def test_heads_of_keys_must_divide_the_heads(key):
 # ---- parameters ----
 
 
+def test_normed_scores_do_not_grow_with_the_weights(key):
+    """Each query and key has a root mean square of 1, times a scale of its own."""
+    k1, k2, k3 = random.split(key, 3)
+    p, x = attn.attention_init(k1, 12, 3, normed=True), random.normal(k2, (2, 5, 12))
+    p["norm_q"]["scale"] = random.normal(k3, (4,))
+    q = rearrange(x @ p["w_q"].flatten(1), "b t (h c) -> b h t c", h=3)
+    expected = q / (q.square().mean(-1, keepdim=True) + 1e-6).sqrt() * p["norm_q"]["scale"]
+    torch.testing.assert_close(attn.project(p, "q", x), expected)
+    torch.testing.assert_close(attn.project(p, "v", x), rearrange(x @ p["w_v"].flatten(1), "b t (h c) -> b h t c", h=3))
+    seen = lambda p: attn.attention(p, x, attn.keys_values(p, x), weights=True)[1]  # noqa: E731
+    grown = p | {"w_q": 9 * p["w_q"], "w_k": 9 * p["w_k"]}
+    torch.testing.assert_close(seen(grown), seen(p), atol=1e-4, rtol=1e-3)
+
+
 def test_init_shapes_and_bound(key):
     p = attn.attention_init(key, 12, 3)
     assert {name: tuple(w.shape) for name, w in p.items()} == {

@@ -40,7 +40,8 @@ def few(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PUREGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(drawing, "_cores", lambda: 1)
-        patch.setattr(judge, "FACES", judge.FACES._replace(steps=2))
+        for name in ("FACES", "OTHERS"):
+            patch.setattr(judge, name, getattr(judge, name)._replace(steps=2))
         patch.setattr(exp, "VAL", 6)
         patch.setattr(exp, "TEST", 6)
         yield
@@ -205,15 +206,16 @@ def test_the_step_is_one_graph_and_equals_eager():
 
 def test_the_step_of_replicas_is_each_ones():
     args, _ = made(flip=True)
-    states = [made(seed=i)[1] for i in range(2)]
-    index, data = [rows(0, 1), rows(3, 2)], noise()
+    # In fp64: Adam's first steps make the rounding of a gradient near 0 as large as any other.
+    states = [tree.map(lambda x: x.double() if x.is_floating_point() else x, made(seed=i)[1]) for i in range(2)]
+    index, data, step = [rows(0, 1), rows(3, 2)], noise(), partial(exp.step, dtype=torch.float64)
 
     def one(leaves, i):
-        return tree.leaves(PLAIN(tree.unflatten(states[0], leaves), Domains(*i), data, args=args)[0])
+        return tree.leaves(step(tree.unflatten(states[0], leaves), Domains(*i), data, args=args)[0])
 
     both = vmap(one)(tree.leaves(tree.stack(states)), tuple(tree.stack(index)))
-    single = tree.stack([PLAIN(s, i, data, args=args)[0] for s, i in zip(states, index, strict=True)])
-    torch.testing.assert_close(both, tree.leaves(single), atol=2e-5, rtol=1e-4)
+    single = tree.stack([step(s, i, data, args=args)[0] for s, i in zip(states, index, strict=True)])
+    torch.testing.assert_close(both, tree.leaves(single), atol=1e-6, rtol=1e-5)
 
 
 def test_identity_weights_can_be_swept():

@@ -33,13 +33,14 @@ from experiments import exp_gpt2_classify as classify
 from experiments import exp_gpt_hemingway as gpt
 from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
+from experiments import exp_text2image_flowers as text2image
 from experiments import exp_transformer_fr as transformer
 from experiments import exp_vae_faces as vae
 from lib import checkpoint, nn, random, tree
 from lib.data import drawing, images, packing, pairs, tokens, typed
 from lib.models import bert, smollm
 from lib.models import gpt2 as released
-from lib.tasks import judge, writing
+from lib.tasks import generated, judge, writing
 
 ROOT = Path(__file__).parent.parent
 HALF = 4
@@ -89,6 +90,11 @@ SETTINGS = {
     ),
     "mixture": (
         mixture, {"points": 200, "components": 4, "class_components": 2, "hidden": (8,), "batch": 32},
+    ),
+    "text2image": (
+        text2image,
+        {"small": 8, "patch": 4, "width": 16, "heads": 2, "blocks": 1, "widths": (8, 8), "pictures": 60, "batch": 8,
+         "prompts": 4},
     ),
     "transformer": (
         transformer,
@@ -170,6 +176,7 @@ def few_faces(tmp_path_factory):
         patch.setattr(drawing, "_cores", lambda: 1)
         patch.setattr(judge, "FACES", judge.FACES._replace(steps=2))
         patch.setattr(judge, "OTHERS", judge.OTHERS._replace(steps=2))
+        patch.setattr(generated, "JUDGED", 60)
         patch.setattr(cyclegan, "VAL", 4)
         patch.setattr(cyclegan, "TEST", 4)
         yield
@@ -246,7 +253,13 @@ def initialiser(name, vocabularies, weights):
     """key -> the leaves of a run's first state."""
     exp, flags = SETTINGS[name]
     args = exp.Args(**COMMON, **flags)
-    more = {cgan: {"k": 16}, classifier: {"classes": 10}, mixture: {"classes": 3}, lstm: {"v": 300}}.get(exp, {})
+    more = {
+        cgan: {"k": 16},
+        classifier: {"classes": 10},
+        mixture: {"classes": 3},
+        lstm: {"v": 300},
+        text2image: {"vocabulary": 75},
+    }.get(exp, {})
     if exp is gpt2:
         more = {"cfg": released.config("small", args.dropout)}
     if exp in (sentiment, named):

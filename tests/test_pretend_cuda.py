@@ -33,6 +33,12 @@ USES = {
     "gpt2": [["The", "--n", 3]],
     "lstm": [["The", "--n", 3]],
     "mixture": [["--n", 3], ["score", 0.5, 0.5]],
+    "text2image": [
+        ["--n", 2, "--steps", 2],
+        ["words", "--steps", 2],
+        ["edit", 0, "--steps", 2],
+        ["describe", 0],
+    ],
     "transformer": [["The cat."], ["The cat.", "--beam", 2], ["A", "--temperature", 1]],
     "vae": [["--n", 2], ["reconstruct", 0], ["change", 0, "--add", "glasses"]],
 }

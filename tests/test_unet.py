@@ -50,6 +50,16 @@ def test_a_filter_of_the_input_has_a_gain_for_each_level(key):
     assert (ratio - 1).abs().max() > 0.01
 
 
+def test_what_is_given_beside_the_noisy_picture(key):
+    cfg = dataclasses.replace(CFG, given=2)
+    p, (x, noise, label) = make(key, cfg), inputs(key)
+    given = random.normal(random.fold_in(key, 5), (3, 2, 16, 16))
+    found = unet.apply(p, x, noise, label, given, cfg=cfg)
+    assert found.shape == x.shape
+    other = unet.apply(p, x, noise, label, given.flip(0), cfg=cfg)
+    assert [(a - b).abs().max() > 1e-3 for a, b in zip(found, other, strict=True)] == [True, False, True]
+
+
 def test_a_gradient_reaches_every_leaf(key):
     x, noise, label = inputs(key)
     network = lambda p: unet.apply(p, x, noise, label, cfg=CFG).square().mean()  # noqa: E731

@@ -32,6 +32,7 @@ class Config:
     patch: int = 2
     channels: int = 3
     labels: int = 0
+    given: int = 0  # channels beside those with noise, which say what is known of the picture
 
     def __post_init__(self) -> None:
         if not self.widths or any(width % GROUPS for width in self.widths):
@@ -94,7 +95,7 @@ def init(key: Key, cfg: Config) -> Tree:
     "out", "filter": of the input, "gain": of that}; "out" and "filter" are 0, so that a new network predicts 0."""
     k_embed, k_label, k_in, k_out, k_down, k_middle, k_up, k_narrow = random.split(key, 8)
     first, levels = cfg.widths[0], len(cfg.widths)
-    folded = cfg.channels * cfg.patch**2
+    folded, given = cfg.channels * cfg.patch**2, cfg.given * cfg.patch**2
     attends = [i >= levels - cfg.attention for i in range(levels)]
 
     def level(key: Key, i: int, c: int) -> list[Tree]:
@@ -106,7 +107,7 @@ def init(key: Key, cfg: Config) -> Tree:
     last = cfg.widths[-1]
     p = {
         "embed": nn.mlp_init(k_embed, [WAVES, cfg.embedding, cfg.embedding]),
-        "in": conv.conv_init(k_in, folded, first, 3, std=1 / math.sqrt(9 * folded)),
+        "in": conv.conv_init(k_in, folded + given, first, 3, std=1 / math.sqrt(9 * (folded + given))),
         "down": [level(down[i], i, cfg.widths[max(0, i - 1)]) for i in range(levels)],
         "middle": [block_init(k, last, last, cfg, cfg.attention > 0) for k in middle],
         "up": [level(up[i], i, 2 * cfg.widths[i]) for i in reversed(range(levels))],
@@ -141,6 +142,7 @@ def apply(
     x: Float[Tensor, "b c h w"],
     noise: Float[Tensor, "b"],
     label: Float[Tensor, "b k"] | None = None,
+    given: Float[Tensor, "b g h w"] | None = None,
     *,
     cfg: Config,
     plain: bool = False,
@@ -150,7 +152,8 @@ def apply(
     `plain`: with attention written out, for a jvp that is compiled, where `second_order` does not see it."""
     embedding = embed(p, noise, label)
     folded = F.pixel_unshuffle(x, cfg.patch).to(embedding.dtype)
-    h = conv.conv(p["in"], folded, padding=1)
+    beside = [] if given is None else [F.pixel_unshuffle(given, cfg.patch).to(embedding.dtype)]
+    h = conv.conv(p["in"], torch.cat([folded, *beside], 1), padding=1)
     kept = []
     for i, blocks in enumerate(p["down"]):
         h = F.avg_pool2d(h, 2) if i else h

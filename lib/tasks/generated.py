@@ -12,17 +12,24 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import metrics, random
-from lib.data import flowers
+from lib.data import drawn, faces, flowers
 from lib.data.albums import Part, Pictures
 from lib.tasks import judge
 from lib.tasks.judge import Judge
 
+JUDGED = 10_000  # drawn pictures
 COPIED = 1 / 3  # nearer to one training picture than this share of the distance to the second (Somepalli et al. 2023)
 
 
 def judge_of(data: Pictures, device: torch.device) -> Judge:
-    """The judge of a set; where nothing is known of its pictures, that of drawn flowers, whose features serve too."""
-    return judge.load(data if data.names else flowers.load(size=min(data.train.pixels.shape[-1], judge.SIDE)), device)
+    """The judge of a set. Of drawn pictures it has seen JUDGED, whichever are trained on; where nothing is known of the
+    pictures it is that of drawn flowers, whose features serve too."""
+    size = data.train.pixels.shape[-1]
+    if data.name == drawn.STYLE:
+        data = faces.load("default", size=size, n=JUDGED)
+    elif data.name == flowers.KIND.name or not data.names:
+        data = flowers.load(size=min(size, judge.SIDE), n=JUDGED)
+    return judge.load(data, device)
 
 
 def readings(judge: Judge, part: Part) -> list[str]:

@@ -36,8 +36,8 @@ SIDE = 64  # larger pictures are reduced to it
 class Recipe(NamedTuple):
     """How a judge learns. `reach`: pixels by which training pictures are shifted. `noise`: largest standard deviation
     of the noise on them, for generated pictures are never as clean as real ones. `edge`: what comes in where a picture
-    is shifted is its own edge, not white. `fold`: pixels of a side that are one position of the network. `half`: in bf16
-    where the machine is fast at it."""
+    is shifted is its own edge, not white. `fold`: pixels of a side that are one position of the network. `half`: in
+    bf16 where the machine is fast at it."""
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     steps: int = 600

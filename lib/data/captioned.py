@@ -1,0 +1,70 @@
+"""Pictures with sentences about them."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lib.data import captions, flowers, petals
+from lib.data.albums import PREFIX, Pictures, split_sizes
+
+WAYS = 8  # sentences of each training picture
+TOLD = 0.8  # probability that a sentence tells an attribute
+
+
+class Captioned(NamedTuple):
+    """`texts`: the sentences of each training picture, equally many."""
+
+    pictures: Pictures
+    texts: list[list[str]]
+
+
+class Prompts(NamedTuple):
+    """Sentences to draw for; what is wanted of each attribute, and which of them the sentence tells."""
+
+    texts: list[str]
+    wanted: dict[str, Int[Tensor, "n"]]
+    told: dict[str, Bool[Tensor, "n"]]
+
+
+def load(size: int = 64, n: int = 10_000) -> Captioned:
+    """Drawn flowers none of which shows a pair of captions.UNSEEN. Raises DataError."""
+    seeds = {split: shown(split, count) for split, count in split_sizes(n).items()}
+    train, val, test = (flowers.draw(split, found, size) for split, found in seeds.items())
+    texts = [
+        [captions.caption(f"{seed} {way}", petals.attributes(seed, {}), TOLD)[0] for way in range(WAYS)]
+        for seed in seeds["train"]
+    ]
+    return Captioned(Pictures("flowers", train, val, test, petals.NAMES), texts)
+
+
+def shown(split: str, n: int) -> list[str]:
+    """The first n seeds of a split whose flowers have no pair of values that is held out."""
+    found: list[str] = []
+    i = 0
+    while len(found) < n:
+        seed = f"{PREFIX[split]}{i}"
+        if not captions.unseen(petals.attributes(seed, {})):
+            found.append(seed)
+        i += 1
+    return found
+
+
+def prompts(n: int, told: float = 1.0, split: str = "test", pair: tuple[str, str] | None = None) -> Prompts:
+    """Sentences about n flowers of a split; of a `pair` of attributes the values are ones that are held out, in turn,
+    else no such pair is wanted."""
+    seeds = shown(split, n)
+    if pair is None:
+        values = [petals.attributes(seed, {}) for seed in seeds]
+    else:
+        held = sorted(captions.UNSEEN[pair])
+        values = [
+            petals.attributes(seed, dict(zip(pair, held[i % len(held)], strict=True))) for i, seed in enumerate(seeds)
+        ]
+    made = [captions.caption(f"{seed} prompt", one, told) for seed, one in zip(seeds, values, strict=True)]
+    return Prompts(
+        [text for text, _ in made],
+        {name: torch.tensor([known.index(one[name]) for one in values]) for name, known in petals.NAMES.items()},
+        {name: torch.tensor([name in names for _, names in made]) for name in petals.NAMES},
+    )

@@ -1,0 +1,141 @@
+"""What is asked of a model that draws what a sentence says: draw, change a word, show where words are heeded, edit a
+picture, describe one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tyro.conf import Positional
+
+from lib import plot, run
+from lib.answers import Answer, Note, Picture, Table
+from lib.data import captions, petals
+from lib.faults import RunError
+from lib.tasks import pictures
+from lib.tasks.painter import Painter
+
+SWEEP = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)  # guidances of a sweep, beside each other
+LATE = 6  # words that a heat-map has in a row
+
+
+@dataclass(frozen=True)
+class Asked(run.Use):
+    out: run.NewFile = Path("samples.png")
+    """Where to save the picture."""
+    guidance: run.Amount = 2.0
+    """How many times the difference that the words make is taken: 1 is no guidance, 0 leaves them out."""
+    steps: run.Count = 20
+    """Steps from noise to the small picture."""
+    seed: run.Seed = 0
+    """Decides what is drawn."""
+
+
+@dataclass(frozen=True)
+class Draw(Asked):
+    """Draw what sentences say with the latest finished run: a row for each, from the same noise in each column."""
+
+    text: tuple[str, ...] = ("a flower with five round red petals and a yellow centre, before the sky",)
+    """Sentences. One of no words asks for nothing."""
+    n: run.Count = 8
+    """Pictures of each sentence; they are numbered from 0."""
+    sweep: bool = False
+    """Draw the first picture of each sentence with guidance of 0, 1, 1.5, 2, 3, 5 and 8 instead."""
+
+
+@dataclass(frozen=True)
+class Words(Asked):
+    """Show where in a picture each word of the sentence that it was drawn for is heeded."""
+
+    text: str = "a flower with five round red petals and a yellow centre, before the sky"
+    """The sentence."""
+
+
+@dataclass(frozen=True)
+class Edit(Asked):
+    """Change pictures by words: they are turned into noise as what they are and drawn again as what they are to be."""
+
+    pictures: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    """Numbers of test pictures or files."""
+    before: str = ""
+    """What is true of the pictures; nothing is said if not given."""
+    after: str = "a flower with blue petals"
+    """What is to be true of them."""
+
+
+@dataclass(frozen=True)
+class Describe(run.Use):
+    """Say what is in pictures: how probable the denoiser finds each value of each attribute."""
+
+    pictures: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    """Numbers of test pictures or files."""
+
+
+Use = Draw | Words | Edit | Describe
+
+
+def answers(use: Use, painter: Painter) -> Iterator[Answer]:
+    """One picture or table, after what is to be said of the sentences. Raises DataError and RunError."""
+    shown = lambda asked: pictures.picked(asked, lambda: painter.data().pictures.test.pixels, 2 * painter.small)[0]  # noqa: E731
+    scaled = lambda asked: shown(asked).to(painter.device) / 127.5 - 1  # noqa: E731
+    match use:
+        case Describe():
+            found = painter.described(scaled(use.pictures), petals.NAMES)
+            rows = [
+                (name, attribute, petals.NAMES[attribute][int(p[i].argmax())], 100 * float(p[i].max()))
+                for i, name in enumerate(use.pictures)
+                for attribute, p in found.items()
+            ]
+            yield Table(("picture", "attribute", "value", "probability in %"), rows, "{:<12}{:<10}{:<10}{:5.1f} %")
+            return
+        case Draw():
+            if not use.text:
+                raise RunError("no text: give a sentence")
+            for text in use.text:
+                yield from _notes(text)
+            x, columns = (_swept if use.sweep else _rows)(use, painter)
+        case Words():
+            yield from _notes(use.text)
+            x = painter.drawn([use.text], [0], use.seed, use.guidance, use.steps)
+            said, heeded = painter.words(x, use.text)
+            x = _over(x, heeded)
+            yield Note("left to right, row by row: the picture, " + ", ".join(said))
+            columns = LATE
+        case Edit():
+            for text in (use.before, use.after):
+                yield from _contradictions(text)
+            x = scaled(use.pictures)
+            n = len(x)
+            x = torch.cat([x, painter.edited(x, [use.before] * n, [use.after] * n, use.guidance, use.steps)])
+            columns = n
+    yield Picture(plot.tile(x.cpu() / 2 + 0.5, columns), use.out, f"{len(x)} pictures")
+
+
+def _rows(use: Draw, painter: Painter) -> tuple[Float[Tensor, "n 3 h w"], int]:
+    texts = [text for text in use.text for _ in range(use.n)]
+    return painter.drawn(texts, [*range(use.n)] * len(use.text), use.seed, use.guidance, use.steps), use.n
+
+
+def _swept(use: Draw, painter: Painter) -> tuple[Float[Tensor, "n 3 h w"], int]:
+    """A column for each guidance, a row for each sentence."""
+    columns = [painter.drawn(use.text, [0] * len(use.text), use.seed, weight, use.steps) for weight in SWEEP]
+    return torch.stack(columns, 1).flatten(0, 1), len(SWEEP)
+
+
+def _over(x: Float[Tensor, "1 3 h w"], heeded: Float[Tensor, "l h w"]) -> Float[Tensor, "n 3 h w"]:
+    """The picture, and for each word the picture, dark where the word is not heeded."""
+    share = heeded / heeded.flatten(1).amax(1)[:, None, None]
+    return torch.cat([x, (x + 1) * (0.15 + 0.85 * share[:, None]) - 1])
+
+
+def _notes(text: str) -> Iterator[Note]:
+    if not captions.words(text):
+        yield Note("a text of no words: anything may be drawn")
+    yield from _contradictions(text)
+
+
+def _contradictions(text: str) -> Iterator[Note]:
+    for one, other in captions.contradictions(text):
+        yield Note(f"warning: {one!r} and {other!r} cannot both be")

@@ -1,0 +1,148 @@
+"""A model that draws what a sentence says, first small, then refined: how it draws, what it heeds, how it describes.
+
+Pictures have values in [-1, 1]. Axes: n pictures, h height, w width, l words, k noise levels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lib import diffusion, random
+from lib.data import captions
+from lib.data.captioned import Captioned, Prompts
+from lib.tasks import generated
+from lib.tasks.judge import Judge
+
+AT_ONCE = 100  # pictures that are drawn together
+HIGH, LOW, FINE = 80.0, 0.01, 20.0  # noise levels: the most, the least, the most of the refiner
+GUIDED = (0.2, 8.0)  # levels at which guidance is of use (Kynkäänniemi et al. 2024)
+AUGMENTED = 0.1  # noise on the small picture that the refiner is given
+FINE_STEPS = 8
+ASKED = (0.6, 1.0, 1.7, 3.0)  # noise levels at which a picture is described
+
+
+class Painter(NamedTuple):
+    """`base`: the network of small pictures under sentences, `refiner`: that of large ones, given small ones, their
+    noise and its level; `heeded`: for each position and word, how much the first heeds the second. `data`: gives what
+    it was trained on."""
+
+    base: Callable[[Int[Tensor, "n l"]], diffusion.Network]
+    refiner: Callable[[Tensor, Tensor, Tensor], diffusion.Network]
+    heeded: Callable[[Tensor, Tensor, Int[Tensor, "n l"]], Float[Tensor, "n l h w"]]
+    vocabulary: list[str]
+    length: int
+    small: int
+    device: torch.device
+    data: Callable[[], Captioned]
+
+    def ids(self, texts: Sequence[str]) -> Int[Tensor, "n l"]:
+        """Raises DataError."""
+        return captions.encode(texts, self.vocabulary, self.length).to(self.device)
+
+    def noise(self, numbers: Sequence[int], seed: int, size: int) -> Float[Tensor, "n 3 h w"]:
+        """The same number is the same noise, whatever else is drawn."""
+        k, shape = random.fold_in(random.key(seed, self.device), size), (3, size, size)
+        return torch.stack([random.normal(random.fold_in(k, i), shape) for i in numbers])
+
+    def denoiser(self, ids: Int[Tensor, "n l"], guidance: float) -> diffusion.Denoise:
+        """Of small pictures; with guidance both what is asked for and nothing, in one batch."""
+        plain = diffusion.denoiser(self.base(ids), diffusion.edm)
+        nothing = self.ids([""]).expand_as(ids)
+        both = diffusion.denoiser(self.base(torch.cat([ids, nothing])), diffusion.edm)
+
+        def denoise(x: Float[Tensor, "n 3 h w"], sigma: Float[Tensor, ""]) -> Float[Tensor, "n 3 h w"]:
+            if guidance == 1 or not GUIDED[0] < sigma <= GUIDED[1]:
+                return plain(x, sigma)
+            told, untold = both(torch.cat([x, x]), sigma).chunk(2)
+            return untold + guidance * (told - untold)
+
+        return diffusion.clipped(denoise)
+
+    @torch.no_grad()
+    def sketched(
+        self, noise: Float[Tensor, "n 3 h w"], ids: Int[Tensor, "n l"], guidance: float = 2.0, steps: int = 20
+    ) -> Float[Tensor, "n 3 h w"]:
+        """The small pictures that become of standard normal noise."""
+        levels = diffusion.karras(steps, LOW, HIGH).to(self.device)
+        parts = zip(noise.split(AT_ONCE), ids.split(AT_ONCE), strict=True)
+        return torch.cat([diffusion.dpm(self.denoiser(i, guidance), levels[0] * z, levels) for z, i in parts])
+
+    @torch.no_grad()
+    def refined(self, small: Float[Tensor, "n 3 h w"], numbers: Sequence[int], seed: int) -> Float[Tensor, "n 3 h w"]:
+        """Twice as large, with what small ones cannot show."""
+        levels = diffusion.karras(FINE_STEPS, LOW, FINE).to(self.device)
+        given, start = self.noise(numbers, seed + 1, self.small), self.noise(numbers, seed, 2 * self.small)
+        parts = []
+        for x, on_it, z in zip(
+            small.clamp(-1, 1).split(AT_ONCE), given.split(AT_ONCE), start.split(AT_ONCE), strict=True
+        ):
+            network = self.refiner(x, on_it, torch.full((len(x),), AUGMENTED, device=self.device))
+            denoise = diffusion.clipped(diffusion.denoiser(network, diffusion.edm))
+            large = F.interpolate(x, scale_factor=2, mode="bilinear")
+            parts.append(diffusion.dpm(denoise, large + levels[0] * z, levels))
+        return torch.cat(parts)
+
+    def drawn(
+        self, texts: Sequence[str], numbers: Sequence[int], seed: int, guidance: float = 2.0, steps: int = 20
+    ) -> Float[Tensor, "n 3 h w"]:
+        """A picture for each text, of the noise of that number. Raises DataError for a word that is not known."""
+        small = self.sketched(self.noise(numbers, seed, self.small), self.ids(texts), guidance, steps)
+        return self.refined(small, numbers, seed)
+
+    @torch.no_grad()
+    def edited(
+        self, x: Float[Tensor, "n 3 h w"], before: Sequence[str], after: Sequence[str], guidance: float, steps: int
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Pictures turned into noise under what is true of them, and drawn again under what is to be."""
+        small, numbers = F.avg_pool2d(x, 2), range(len(x))
+        rising = diffusion.karras(2 * steps, LOW, HIGH)[:-1].flip(0).to(self.device)
+        plain = diffusion.denoiser(self.base(self.ids(before)), diffusion.edm)
+        noise = diffusion.heun(plain, small, rising) / rising[-1]
+        return self.refined(self.sketched(noise, self.ids(after), guidance, 2 * steps), numbers, 0)
+
+    @torch.no_grad()
+    def words(self, x: Float[Tensor, "1 3 h w"], text: str) -> tuple[list[str], Float[Tensor, "l h w"]]:
+        """The words of a text and how much each place of a picture that was drawn for it heeds them."""
+        ids, small = self.ids([text]), F.avg_pool2d(x, 2)
+        noisy, sigma = small + self.noise([0], 0, self.small), torch.ones(1, device=self.device)
+        found = self.heeded(noisy * diffusion.edm(sigma).into, diffusion.noise_label(sigma), ids)[0]
+        said = captions.words(text)
+        return said, F.interpolate(found[1 : len(said) + 1, None], size=x.shape[2:], mode="bilinear")[:, 0]
+
+    @torch.no_grad()
+    def described(self, x: Float[Tensor, "n 3 h w"], names: dict[str, list[str]], draws: int = 4) -> dict[str, Tensor]:
+        """Probabilities of each attribute's values, all equally likely before: by how well the denoiser, told a value,
+        finds the picture behind noise, the same for all values (Li et al. 2023, "Your diffusion model is secretly a
+        zero-shot classifier")."""
+        small, found = F.avg_pool2d(x, 2), {}
+        sigma = torch.tensor(ASKED, device=self.device)
+        for name, values in names.items():
+            ids = self.ids([captions.short(name, value) for value in values])
+            error = torch.zeros(len(x), len(values), device=self.device)
+            for i, one in enumerate(small):
+                for j in range(draws):
+                    n, v = len(sigma), len(values)
+                    z = self.noise(range(j * n, j * n + n), 3, self.small)
+                    noisy = (one + sigma[:, None, None, None] * z).repeat(v, 1, 1, 1)
+                    network = self.base(ids.repeat_interleave(n, 0))
+                    guess = diffusion.denoiser(network, diffusion.edm)(noisy, sigma.repeat(v))
+                    off = (guess - one).square().flatten(1).sum(1).view(v, n) / (2 * sigma**2)
+                    error[i] += off.sum(1) / draws
+            found[name] = (-error).softmax(1)
+        return found
+
+
+def obeyed(
+    painter: Painter, judge: Judge, prompts: Prompts, guidance: float, seed: int = 4
+) -> tuple[dict[str, float], Float[Tensor, "n 3 h w"]]:
+    """The share of what sentences tell that the judge sees in the pictures drawn for them: of each attribute, and under
+    "all" of pictures in which everything that was told is seen."""
+    x = generated.quantised(painter.drawn(prompts.texts, range(len(prompts.texts)), seed, guidance))
+    right = {name: p.argmax(1).cpu() == prompts.wanted[name] for name, p in judge.probabilities(x).items()}
+    found = {name: float(ok[prompts.told[name]].float().mean()) for name, ok in right.items()}
+    everything = torch.stack([ok | ~prompts.told[name] for name, ok in right.items()]).all(0)
+    return found | {"all": float(everything.float().mean())}, x
