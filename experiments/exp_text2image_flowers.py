@@ -27,7 +27,7 @@ from lib.random import Key
 from lib.tasks import generated
 from lib.tasks.judge import Judge
 from lib.tasks.paint import Use, answers
-from lib.tasks.painter import Painter, obeyed
+from lib.tasks.painter import Painter, obeyed, seen
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -92,6 +92,8 @@ class Args(run.Args):
         self.networks()
         if self.batch % self.refined:
             raise ValueError(f"--batch {self.batch} is not a multiple of --refined {self.refined}")
+        if not min(self.noise):
+            raise ValueError("--noise: both numbers must be above 0")
 
     def networks(self) -> Networks:
         """Raises ValueError for sizes and widths that cannot be."""
@@ -292,24 +294,27 @@ def told(scores: dict[str, float]) -> str:
 
 
 def evaluate(here: run.Place, model: Painter, extractor: Judge, args: Args) -> tuple[dict[str, float], list[str]]:
-    """How much of what sentences say is drawn, beside what is drawn for others, without guidance and for none."""
+    """How much of what sentences say is drawn; beside it what other sentences say, what is drawn without guidance and
+    for no sentence, and pairs that no training picture showed."""
     prompts = captioned.prompts(args.prompts)
     scores: dict[str, float] = {}
     lines = [f"of {args.prompts:,} sentences that tell everything, the judge {extractor.name} sees in their pictures"]
 
-    def score(name: str, prompts: captioned.Prompts, guidance: float) -> Tensor:
-        found, x = obeyed(model, extractor, prompts, guidance)
+    def tell(name: str, found: dict[str, float]) -> None:
         lines.append(f"  {name:<26}{told(found)}")
-        scores.update({f"{name.split(',')[0].replace(' ', '_')}/{key}": value for key, value in found.items()})
-        return x
+        scores.update({f"{name.replace(' ', '_')}/{key}": value for key, value in found.items()})
 
-    x = score("obeyed", prompts, args.guidance)
+    found, x = obeyed(model, extractor, prompts, args.guidance)
+    tell("obeyed", found)
+    others = prompts._replace(wanted={name: value.roll(1) for name, value in prompts.wanted.items()})
+    tell("of another sentence", seen(extractor, x, others))
     plot.save(plot.tile(x[:32] / 2 + 0.5, 8), here.path / "samples.png", scale=2)
     (here.path / "samples.txt").write_text("\n".join(prompts.texts[:32]) + "\n", encoding="utf-8")
-    score("without guidance", prompts, 1.0)
-    score("for no sentence", prompts._replace(texts=[""] * len(prompts.texts)), 1.0)
+    tell("without guidance", obeyed(model, extractor, prompts, 1.0)[0])
+    tell("for no sentence", obeyed(model, extractor, prompts._replace(texts=[""] * len(prompts.texts)), 1.0)[0])
     for pair in captions.UNSEEN:
-        score(f"unseen {' and '.join(pair)}", captioned.prompts(args.prompts, pair=pair), args.guidance)
+        held = captioned.prompts(args.prompts, pair=pair)
+        tell(f"unseen {' and '.join(pair)}", obeyed(model, extractor, held, args.guidance)[0])
     return {f"test/{name}": value for name, value in scores.items()}, lines
 
 

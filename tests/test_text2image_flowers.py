@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.func import vmap
 
 from experiments import exp_text2image_flowers as exp
 from lib import random, tree
@@ -52,6 +53,19 @@ def test_the_step_is_one_graph_and_equals_eager():
     torch.testing.assert_close(tree.leaves((compiled, same)), tree.leaves((eager, out)), atol=1e-4, rtol=1e-3)
 
 
+def test_the_step_of_replicas_is_each_ones():
+    args, _, *data = made(lr=1e-4, muon_lr=0.0)
+    states = [exp.init_state(random.key(i), args, 30) for i in range(2)]
+    index = torch.stack([torch.arange(8), torch.arange(8, 16)])
+
+    def one(leaves, i):
+        return tree.leaves(exp.step(tree.unflatten(states[0], leaves), i, *data, args=args, dtype=torch.float32))
+
+    both = vmap(one)(tree.leaves(tree.stack(states)), index)
+    single = [exp.step(s, i, *data, args=args, dtype=torch.float32) for s, i in zip(states, index, strict=True)]
+    torch.testing.assert_close(both, tree.leaves(tree.stack(single)), atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_muon_has_the_matrices_of_blocks_in_the_numbers_of_the_step(monkeypatch, dtype):
     seen, orthogonalise = set(), exp.muon.orthogonalise
@@ -90,7 +104,12 @@ def test_train_resume_and_sample(call, few_faces):
     assert "75 words" in out or "words; cpu" in out
     assert "unseen petals and centre" in out and "without guidance" in out and "the judge flowers" in out
     result = json.loads(Path("r/result.json").read_text())
-    assert {"test/obeyed/all", "test/for_no_sentence/petals", "test/unseen_shape_and_count/count"} <= result.keys()
+    assert {
+        "test/obeyed/all",
+        "test/for_no_sentence/petals",
+        "test/unseen_shape_and_count/count",
+        "test/of_another_sentence/all",
+    } <= result.keys()
     assert len(Path("r/samples.txt").read_text().splitlines()) == 4
     events = EventAccumulator("r", size_guidance={"images": 0})
     events.Reload()
@@ -116,6 +135,7 @@ def test_bad_flags_are_told(call, few_faces):
         (["--small", 10], "multiple of patch 4"),
         (["--heads", 3], "of heads 3"),
         (["--widths", 12], "multiples of 8"),
+        (["--noise", 0, 1], "must be above 0"),
         (["--refined", 3], "--batch 8 is not a multiple of --refined 3"),
         (["--shard-optimizer"], "--muon-lr 0"),
         (["--batch", 100], "training examples are fewer than a batch of 100"),

@@ -18,7 +18,7 @@ from lib.tasks import pictures
 from lib.tasks.painter import Painter
 
 SWEEP = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)  # guidances of a sweep, beside each other
-LATE = 6  # words that a heat-map has in a row
+IN_A_ROW = 6  # maps of words
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def answers(use: Use, painter: Painter) -> Iterator[Answer]:
             said, heeded = painter.words(x, use.text)
             x = _over(x, heeded)
             yield Note("left to right, row by row: the picture, " + ", ".join(said))
-            columns = LATE
+            columns = IN_A_ROW
         case Edit():
             for text in (use.before, use.after):
                 yield from _contradictions(text)

@@ -139,10 +139,15 @@ class Painter(NamedTuple):
 def obeyed(
     painter: Painter, judge: Judge, prompts: Prompts, guidance: float, seed: int = 4
 ) -> tuple[dict[str, float], Float[Tensor, "n 3 h w"]]:
-    """The share of what sentences tell that the judge sees in the pictures drawn for them: of each attribute, and under
-    "all" of pictures in which everything that was told is seen."""
+    """`seen` of the pictures that are drawn for the sentences, and those."""
     x = generated.quantised(painter.drawn(prompts.texts, range(len(prompts.texts)), seed, guidance))
+    return seen(judge, x, prompts), x
+
+
+def seen(judge: Judge, x: Float[Tensor, "n 3 h w"], prompts: Prompts) -> dict[str, float]:
+    """The share of what sentences tell that the judge sees in pictures: of each attribute, and under "all" of pictures
+    in which everything that was told is seen."""
     right = {name: p.argmax(1).cpu() == prompts.wanted[name] for name, p in judge.probabilities(x).items()}
     found = {name: float(ok[prompts.told[name]].float().mean()) for name, ok in right.items()}
     everything = torch.stack([ok | ~prompts.told[name] for name, ok in right.items()]).all(0)
-    return found | {"all": float(everything.float().mean())}, x
+    return found | {"all": float(everything.float().mean())}
