@@ -20,7 +20,6 @@ from torch import Tensor
 
 from lib import diagnose, diffusion, muon, optim, parallel, plot, random, run, transformer, tree
 from lib.data import batches, captioned, captions
-from lib.data.captioned import Captioned
 from lib.faults import RunError
 from lib.models import dit, unet
 from lib.random import Key
@@ -94,6 +93,12 @@ class Args(run.Args):
             raise ValueError(f"--batch {self.batch} is not a multiple of --refined {self.refined}")
         if not min(self.noise):
             raise ValueError("--noise: both numbers must be above 0")
+        if self.small < 4:
+            raise ValueError(f"--small {self.small}: 4 pixels at least")
+        if not self.drop and self.guidance != 1:
+            raise ValueError("--drop 0 leaves nothing to guide by: --guidance 1 goes with it")
+        if self.prompts < 2:
+            raise ValueError("--prompts 1: each is compared with another")
 
     def networks(self) -> Networks:
         """Raises ValueError for sizes and widths that cannot be."""
@@ -218,10 +223,6 @@ def step(
 # ---- training: plumbing ----
 
 
-def dataset(args: Args) -> Captioned:
-    return captioned.load(2 * args.small, args.pictures)
-
-
 def painter(params: Tree, vocabulary: list[str], args: Args, dtype: torch.dtype, device: torch.device) -> Painter:
     params = tree.cast(params, dtype)
 
@@ -234,19 +235,23 @@ def painter(params: Tree, vocabulary: list[str], args: Args, dtype: torch.dtype,
 
     return Painter(
         partial(base, params, args=args), partial(refiner, params, args=args), heeded, vocabulary, args.length,
-        args.small, device, functools.cache(partial(dataset, args)),
+        args.small, device, functools.cache(partial(captioned.held_out, 2 * args.small, args.pictures)),
     )  # fmt: skip
 
 
 def train(args: Args) -> None:
     if args.shard_optimizer and args.muon_lr:
         raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
-    found = dataset(args)
+    found = captioned.load(2 * args.small, args.pictures)
     splits = found.pictures
     if len(splits.train.pixels) < args.batch:
         raise RunError(f"{len(splits.train.pixels)} training examples are fewer than a batch of {args.batch}")
-    vocabulary = captions.vocabulary(text for texts in found.texts for text in texts)
+    if args.batch % (args.refined * parallel.size()):
+        raise RunError(f"--batch {args.batch} must be a multiple of --refined times the number of processes")
+    vocabulary = captioned.vocabulary()
     ids = torch.stack([captions.encode(texts, vocabulary, args.length) for texts in found.texts])
+    for pair in (None, *captions.UNSEEN):  # what is too long is told now
+        captions.encode(captioned.prompts(args.prompts, pair=pair).texts, vocabulary, args.length)
     extractor = generated.judge_of(splits, run.device(args))  # which has seen all combinations
     here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/missed")
     here.once(lambda: run.write_json(here.path / WORDS, vocabulary))

@@ -108,6 +108,7 @@ def test_pictures_and_their_sentences_belong_together(tmp_path, monkeypatch):
 
 def test_words_and_their_numbers():
     known = captions.vocabulary(["A red flower.", "A heart-shaped petal, it's red"])
+    assert captions.words("a 'red' flower's") == ["a", "red", "flower's"] and len(captioned.vocabulary()) == 75
     assert known == ["<pad>", "<s>", "a", "flower", "heart", "it's", "petal", "red", "shaped"]
     ids = captions.encode(["a RED, flower!", "", "Heart-shaped"], known, 5)
     assert ids.tolist() == [[1, 2, 7, 3, 0], [1, 0, 0, 0, 0], [1, 4, 8, 0, 0]]
@@ -129,6 +130,8 @@ def test_words_and_their_numbers():
         ("three round pointed petals", [("round", "pointed")]),
         ("five 5 red red petals in the dark", []),
         ("three petals, five of them", [("three", "five")]),
+        ("the petals are red, yellow centre", []),
+        ("petals of red and green leaves behind", []),
     ],
 )
 def test_contradictions(text, pairs):

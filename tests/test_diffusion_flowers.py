@@ -219,6 +219,20 @@ def test_shares_of_attributes():
     assert generated.shares(Seeing(), torch.zeros(8, 3, 8, 8), data) == {"colour": {"red": 0.5, "blue": 2.5}}
 
 
+def test_drawn_pictures_are_judged_by_one_that_has_seen_ten_thousand_and_others_by_their_own(monkeypatch):
+    part = albums.Part(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), {})
+    loaded = lambda kind: lambda *_, **words: (kind, words)  # noqa: E731
+    monkeypatch.setattr(generated.flowers, "load", loaded("flowers"))
+    monkeypatch.setattr(generated.faces, "load", loaded("faces"))
+    monkeypatch.setattr(generated.judge, "load", lambda data, device: data)
+    of = lambda name, names: generated.judge_of(albums.Pictures(name, part, part, part, names), None)  # noqa: E731
+    many = {"size": 16, "n": 10_000}
+    assert of("flowers", generated.petals.NAMES) == ("flowers", many) == of("mine", {})
+    assert of("adventurer", {**generated.faces.DRAWN, "hair": ["black"]}) == ("faces", many)
+    for folder in ("flowers", "adventurer"):
+        assert of(folder, {"class": ["a", "b"]}).names == {"class": ["a", "b"]}
+
+
 def test_pictures_have_256_values():
     x = torch.tensor([-1.5, -1.0, 0.0034, 1.0, 3.0])
     assert (generated.quantised(x) * 127.5 + 127.5).tolist() == pytest.approx([0, 0, 128, 255, 255], abs=1e-3)

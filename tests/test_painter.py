@@ -87,6 +87,7 @@ def test_guidance():
     torch.testing.assert_close(MODEL.denoiser(ids, 0.0)(x, sigma), untold)
     for outside in (0.1, 20.0):
         at = torch.tensor(outside)
+        assert torch.equal(MODEL.denoiser(ids, 0.0)(x, at), MODEL.denoiser(MODEL.ids([""]), 1.0)(x, at))
         assert torch.equal(MODEL.denoiser(ids, 2.0)(x, at), MODEL.denoiser(ids, 1.0)(x, at))
 
 

@@ -85,7 +85,7 @@ def test_a_sentence_is_left_out_as_often_as_asked(monkeypatch):
         exp.dit, "text", lambda p, ids, *rest, **words: seen.append(ids) or text(p, ids, *rest, **words)
     )
     for drop, expected in ((0.0, 0), (0.5, 0.5), (0.99, 0.99)):
-        args, state, *data = made(drop=drop, batch=200)
+        args, state, *data = made(drop=drop, batch=200, guidance=1.0)
         seen.clear()
         exp.step(state, torch.arange(200) % 20, *data, args=args, dtype=torch.float32)
         (ids,) = seen
@@ -101,7 +101,7 @@ def test_train_resume_and_sample(call, few_faces):
     assert status == 0, err
     status, out, err = call(exp, "--run", "r", "--resume", "--steps", 4)
     assert status == 0, err
-    assert "75 words" in out or "words; cpu" in out
+    assert "60 training pictures of flowers, 75 words" in out
     assert "unseen petals and centre" in out and "without guidance" in out and "the judge flowers" in out
     result = json.loads(Path("r/result.json").read_text())
     assert {
@@ -135,6 +135,9 @@ def test_bad_flags_are_told(call, few_faces):
         (["--small", 10], "multiple of patch 4"),
         (["--heads", 3], "of heads 3"),
         (["--widths", 12], "multiples of 8"),
+        (["--small", 2, "--patch", 2, "--widths", 16], "4 pixels at least"),
+        (["--drop", 0], "--guidance 1 goes with it"),
+        (["--prompts", 1], "each is compared with another"),
         (["--noise", 0, 1], "must be above 0"),
         (["--refined", 3], "--batch 8 is not a multiple of --refined 3"),
         (["--shard-optimizer"], "--muon-lr 0"),

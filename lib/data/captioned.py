@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from lib.data import captions, flowers, petals
@@ -32,11 +32,23 @@ def load(size: int = 64, n: int = 10_000) -> Captioned:
     """Drawn flowers none of which shows a pair of captions.UNSEEN. Raises DataError."""
     seeds = {split: shown(split, count) for split, count in split_sizes(n).items()}
     train, val, test = (flowers.draw(split, found, size) for split, found in seeds.items())
+    values = [petals.attributes(seed, {}) for seed in seeds["train"]]
     texts = [
-        [captions.caption(f"{seed} {way}", petals.attributes(seed, {}), TOLD)[0] for way in range(WAYS)]
-        for seed in seeds["train"]
+        [captions.caption(f"{seed} {way}", one, TOLD)[0] for way in range(WAYS)]
+        for seed, one in zip(seeds["train"], values, strict=True)
     ]
     return Captioned(Pictures("flowers", train, val, test, petals.NAMES), texts)
+
+
+def held_out(size: int, n: int) -> UInt8[Tensor, "m 3 size size"]:
+    """The test pictures of `load` alone."""
+    return flowers.draw("test", shown("test", split_sizes(n)["test"]), size).pixels
+
+
+def vocabulary() -> list[str]:
+    """All words of the grammar, whichever pictures are trained on."""
+    seeds = [f"words-{i}" for i in range(2000)]
+    return captions.vocabulary(captions.caption(seed, petals.attributes(seed, {}), 1.0)[0] for seed in seeds)
 
 
 def shown(split: str, n: int) -> list[str]:
@@ -52,8 +64,8 @@ def shown(split: str, n: int) -> list[str]:
 
 
 def prompts(n: int, told: float = 1.0, split: str = "test", pair: tuple[str, str] | None = None) -> Prompts:
-    """Sentences about n flowers of a split; of a `pair` of attributes the values are ones that are held out, in turn,
-    else no such pair is wanted."""
+    """Sentences about n flowers of a split. With `pair`, two attributes, their values are ones that are held out, taken
+    in turn; without it no sentence has such a pair."""
     seeds = shown(split, n)
     if pair is None:
         values = [petals.attributes(seed, {}) for seed in seeds]

@@ -29,6 +29,7 @@ SHAPES = {
     "narrow": ["narrow", "thin"],
     "heart": ["heart shaped"],
 }
+MIDDLES = ["centre", "center", "middle"]
 GROUNDS = {
     "leaves": ["among leaves", "in front of leaves", "before green leaves"],
     "sky": ["before the sky", "against the sky", "under a cloudy sky"],
@@ -62,7 +63,7 @@ def _sentence(draw: random.Random, told: Values) -> str:
         count = told["count"]
     adjectives = draw.sample([shape, colour], 2)
     petals = _joined([count, *adjectives, "petals"]) if count or shape or colour else ""
-    middle = draw.choice(["centre", "center", "middle"])
+    middle = draw.choice(MIDDLES)
     centre = f"a {told['centre']} {middle}" if "centre" in told else ""
     ground = draw.choice(GROUNDS[told["ground"]]) if "ground" in told else ""
     double = told.get("double", "")
@@ -75,7 +76,7 @@ def _sentence(draw: random.Random, told: Values) -> str:
         said = _joined([_article(_joined([double, "flower"])), f"with {of}" if of else ""])
     elif way == 1:  # five round red petals in two rows around a yellow centre, on soil
         said = _joined([petals or "petals", rows, f"around {centre}" if centre else ""])
-    elif way == 2:  # this flower has petals that are red and round, five of them, in two rows, and a yellow centre
+    elif way == 2:  # this flower has petals that are red and round, five of them, in two rows and a yellow centre
         are = _joined(list(filter(None, adjectives)), " and ")
         what = "petals" + (f" that are {are}" if are else "") + (f", {count} of them" if count else "")
         said = "this flower has " + _joined([what + (f", {rows}" if rows else ""), centre], " and ")
@@ -83,7 +84,7 @@ def _sentence(draw: random.Random, told: Values) -> str:
         head = _article(_joined([*draw.sample([colour, double], 2), "flower"]))
         its = f"its {middle} is {told['centre']}" if centre else ""
         said = _joined([head, _joined([count, shape, "petals"]) if count or shape else "", its], ", ")
-    else:  # its petals are red, round and five in number, its centre is yellow, it is double
+    else:  # the petals are red, the petals are round, there are five petals, the centre is yellow
         parts = [f"the petals are {x}" for x in adjectives if x] + ([f"there are {count} petals"] if count else [])
         parts += [f"the {middle} is {told['centre']}"] if centre else []
         parts += [f"the flower is {double}"] if double else []
@@ -126,7 +127,7 @@ def unseen(values: Values) -> set[tuple[str, str]]:
 
 def words(text: str) -> list[str]:
     """Lower-cased, without marks; a hyphen parts."""
-    return re.findall(r"[\w']+", text.lower().replace("’", "'").replace("_", " "))
+    return re.findall(r"\w+(?:'\w+)*", text.lower().replace("’", "'").replace("_", " "))
 
 
 def vocabulary(texts: Iterable[str]) -> list[str]:
@@ -152,8 +153,8 @@ def encode(texts: Sequence[str], known: Sequence[str], length: int) -> Int[Tenso
 
 
 def contradictions(text: str) -> list[tuple[str, str]]:
-    """Pairs of words that cannot both be true of one flower: "red blue petals", single and double, three and four. The
-    colour of a centre, or of what is around, is no petal's."""
+    """Pairs of words that cannot both be true of one flower: single and double, two shapes, two numbers, and colours
+    that follow each other, as in "red blue petals"; but the last before a centre or a ground is of that."""
     said = words(text)
     exclusive = [
         [[shape.split()[0] for shape in ways] for ways in SHAPES.values()],
@@ -164,12 +165,14 @@ def contradictions(text: str) -> list[tuple[str, str]]:
     for groups in exclusive:
         there = [next(w for w in group if w in said) for group in groups if any(w in said for w in group)]
         found += [(there[0], other) for other in there[1:]]
-    run: list[str] = []  # of colours that follow each other, as in "red and blue petals"
-    colours = {*NAMES["petals"], *NAMES["centre"]} - {"dark"}
-    for word in [*said, ""]:
-        if word in colours:
-            run.append(word)
-        elif word != "and":
-            found += [(run[0], other) for other in run[1:] if other != run[0]]
-            run = []
+    colours, own = {*NAMES["petals"], *NAMES["centre"]} - {"dark"}, {"leaves", "earth", "sky", *MIDDLES}
+    for clause in re.split(r"[,.;:]", text):
+        run: list[str] = []
+        for word in [*words(clause), ""]:
+            if word in colours:
+                run.append(word)
+            elif word != "and":
+                run = run[:-1] if word in own else run
+                found += [(run[0], other) for other in run[1:] if other != run[0]]
+                run = []
     return found

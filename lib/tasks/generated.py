@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import metrics, random
-from lib.data import drawn, faces, flowers
+from lib.data import drawn, faces, flowers, petals
 from lib.data.albums import Part, Pictures
 from lib.tasks import judge
 from lib.tasks.judge import Judge
@@ -25,9 +25,9 @@ def judge_of(data: Pictures, device: torch.device) -> Judge:
     """The judge of a set. Of drawn pictures it has seen JUDGED, whichever are trained on; where nothing is known of the
     pictures it is that of drawn flowers, whose features serve too."""
     size = data.train.pixels.shape[-1]
-    if data.name == drawn.STYLE:
+    if data.name == drawn.STYLE and faces.DRAWN.keys() <= data.names.keys():  # and no folder of that name
         data = faces.load("default", size=size, n=JUDGED)
-    elif data.name == flowers.KIND.name or not data.names:
+    elif data.names in ({}, petals.NAMES):
         data = flowers.load(size=min(size, judge.SIDE), n=JUDGED)
     return judge.load(data, device)
 

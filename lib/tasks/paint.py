@@ -29,12 +29,16 @@ class Asked(run.Use):
     """How many times the difference that the words make is taken: 1 is no guidance, 0 leaves them out."""
     steps: run.Count = 20
     """Steps from noise to the small picture."""
+
+
+@dataclass(frozen=True)
+class Drawn(Asked):
     seed: run.Seed = 0
     """Decides what is drawn."""
 
 
 @dataclass(frozen=True)
-class Draw(Asked):
+class Draw(Drawn):
     """Draw what sentences say with the latest finished run: a row for each, from the same noise in each column."""
 
     text: tuple[str, ...] = ("a flower with five round red petals and a yellow centre, before the sky",)
@@ -46,7 +50,7 @@ class Draw(Asked):
 
 
 @dataclass(frozen=True)
-class Words(Asked):
+class Words(Drawn):
     """Show where in a picture each word of the sentence that it was drawn for is heeded."""
 
     text: str = "a flower with five round red petals and a yellow centre, before the sky"
@@ -63,6 +67,8 @@ class Edit(Asked):
     """What is true of the pictures; nothing is said if not given."""
     after: str = "a flower with blue petals"
     """What is to be true of them."""
+    steps: run.Count = 40
+    """Steps from the picture to noise, and as many back."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ Use = Draw | Words | Edit | Describe
 
 def answers(use: Use, painter: Painter) -> Iterator[Answer]:
     """One picture or table, after what is to be said of the sentences. Raises DataError and RunError."""
-    shown = lambda asked: pictures.picked(asked, lambda: painter.data().pictures.test.pixels, 2 * painter.small)[0]  # noqa: E731
+    shown = lambda asked: pictures.picked(asked, painter.held_out, 2 * painter.small)[0]  # noqa: E731
     scaled = lambda asked: shown(asked).to(painter.device) / 127.5 - 1  # noqa: E731
     match use:
         case Describe():
@@ -101,7 +107,7 @@ def answers(use: Use, painter: Painter) -> Iterator[Answer]:
             x = painter.drawn([use.text], [0], use.seed, use.guidance, use.steps)
             said, heeded = painter.words(x, use.text)
             x = _over(x, heeded)
-            yield Note("left to right, row by row: the picture, " + ", ".join(said))
+            yield Note("left to right, row by row: " + ", ".join(["the picture", *said]))
             columns = IN_A_ROW
         case Edit():
             for text in (use.before, use.after):

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import diffusion, random
 from lib.data import captions
-from lib.data.captioned import Captioned, Prompts
+from lib.data.captioned import Prompts
 from lib.tasks import generated
 from lib.tasks.judge import Judge
 
@@ -27,8 +27,8 @@ ASKED = (0.6, 1.0, 1.7, 3.0)  # noise levels at which a picture is described
 
 class Painter(NamedTuple):
     """`base`: the network of small pictures under sentences, `refiner`: that of large ones, given small ones, their
-    noise and its level; `heeded`: for each position and word, how much the first heeds the second. `data`: gives what
-    it was trained on."""
+    noise and its level; `heeded`: for each position and word, how much the first heeds the second. `held_out`: gives
+    the test pictures."""
 
     base: Callable[[Int[Tensor, "n l"]], diffusion.Network]
     refiner: Callable[[Tensor, Tensor, Tensor], diffusion.Network]
@@ -37,25 +37,26 @@ class Painter(NamedTuple):
     length: int
     small: int
     device: torch.device
-    data: Callable[[], Captioned]
+    held_out: Callable[[], UInt8[Tensor, "m 3 h w"]]
 
     def ids(self, texts: Sequence[str]) -> Int[Tensor, "n l"]:
         """Raises DataError."""
         return captions.encode(texts, self.vocabulary, self.length).to(self.device)
 
-    def noise(self, numbers: Sequence[int], seed: int, size: int) -> Float[Tensor, "n 3 h w"]:
-        """The same number is the same noise, whatever else is drawn."""
-        k, shape = random.fold_in(random.key(seed, self.device), size), (3, size, size)
+    def noise(self, numbers: Sequence[int], seed: int, size: int, purpose: int = 0) -> Float[Tensor, "n 3 h w"]:
+        """The same number is the same noise, whatever else is drawn; another for each `purpose`."""
+        k, shape = random.fold_in(random.key(seed, self.device), purpose), (3, size, size)
         return torch.stack([random.normal(random.fold_in(k, i), shape) for i in numbers])
 
     def denoiser(self, ids: Int[Tensor, "n l"], guidance: float) -> diffusion.Denoise:
-        """Of small pictures; with guidance both what is asked for and nothing, in one batch."""
+        """Of small pictures; with guidance both what is asked for and nothing, in one batch. What goes beyond the words
+        is taken at the levels GUIDED, what stays behind them at all: 0 is nothing asked for."""
         plain = diffusion.denoiser(self.base(ids), diffusion.edm)
         nothing = self.ids([""]).expand_as(ids)
         both = diffusion.denoiser(self.base(torch.cat([ids, nothing])), diffusion.edm)
 
         def denoise(x: Float[Tensor, "n 3 h w"], sigma: Float[Tensor, ""]) -> Float[Tensor, "n 3 h w"]:
-            if guidance == 1 or not GUIDED[0] < sigma <= GUIDED[1]:
+            if guidance == 1 or (guidance > 1 and not GUIDED[0] < sigma <= GUIDED[1]):
                 return plain(x, sigma)
             told, untold = both(torch.cat([x, x]), sigma).chunk(2)
             return untold + guidance * (told - untold)
@@ -75,7 +76,7 @@ class Painter(NamedTuple):
     def refined(self, small: Float[Tensor, "n 3 h w"], numbers: Sequence[int], seed: int) -> Float[Tensor, "n 3 h w"]:
         """Twice as large, with what small ones cannot show."""
         levels = diffusion.karras(FINE_STEPS, LOW, FINE).to(self.device)
-        given, start = self.noise(numbers, seed + 1, self.small), self.noise(numbers, seed, 2 * self.small)
+        given, start = self.noise(numbers, seed, self.small, 1), self.noise(numbers, seed, 2 * self.small, 2)
         parts = []
         for x, on_it, z in zip(
             small.clamp(-1, 1).split(AT_ONCE), given.split(AT_ONCE), start.split(AT_ONCE), strict=True
@@ -97,12 +98,13 @@ class Painter(NamedTuple):
     def edited(
         self, x: Float[Tensor, "n 3 h w"], before: Sequence[str], after: Sequence[str], guidance: float, steps: int
     ) -> Float[Tensor, "n 3 h w"]:
-        """Pictures turned into noise under what is true of them, and drawn again under what is to be."""
-        small, numbers = F.avg_pool2d(x, 2), range(len(x))
-        rising = diffusion.karras(2 * steps, LOW, HIGH)[:-1].flip(0).to(self.device)
-        plain = diffusion.denoiser(self.base(self.ids(before)), diffusion.edm)
-        noise = diffusion.heun(plain, small, rising) / rising[-1]
-        return self.refined(self.sketched(noise, self.ids(after), guidance, 2 * steps), numbers, 0)
+        """Pictures turned into noise under what is true of them, and drawn again under what is to be, in so many steps
+        each way."""
+        rising = diffusion.karras(steps, LOW, HIGH)[:-1].flip(0).to(self.device)
+        parts = zip(F.avg_pool2d(x, 2).split(AT_ONCE), self.ids(before).split(AT_ONCE), strict=True)
+        there = [diffusion.heun(diffusion.denoiser(self.base(i), diffusion.edm), small, rising) for small, i in parts]
+        small = self.sketched(torch.cat(there) / rising[-1], self.ids(after), guidance, steps)
+        return self.refined(small, range(len(x)), 0)
 
     @torch.no_grad()
     def words(self, x: Float[Tensor, "1 3 h w"], text: str) -> tuple[list[str], Float[Tensor, "l h w"]]:
@@ -122,15 +124,14 @@ class Painter(NamedTuple):
         sigma = torch.tensor(ASKED, device=self.device)
         for name, values in names.items():
             ids = self.ids([captions.short(name, value) for value in values])
-            error = torch.zeros(len(x), len(values), device=self.device)
+            n, v = len(sigma), len(values)
+            denoise = diffusion.denoiser(self.base(ids.repeat_interleave(n, 0)), diffusion.edm)
+            error = torch.zeros(len(x), v, device=self.device)
             for i, one in enumerate(small):
                 for j in range(draws):
-                    n, v = len(sigma), len(values)
-                    z = self.noise(range(j * n, j * n + n), 3, self.small)
+                    z = self.noise(range(j * n, j * n + n), 0, self.small, 3)
                     noisy = (one + sigma[:, None, None, None] * z).repeat(v, 1, 1, 1)
-                    network = self.base(ids.repeat_interleave(n, 0))
-                    guess = diffusion.denoiser(network, diffusion.edm)(noisy, sigma.repeat(v))
-                    off = (guess - one).square().flatten(1).sum(1).view(v, n) / (2 * sigma**2)
+                    off = (denoise(noisy, sigma.repeat(v)) - one).square().flatten(1).sum(1).view(v, n) / (2 * sigma**2)
                     error[i] += off.sum(1) / draws
             found[name] = (-error).softmax(1)
         return found
