@@ -1,5 +1,6 @@
 """Pictures with sentences about them."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -53,14 +54,8 @@ def vocabulary() -> list[str]:
 
 def shown(split: str, n: int) -> list[str]:
     """The first n seeds of a split whose flowers have no pair of values that is held out."""
-    found: list[str] = []
-    i = 0
-    while len(found) < n:
-        seed = f"{PREFIX[split]}{i}"
-        if not captions.unseen(petals.attributes(seed, {})):
-            found.append(seed)
-        i += 1
-    return found
+    every = (f"{PREFIX[split]}{i}" for i in itertools.count())
+    return list(itertools.islice((s for s in every if not captions.unseen(petals.attributes(s, {}))), n))
 
 
 def prompts(n: int, told: float = 1.0, split: str = "test", pair: tuple[str, str] | None = None) -> Prompts:

@@ -52,11 +52,13 @@ class Painter(NamedTuple):
         """Of small pictures; with guidance both what is asked for and nothing, in one batch. What goes beyond the words
         is taken at the levels GUIDED, what stays behind them at all: 0 is nothing asked for."""
         plain = diffusion.denoiser(self.base(ids), diffusion.edm)
+        if guidance == 1:
+            return diffusion.clipped(plain)
         nothing = self.ids([""]).expand_as(ids)
         both = diffusion.denoiser(self.base(torch.cat([ids, nothing])), diffusion.edm)
 
         def denoise(x: Float[Tensor, "n 3 h w"], sigma: Float[Tensor, ""]) -> Float[Tensor, "n 3 h w"]:
-            if guidance == 1 or (guidance > 1 and not GUIDED[0] < sigma <= GUIDED[1]):
+            if guidance > 1 and not GUIDED[0] < sigma <= GUIDED[1]:
                 return plain(x, sigma)
             told, untold = both(torch.cat([x, x]), sigma).chunk(2)
             return untold + guidance * (told - untold)
