@@ -10,23 +10,24 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from lib import diagnose, diffusion, muon, optim, parallel, plot, random, run, transformer, tree
+from lib import diagnose, diffusion, muon, nn, optim, parallel, plot, random, run, transformer, tree
 from lib.data import batches, captioned, captions
 from lib.faults import RunError
-from lib.models import dit, unet
+from lib.models import bert, dit, minilm, unet
 from lib.random import Key
-from lib.tasks import generated
+from lib.tasks import generated, obedience, reader
 from lib.tasks.judge import Judge
 from lib.tasks.paint import Use, answers
-from lib.tasks.painter import Painter, obeyed, seen
+from lib.tasks.painter import Painter
+from lib.tasks.reader import Reader
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -49,13 +50,13 @@ class Args(run.Args):
     """Train on mirrored pictures as well."""
     small: run.Count = 32
     """Pixels of a side of what the Transformer draws; the U-Net makes it twice as large."""
-    patch: run.Count = 4
-    """Pixels of a side that are one position of the Transformer."""
-    width: run.Count = 256
+    fine: run.Count = 64
+    """Channels of the convolutions around the Transformer, whose positions are four pixels a side."""
+    width: run.Count = 192
     """Width of the Transformer and of the words."""
     heads: run.Count = 4
     """Heads of attention."""
-    blocks: run.Count = 6
+    blocks: run.Count = 4
     """Blocks of the Transformer."""
     noise: tuple[run.Amount, run.Amount] = (1.0, 1.4)
     """Median of the Transformer's noise levels and standard deviation of their logarithm."""
@@ -65,8 +66,11 @@ class Args(run.Args):
     """The U-Net learns from one in so many pictures of a batch."""
     drop: run.Fraction = 0.1
     """Share of pictures whose sentence is left out, so that drawing can be guided by the difference it makes."""
+    text: Literal["own", "minilm"] = "own"
+    """Who reads the sentences. own: an encoder that is trained along and knows the words of the captions; minilm: the
+    released all-MiniLM-L6-v2, frozen, which knows most words that there are."""
     length: run.Count = 32
-    """Words of a sentence at most, the start included."""
+    """Words of a sentence at most, or pieces of words of MiniLM's, the start included."""
     batch: run.Count = 32
     """Pictures of a batch."""
     lr: run.Amount = 2e-3
@@ -83,7 +87,7 @@ class Args(run.Args):
     """Decay of the averaged parameters that are used."""
     guidance: run.Free[run.Amount] = 2.0
     """How many times the difference that words make is taken in the final scores."""
-    prompts: run.Free[run.Count] = 400
+    prompts: run.Free[run.Count] = 200
     """Sentences of each kind that are drawn for the final scores."""
 
     def __post_init__(self) -> None:
@@ -93,8 +97,8 @@ class Args(run.Args):
             raise ValueError(f"--batch {self.batch} is not a multiple of --refined {self.refined}")
         if not min(self.noise):
             raise ValueError("--noise: both numbers must be above 0")
-        if self.small < 4:
-            raise ValueError(f"--small {self.small}: 4 pixels at least")
+        if self.text == "minilm" and self.length > minilm.MINILM.context:
+            raise ValueError(f"--length {self.length} is more than the {minilm.MINILM.context} of MiniLM")
         if not self.drop and self.guidance != 1:
             raise ValueError("--drop 0 leaves nothing to guide by: --guidance 1 goes with it")
         if self.prompts < 2:
@@ -105,7 +109,7 @@ class Args(run.Args):
         of_words = transformer.Config(
             width=self.width, heads=self.heads, ff=4 * self.width, position="learned", activation="gelu"
         )
-        base = dit.Config(self.small, self.patch, self.width, self.heads, self.blocks, self.width)
+        base = dit.Config(self.small, self.fine, 1, self.width, self.heads, self.blocks, self.width)
         fine = unet.Config(2 * self.small, self.widths, attention=0, labels=unet.WAVES, given=3)
         return Networks(of_words, base, fine)
 
@@ -113,8 +117,9 @@ class Args(run.Args):
 PRESETS: dict[str, run.Args] = {
     "small": Args(steps=2000, compile="off", eval_every=500, save_every=500),
     "best": Args(
-        steps=40_000, pictures=50_000, width=384, heads=6, blocks=12, widths=(64, 128, 256), batch=128, lr=1e-3,
-        muon_lr=3e-3, warmup=1000, ema_decay=0.999, prompts=2000, log_every=100, eval_every=5000, save_every=5000,
+        steps=40_000, pictures=50_000, fine=96, width=384, heads=6, blocks=12, widths=(64, 128, 256), batch=128,
+        lr=1e-3, muon_lr=3e-3, warmup=1000, ema_decay=0.999, prompts=2000, log_every=100, eval_every=5000,
+        save_every=5000,
     ),
 }  # fmt: skip
 
@@ -147,7 +152,9 @@ def init_state(key: Key, args: Args, vocabulary: int) -> TrainState:
     k_text, k_base, k_refiner, k_train = random.split(key, 4)
     nets = args.networks()
     params = {
-        "text": dit.text_init(k_text, vocabulary, args.length, nets.words),
+        "text": nn.linear_init(k_text, minilm.MINILM.block.width, args.width)
+        if args.text == "minilm"
+        else dit.text_init(k_text, vocabulary, args.length, nets.words),
         "base": dit.init(k_base, nets.base),
         "refiner": unet.init(k_refiner, nets.refiner),
     }
@@ -155,11 +162,21 @@ def init_state(key: Key, args: Args, vocabulary: int) -> TrainState:
     return TrainState(params, optimizer(args)[0].init(params), tree.map(torch.clone, params), k_train, step)
 
 
-def base(params: Tree, ids: Int[Tensor, "b l"], args: Args) -> diffusion.Network:
-    """Of small pictures, told a sentence each."""
-    mask, nets = ids != captions.PAD, args.networks()
-    words = dit.text(params["text"], ids, mask, cfg=nets.words)
-    return lambda x, label: dit.apply(params["base"], x, label, words, mask, cfg=nets.base)[0]
+def sentences(
+    params: Tree, frozen: Tree, ids: Int[Tensor, "b l"], args: Args
+) -> tuple[Float[Tensor, "b l e"], Bool[Tensor, "b l"]]:
+    """Features of their words, and where there are any."""
+    mask = ids != captions.PAD
+    if args.text == "own":
+        return dit.text(params["text"], ids, mask, cfg=args.networks().words), mask
+    found = bert.features(frozen, ids, mask, cfg=minilm.MINILM)
+    return nn.linear(params["text"], F.layer_norm(found, found.shape[-1:]).to(params["text"]["w"].dtype)), mask
+
+
+def base(params: Tree, frozen: Tree, ids: Int[Tensor, "b l"], args: Args) -> diffusion.Network:
+    """Of small pictures, told a sentence each. `frozen`: MiniLM's parameters, where it reads."""
+    words, mask = sentences(params, frozen, ids, args)
+    return lambda x, label: dit.apply(params["base"], x, label, words, mask, cfg=args.networks().base)[0]
 
 
 def refiner(
@@ -179,6 +196,7 @@ def step(
     index: Int[Tensor, "b"],
     data: UInt8[Tensor, "n 3 s s"],
     texts: Int[Tensor, "n ways l"],
+    frozen: Tree,
     *,
     args: Args,
     dtype: torch.dtype,
@@ -191,8 +209,8 @@ def step(
     if args.flip:
         x = torch.where(random.bernoulli(k_flip, 0.5, (n, 1, 1, 1)), x.flip(-1), x)
     ids = texts[index, random.randint(k_way, (n,), 0, texts.shape[1]).long()]
-    nothing = torch.where(torch.arange(ids.shape[1], device=ids.device) == 0, captions.START, captions.PAD)
-    ids = torch.where(random.bernoulli(k_drop, args.drop, (n, 1)), nothing, ids)
+    dropped = random.bernoulli(k_drop, args.drop, (n, 1)) & (torch.arange(ids.shape[1], device=ids.device) > 0)
+    ids = torch.where(dropped, captions.PAD, ids)
     small = F.avg_pool2d(x, 2)
     sigma = diffusion.lognormal(k_level, n, math.log(args.noise[0]), args.noise[1])
     noise = random.normal(k_noise, tuple(small.shape))
@@ -204,7 +222,7 @@ def step(
 
     def objective(params: Tree) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         params = tree.cast(params, dtype)
-        drawn = diffusion.loss(base(params, ids, args), diffusion.edm, small, sigma, noise).mean()
+        drawn = diffusion.loss(base(params, frozen, ids, args), diffusion.edm, small, sigma, noise).mean()
         enlarge = refiner(params, given, on_given, level, args)
         refined = diffusion.loss(enlarge, diffusion.edm, some, fine, finer).mean()
         return drawn + refined, (drawn, refined)
@@ -223,19 +241,26 @@ def step(
 # ---- training: plumbing ----
 
 
-def painter(params: Tree, vocabulary: list[str], args: Args, dtype: torch.dtype, device: torch.device) -> Painter:
-    params = tree.cast(params, dtype)
+def reading(args: Args, vocabulary: list[str]) -> tuple[Tree, Reader]:
+    """Frozen parameters, where there are any, and how sentences are read."""
+    if args.text == "own":
+        return {}, reader.own(vocabulary, args.length)
+    frozen, tokenizer = minilm.load(args.data_dir)
+    return frozen, reader.pieces(tokenizer, args.length)
+
+
+def painter(params: Tree, frozen: Tree, read: Reader, args: Args, dtype: torch.dtype, device: torch.device) -> Painter:
+    params, frozen = tree.cast(params, dtype), tree.cast(frozen, dtype)
 
     def heeded(x: Tensor, label: Tensor, ids: Tensor) -> Float[Tensor, "n l h w"]:
         """The mean over heads and blocks."""
-        mask, nets = ids != captions.PAD, args.networks()
-        words = dit.text(params["text"], ids, mask, cfg=nets.words)
+        nets, (words, mask) = args.networks(), sentences(params, frozen, ids, args)
         _, seen = dit.apply(params["base"], x, label, words, mask, cfg=nets.base, weights=True)
-        return rearrange(torch.stack(seen).mean((0, 2)).float(), "n (h w) l -> n l h w", h=args.small // args.patch)
+        return rearrange(torch.stack(seen).mean((0, 2)).float(), "n (h w) l -> n l h w", h=nets.base.side)
 
     return Painter(
-        partial(base, params, args=args), partial(refiner, params, args=args), heeded, vocabulary, args.length,
-        args.small, device, functools.cache(partial(captioned.held_out, 2 * args.small, args.pictures)),
+        partial(base, params, frozen, args=args), partial(refiner, params, args=args), heeded, read, args.small, device,
+        functools.cache(partial(captioned.held_out, 2 * args.small, args.pictures)),
     )  # fmt: skip
 
 
@@ -249,38 +274,41 @@ def train(args: Args) -> None:
     if args.batch % (args.refined * parallel.size()):
         raise RunError(f"--batch {args.batch} must be a multiple of --refined times the number of processes")
     vocabulary = captioned.vocabulary()
-    ids = torch.stack([captions.encode(texts, vocabulary, args.length) for texts in found.texts])
+    frozen, read = reading(args, vocabulary)
+    ids = torch.stack([read.encode(texts) for texts in found.texts])
     for pair in (None, *captions.UNSEEN):  # what is too long is told now
-        captions.encode(captioned.prompts(args.prompts, pair=pair).texts, vocabulary, args.length)
+        read.encode(captioned.prompts(args.prompts, pair=pair).texts)
     extractor = generated.judge_of(splits, run.device(args))  # which has seen all combinations
     here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/missed")
     here.once(lambda: run.write_json(here.path / WORDS, vocabulary))
-    data, ids = splits.train.pixels.to(here.device), ids.to(here.device)
-    print(f"{len(data):,} training pictures of {splits.name}, {len(vocabulary)} words; {here.device}, {here.dtype}")
+    data, ids, frozen = splits.train.pixels.to(here.device), ids.to(here.device), tree.to(frozen, here.device)
+    print(f"{len(data):,} training pictures of {splits.name}, read by {args.text}; {here.device}, {here.dtype}")
     print("the judge's accuracy on held-out pictures", *generated.readings(extractor, splits.test), sep="\n")
     state = here.start(init_state, vocabulary=len(vocabulary))
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype)
     order = here.batches(partial(batches.numbers, n=len(data), size=args.batch))
-    model = lambda s: painter(s.ema, vocabulary, args, here.dtype, here.device)  # noqa: E731
+    model = lambda s: painter(s.ema, frozen, read, args, here.dtype, here.device)  # noqa: E731
 
     for n in here.progress():
         index = next(order)
-        state, out = update(state, index, data, ids)
+        state, out = update(state, index, data, ids, frozen)
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
-                scores, x = obeyed(model(s), extractor, captioned.prompts(64, split="val"), args.guidance)
+                scores, x = obedience.obeyed(model(s), extractor, captioned.prompts(64, split="val"), args.guidance)
                 missed = 1 - sum(scores.values()) / len(scores)
                 one.log(n + 1, {f"obeyed/{name}": share for name, share in scores.items()} | {"val/missed": missed})
                 one.writer.add_image("samples/grid", plot.tile(x[:32] / 2 + 0.5, 8), n + 1)
-                one.write(f"step {n + 1}: obeyed {told(scores)}")
+                one.write(f"step {n + 1}: obeyed {obedience.told(scores)}")
         for one, before, after, i in here.diagnosed(n, state, index):
             k_level, k_noise = random.split(here.show_key)
             x = F.avg_pool2d(data[i] / 127.5 - 1, 2)
             sigma = diffusion.lognormal(k_level, len(i), math.log(args.noise[0]), args.noise[1])
             examples = x, ids[i, 0], sigma, random.normal(k_noise, tuple(x.shape))
-            worst = diagnose.report(one, n + 1, before, after, {"params": partial(plain, args=args)}, examples)[:32]
+            worst = diagnose.report(
+                one, n + 1, before, after, {"params": partial(plain, frozen=frozen, args=args)}, examples
+            )[:32]
             one.writer.add_image("diagnose/surprising", plot.tile(data[i][worst] / 255, 8), n + 1)
     if not here.evaluates(state):
         return
@@ -288,39 +316,18 @@ def train(args: Args) -> None:
     here.finish(results, '--text "a blue flower"')
 
 
-def plain(params: Tree, examples: tuple[Tensor, Tensor, Tensor, Tensor], *, args: Args) -> Tensor:
+def plain(params: Tree, examples: tuple[Tensor, Tensor, Tensor, Tensor], *, frozen: Tree, args: Args) -> Tensor:
     """The Transformer's loss in fp32 on (small pictures, sentences, levels, noise)."""
     x, ids, sigma, noise = examples
-    return diffusion.loss(base(params, ids, args), diffusion.edm, x, sigma, noise).mean()
-
-
-def told(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in scores.items())
+    return diffusion.loss(base(params, frozen, ids, args), diffusion.edm, x, sigma, noise).mean()
 
 
 def evaluate(here: run.Place, model: Painter, extractor: Judge, args: Args) -> tuple[dict[str, float], list[str]]:
-    """How much of what sentences say is drawn; beside it what other sentences say, what is drawn without guidance and
-    for no sentence, and pairs that no training picture showed."""
-    prompts = captioned.prompts(args.prompts)
-    scores: dict[str, float] = {}
-    lines = [f"of {args.prompts:,} sentences that tell everything, the judge {extractor.name} sees in their pictures"]
-
-    def tell(name: str, found: dict[str, float]) -> None:
-        lines.append(f"  {name:<26}{told(found)}")
-        scores.update({f"{name.replace(' ', '_')}/{key}": value for key, value in found.items()})
-
-    found, x = obeyed(model, extractor, prompts, args.guidance)
-    tell("obeyed", found)
-    others = prompts._replace(wanted={name: value.roll(1) for name, value in prompts.wanted.items()})
-    tell("of another sentence", seen(extractor, x, others))
+    """How much of what sentences say is drawn, and what of other sentences; a sheet of pictures and what each is of."""
+    scores, lines, prompts, x = obedience.report(model, extractor, args.prompts, args.guidance)
     plot.save(plot.tile(x[:32] / 2 + 0.5, 8), here.path / "samples.png", scale=2)
     (here.path / "samples.txt").write_text("\n".join(prompts.texts[:32]) + "\n", encoding="utf-8")
-    tell("without guidance", obeyed(model, extractor, prompts, 1.0)[0])
-    tell("for no sentence", obeyed(model, extractor, prompts._replace(texts=[""] * len(prompts.texts)), 1.0)[0])
-    for pair in captions.UNSEEN:
-        held = captioned.prompts(args.prompts, pair=pair)
-        tell(f"unseen {' and '.join(pair)}", obeyed(model, extractor, held, args.guidance)[0])
-    return {f"test/{name}": value for name, value in scores.items()}, lines
+    return scores, lines
 
 
 # ---- using a run ----
@@ -328,8 +335,9 @@ def evaluate(here: run.Place, model: Painter, extractor: Judge, args: Args) -> t
 
 def load(path: Path, args: Args) -> Painter:
     device, vocabulary = run.device(run.Args()), run.read_json(path / WORDS)
+    frozen, read = reading(args, vocabulary)
     params = run.load(path, init_state(random.key(0), args, len(vocabulary)).params, "ema", device)
-    return painter(params, vocabulary, args, run.dtype(args, device), device)
+    return painter(params, tree.to(frozen, device), read, args, run.dtype(args, device), device)
 
 
 if __name__ == "__main__":

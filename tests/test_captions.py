@@ -1,5 +1,6 @@
 """lib/data/captions.py and captioned.py: sentences tell what they say they tell, and held-out pairs are never shown."""
 
+import difflib
 import itertools
 
 import pytest
@@ -136,3 +137,19 @@ def test_words_and_their_numbers():
 )
 def test_contradictions(text, pairs):
     assert captions.contradictions(text) == pairs
+
+
+def test_another_value_of_one_attribute_changes_its_words_alone():
+    before, after = captioned.changed(60)
+    assert before.texts == captioned.prompts(60).texts
+    for i, (one, other) in enumerate(zip(before.texts, after.texts, strict=True)):
+        name = list(petals.NAMES)[i % 6]
+        was, now = seen(one), seen(other)
+        assert {key for key in was if was[key] != now[key]} == {name} and not captions.unseen(now)
+        assert now[name] == petals.NAMES[name][after.wanted[name][i]]
+        assert [key for key in petals.NAMES if after.told[key][i]] == [name]
+        apart = difflib.SequenceMatcher(None, captions.words(one), captions.words(other), autojunk=False)
+        changes = [
+            words for words in apart.get_opcodes() if words[0] != "equal" and one.split()[words[1]] not in ("a", "an")
+        ]
+        assert len(changes) <= 2, (one, other)

@@ -7,7 +7,7 @@ from torch.func import vmap
 from lib import random, transformer, tree
 from lib.models import dit
 
-CFG = dit.Config(size=8, patch=2, width=16, heads=2, blocks=2, words=12)
+CFG = dit.Config(size=16, fine=8, width=16, heads=2, blocks=2, words=12)
 WORDS = transformer.Config(width=12, heads=2, ff=16, position="learned")
 
 
@@ -18,14 +18,20 @@ def some(key, like=0.3):
     p = tree.map(lambda x: x + like * random.normal(next(keys), tuple(x.shape)), p)
     k_x, k_words = random.split(random.fold_in(key, 2))
     mask = torch.arange(5) < torch.tensor([5, 3, 1])[:, None]
-    return p, random.normal(k_x, (3, 3, 8, 8)), torch.tensor([0.1, 0.5, -0.4]), random.normal(k_words, (3, 5, 12)), mask
+    return (
+        p,
+        random.normal(k_x, (3, 3, 16, 16)),
+        torch.tensor([0.1, 0.5, -0.4]),
+        random.normal(k_words, (3, 5, 12)),
+        mask,
+    )
 
 
 def test_a_new_one_predicts_nothing(key):
     p = dit.init(key, CFG)
     _, *given = some(key)
     out, seen = dit.apply(p, *given, cfg=CFG)
-    assert out.shape == (3, 3, 8, 8) and not out.any() and seen == []
+    assert out.shape == (3, 3, 16, 16) and not out.any() and seen == []
 
 
 def test_what_it_depends_on(key):
@@ -76,7 +82,13 @@ def test_words_hear_one_another_in_their_order(key):
     assert (other - out)[:, [0, 3]].abs().amax(-1).min() > 1e-3  # of words that stayed
 
 
-@pytest.mark.parametrize(("change", "message"), [({"patch": 3}, "multiple of patch 3"), ({"heads": 3}, "of heads 3")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 10}, "10 is not a multiple of 4"), ({"heads": 3}, "of heads 3"), ({"fine": 12}, "multiple of 8"),
+        ({"around": 0}, "one block"),
+    ],
+)  # fmt: skip
 def test_what_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
-        dit.Config(**({"size": 8, "patch": 2, "width": 16, "heads": 2} | change))
+        dit.Config(**({"size": 8, "width": 16, "heads": 2} | change))

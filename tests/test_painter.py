@@ -7,10 +7,11 @@ from PIL import Image
 
 from lib import diffusion, random
 from lib.answers import Note, Picture, Table
-from lib.data import captions, petals
+from lib.data import captioned, captions, petals, tokens
 from lib.data.captioned import Prompts
+from lib.data.paraphrases import PARAPHRASES
 from lib.faults import DataError, RunError
-from lib.tasks import paint, painter
+from lib.tasks import obedience, paint, painter, reader
 
 KNOWN = captions.vocabulary([captions.short(name, value) for name, of in petals.NAMES.items() for value in of])
 SIZE = 4
@@ -57,7 +58,7 @@ def heeded(x, label, ids):
 
 
 MODEL = painter.Painter(
-    lambda ids: network_of(shade(ids)), enlarged, heeded, KNOWN, 12, SIZE, torch.device("cpu"), lambda: None
+    lambda ids: network_of(shade(ids)), enlarged, heeded, reader.own(KNOWN, 12), SIZE, torch.device("cpu"), lambda: None
 )
 
 
@@ -118,8 +119,21 @@ def test_what_is_obeyed_is_counted():
     wanted = {"petals": torch.tensor([0, 1, 2, 7]), "double": torch.tensor([0, 1, 1, 0])}
     told = {"petals": torch.tensor([True] * 4), "double": torch.tensor([True, False, True, True])}
     prompts = Prompts(["a flower with blue petals"] * 4, wanted, told)
-    found, x = painter.obeyed(MODEL, Seeing(), prompts, 1.0)
+    found, x = obedience.obeyed(MODEL, Seeing(), prompts, 1.0)
     assert found == pytest.approx({"petals": 0.75, "double": 2 / 3, "all": 0.75}) and x.shape == (4, 3, 8, 8)
+
+
+def test_what_is_changed_and_what_is_kept_is_counted():
+    class Reading:  # the grey of a picture is what it shows of both
+        def probabilities(self, x):
+            return {"petals": torch.eye(8)[x[:, 0, 0, 0].long()], "double": torch.eye(2)[x[:, 1, 0, 0].long()]}
+
+    shows = lambda *pairs: torch.tensor(pairs, dtype=torch.float32)[:, :, None, None]  # noqa: E731
+    before, after = shows((0, 0), (1, 0), (2, 1), (3, 1)), shows((5, 0), (5, 1), (4, 1), (3, 0))
+    wanted = {"petals": torch.tensor([5, 5, 5, 3]), "double": torch.tensor([0, 0, 1, 0])}
+    told = {"petals": torch.tensor([True, True, True, False]), "double": torch.tensor([False, False, False, True])}
+    found = obedience.moved(Reading(), before, after, Prompts([""] * 4, wanted, told))
+    assert found == {"obeyed": 0.75, "kept": 0.75}
 
 
 # ---- as a person asks ----
@@ -168,3 +182,31 @@ def test_bad_questions():
         asked(paint.Draw(text=()))
     with pytest.raises(ValueError, match="guidance"):
         paint.Draw(guidance=-1.0)
+
+
+# ---- readers ----
+
+
+def test_a_reader_of_pieces():
+    read = reader.pieces(tokens.wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "##dish"]), 4)
+    assert read.encode(["A reddish", "", "red"]).tolist() == [[2, 5, 6, 7], [2, 0, 0, 0], [2, 6, 0, 0]]
+    assert read.tokens("a reddish") == ["a", "red", "##dish"] and read.known("anything") == "anything"
+    with pytest.raises(DataError, match="at most 3, in 'a reddish red'"):
+        read.encode(["a reddish red"])
+
+
+def test_a_reader_of_words_leaves_out_what_it_does_not_know():
+    read = reader.own(KNOWN, 12)
+    assert (
+        read.known("a crimson flower with blue petals") == "a flower with blue petals" and read.known("crimson") == ""
+    )
+
+
+def test_paraphrases_tell_what_is_there():
+    asked = captioned.paraphrases()
+    assert len(asked.texts) == len(set(asked.texts)) == 50
+    for text, values in PARAPHRASES:
+        assert all(value in petals.NAMES[name] for name, value in values.items()) and values
+        assert set(captions.words(text)) - set(captioned.vocabulary()), text  # none is a sentence of the grammar
+    for name in petals.NAMES:
+        assert asked.told[name].any()

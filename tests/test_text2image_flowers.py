@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -12,21 +13,27 @@ from torch.func import vmap
 
 from experiments import exp_text2image_flowers as exp
 from lib import random, tree
-from lib.data import captions
+from lib.data import captioned, captions, tokens
+from lib.models import bert
 from lib.transform import jit
 
-TINY = ["--small", 8, "--pictures", 60, "--width", 16, "--heads", 2, "--blocks", 1, "--widths", 8, 8, "--batch", 8]
+TINY = ["--small", 8, "--fine", 8, "--pictures", 60, "--width", 16, "--heads", 2, "--blocks", 1, "--batch", 8]
+TINY += ["--widths", 8, 8]
 TINY += ["--steps", 4, "--eval-every", 2, "--save-every", 2, "--log-every", 1, "--prompts", 4]
 TINY += ["--compile", "off", "--precision", "fp32", "--device", "cpu"]
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", *LETTERS, *map("##{}".format, LETTERS)]
+PIECES += [word for word in captioned.vocabulary()[2:] if word not in LETTERS]
+
 
 def made(**more):
-    small = {"small": 8, "width": 16, "heads": 2, "blocks": 1, "widths": (8, 8), "batch": 8}
+    small = {"small": 8, "fine": 8, "width": 16, "heads": 2, "blocks": 1, "widths": (8, 8), "batch": 8}
     args = exp.Args(**{**small, "steps": 100, "warmup": 1, "device": "cpu", **more})
     pixels = random.randint(random.key(1), (20, 3, 16, 16), 0, 256).to(torch.uint8)
     texts = random.randint(random.key(2), (20, 4, args.length), 2, 30).long()
     texts[:, :, 0], texts[:, :, 9:] = captions.START, captions.PAD
-    return args, exp.init_state(random.key(0), args, 30), pixels, texts
+    return args, exp.init_state(random.key(0), args, 30), pixels, texts, {}
 
 
 def test_every_leaf_moves_and_the_state_given_stays():
@@ -101,7 +108,7 @@ def test_train_resume_and_sample(call, few_faces):
     assert status == 0, err
     status, out, err = call(exp, "--run", "r", "--resume", "--steps", 4)
     assert status == 0, err
-    assert "60 training pictures of flowers, 75 words" in out
+    assert "60 training pictures of flowers, read by own" in out
     assert "unseen petals and centre" in out and "without guidance" in out and "the judge flowers" in out
     result = json.loads(Path("r/result.json").read_text())
     assert {
@@ -109,6 +116,10 @@ def test_train_resume_and_sample(call, few_faces):
         "test/for_no_sentence/petals",
         "test/unseen_shape_and_count/count",
         "test/of_another_sentence/all",
+        "test/paraphrases/petals",
+        "test/another_word/kept",
+        "test/edited/obeyed",
+        "test/by_the_painter/count",
     } <= result.keys()
     assert len(Path("r/samples.txt").read_text().splitlines()) == 4
     events = EventAccumulator("r", size_guidance={"images": 0})
@@ -130,18 +141,32 @@ def test_train_resume_and_sample(call, few_faces):
     assert status == 1 and "'crimson' was in no caption; like it:" in " ".join(err.split())
 
 
+def test_minilm_reads(call, few_faces, monkeypatch):
+    block = bert.block_config(16, 2, 16)
+    monkeypatch.setattr(exp.minilm, "MINILM", bert.Config(len(PIECES), 64, 1, block))
+    made = bert.init(random.key(0), exp.minilm.MINILM)
+    monkeypatch.setattr(exp.minilm, "load", lambda data_dir: (made, tokens.wordpiece(PIECES)))
+    status, out, err = call(exp, *TINY, "--text", "minilm", "--length", 64, "--run", "r")
+    assert status == 0 and "read by minilm" in out, err
+    kept = tree.flatten(safetensors.torch.load_file(next(Path("r").glob("**/*.safetensors"))))
+    assert not any("encoder" in name for name in kept)  # what is frozen is not stored
+    status, _, err = call(exp, "sample", "--text", "a crimson flower", "", "--n", 1, "--steps", 2, "--run", "r")
+    assert status == 0, err
+
+
 def test_bad_flags_are_told(call, few_faces):
     for words, message in [
-        (["--small", 10], "multiple of patch 4"),
+        (["--small", 10], "multiple of 4"),
         (["--heads", 3], "of heads 3"),
         (["--widths", 12], "multiples of 8"),
-        (["--small", 2, "--patch", 2, "--widths", 16], "4 pixels at least"),
+        (["--small", 2, "--widths", 16], "multiple of 4"),
         (["--drop", 0], "--guidance 1 goes with it"),
         (["--prompts", 1], "each is compared with another"),
         (["--noise", 0, 1], "must be above 0"),
         (["--refined", 3], "--batch 8 is not a multiple of --refined 3"),
         (["--shard-optimizer"], "--muon-lr 0"),
         (["--batch", 100], "training examples are fewer than a batch of 100"),
+        (["--text", "minilm", "--length", 600], "600 is more than the 512 of MiniLM"),
         (["--length", 4], "words are too many"),
     ]:
         status, _, err = call(exp, *TINY, *words)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lib.data import captions, flowers, petals
 from lib.data.albums import PREFIX, Pictures, split_sizes
+from lib.data.paraphrases import PARAPHRASES
 
 WAYS = 8  # sentences of each training picture
 TOLD = 0.8  # probability that a sentence tells an attribute
@@ -61,14 +62,42 @@ def shown(split: str, n: int) -> list[str]:
 def prompts(n: int, told: float = 1.0, split: str = "test", pair: tuple[str, str] | None = None) -> Prompts:
     """Sentences about n flowers of a split. With `pair`, two attributes, their values are ones that are held out, taken
     in turn; without it no sentence has such a pair."""
+    seeds, held = shown(split, n), sorted(captions.UNSEEN[pair]) if pair else []
+    fixed = [dict(zip(pair, held[i % len(held)], strict=True)) if pair else {} for i in range(n)]
+    return _told(seeds, [petals.attributes(seed, of) for seed, of in zip(seeds, fixed, strict=True)], told)
+
+
+def paraphrases() -> Prompts:
+    """Sentences in other words than those that are trained on."""
+    texts, values = zip(*PARAPHRASES, strict=True)
+    wanted = {name: [known.index(of.get(name, known[0])) for of in values] for name, known in petals.NAMES.items()}
+    return Prompts(
+        list(texts),
+        {name: torch.tensor(of) for name, of in wanted.items()},
+        {name: torch.tensor([name in of for of in values]) for name in petals.NAMES},
+    )
+
+
+def changed(n: int, split: str = "test") -> tuple[Prompts, Prompts]:
+    """Sentences about n flowers that tell everything, and the same with another value of one attribute, each in its
+    turn: that alone is told by the second, as `told` has it. No sentence has a pair that is held out."""
     seeds = shown(split, n)
-    if pair is None:
-        values = [petals.attributes(seed, {}) for seed in seeds]
-    else:
-        held = sorted(captions.UNSEEN[pair])
-        values = [
-            petals.attributes(seed, dict(zip(pair, held[i % len(held)], strict=True))) for i, seed in enumerate(seeds)
-        ]
+    before = [petals.attributes(seed, {}) for seed in seeds]
+    names = list(itertools.islice(itertools.cycle(petals.NAMES), n))
+    after = [_another(values, name) for values, name in zip(before, names, strict=True)]
+    changed = {name: torch.tensor([name == one for one in names]) for name in petals.NAMES}
+    return _told(seeds, before, 1.0), _told(seeds, after, 1.0)._replace(told=changed)
+
+
+def _another(values: captions.Values, name: str) -> captions.Values:
+    """With the next value of an attribute that can be."""
+    known = petals.NAMES[name]
+    at = known.index(values[name])
+    made = [values | {name: value} for value in known[at + 1 :] + known[:at]]
+    return next(one for one in made if one["petals"] != one["centre"] and not captions.unseen(one))
+
+
+def _told(seeds: list[str], values: list[captions.Values], told: float) -> Prompts:
     made = [captions.caption(f"{seed} prompt", one, told) for seed, one in zip(seeds, values, strict=True)]
     return Prompts(
         [text for text, _ in made],

@@ -56,16 +56,17 @@ def short(name: str, value: str) -> str:
 
 
 def _sentence(draw: random.Random, told: Values) -> str:
-    """One of five ways to say it; what is not told is left out."""
-    colour, shape = told.get("petals", ""), draw.choice(SHAPES.get(told.get("shape", ""), [""]))
+    """One of five ways to say it; what is not told is left out. What is drawn depends on which attributes are told, not
+    on their values, so that with another value the rest stays as it is."""
+    colour, shape = told.get("petals", ""), _one(draw, SHAPES.get(told.get("shape", ""), [""]))
     count = COUNTS.get(told.get("count", ""), "")
     if count and draw.random() < 0.15:
         count = told["count"]
     adjectives = draw.sample([shape, colour], 2)
     petals = _joined([count, *adjectives, "petals"]) if count or shape or colour else ""
-    middle = draw.choice(MIDDLES)
+    middle = _one(draw, MIDDLES)
     centre = f"a {told['centre']} {middle}" if "centre" in told else ""
-    ground = draw.choice(GROUNDS[told["ground"]]) if "ground" in told else ""
+    ground = _one(draw, GROUNDS[told["ground"]]) if "ground" in told else ""
     double = told.get("double", "")
     rows = {"": "", "single": "in one row", "double": "in two rows"}[double]
     way = draw.randrange(5)
@@ -90,6 +91,11 @@ def _sentence(draw: random.Random, told: Values) -> str:
         parts += [f"the flower is {double}"] if double else []
         said = _joined(draw.sample(parts, len(parts)), ", ") or "a flower"
     return _joined([said, ground], draw.choice([" ", ", "]))
+
+
+def _one(draw: random.Random, ways: Sequence[str]) -> str:
+    """By one number of the generator, however many ways there are."""
+    return ways[int(draw.random() * len(ways))]
 
 
 def _joined(parts: Iterable[str], between: str = " ") -> str:

@@ -1,10 +1,13 @@
-"""A diffusion Transformer that reads a text (Peebles & Xie 2023; Chen et al. 2024, "PixArt-alpha").
+"""A diffusion Transformer that reads a text (Peebles & Xie 2023; Chen et al. 2024, "PixArt-alpha"), with convolutions
+around it (Hoogeboom et al. 2023, "simple diffusion").
 
-A picture is cut into patches, one position each; every block attends to all of them, then to the words. The noise
-level scales, shifts and gates what the branches do, by one map for all blocks and a table of its own in each.
+Convolutions make one position of four pixels a side, and pixels of them again, beside what they had before; every block
+attends to all positions, then to the words. The noise level and the words' mean scale, shift and gate what the branches
+do, by one map for all blocks and a table of its own in each.
 Axes: b batch, t positions, l words, d width, e width of the words, c channels, h height, w width of a picture.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,32 +17,42 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib import attention, conv, nn, random, transformer, tree
+from lib.models import unet
 from lib.models.unet import WAVES, waves
 from lib.random import Key
 from lib.tree import Tree
 
-LOCAL = 16  # channels of what is made of the patches before the output
+FOLD = 2  # pixels of a side that are one position of the convolutions; the Transformer has half of those a side
 
 
 @dataclass(frozen=True)
 class Config:
     size: int = 32
-    patch: int = 4
-    width: int = 256
+    fine: int = 64  # channels of the convolutions around the Transformer
+    around: int = 1  # blocks of them on each side
+    width: int = 192
     heads: int = 4
-    blocks: int = 6
-    words: int = 256  # width of the words' features
+    blocks: int = 4
+    words: int = 192  # width of the words' features
     channels: int = 3
 
     def __post_init__(self) -> None:
-        if self.size % self.patch:
-            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
+        if self.size % (2 * FOLD):
+            raise ValueError(f"size {self.size} is not a multiple of {2 * FOLD}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.fine % unet.GROUPS:
+            raise ValueError(f"fine {self.fine} is not a multiple of {unet.GROUPS}")
+        if not self.around:
+            raise ValueError("around 0: one block on each side at least")
+
+    @property
+    def side(self) -> int:
+        return self.size // (2 * FOLD)
 
     @property
     def positions(self) -> int:
-        return (self.size // self.patch) ** 2
+        return self.side**2
 
 
 def block_init(key: Key, cfg: Config) -> Tree:
@@ -65,24 +78,29 @@ def block_init(key: Key, cfg: Config) -> Tree:
 
 
 def init(key: Key, cfg: Config) -> Tree:
-    """{"embed": two maps of the noise level, "adapt": from it to six vectors, "in", "positions", "blocks", "norm": two
-    vectors for the last, "patches": what each position becomes, "smooth": a convolution over those, "out", "filter": of
-    the input, "gain": of that}; "out" and "filter" are 0, so that a new network predicts 0."""
-    k_embed, k_adapt, k_in, k_positions, k_blocks, k_patches, k_smooth = random.split(key, 7)
-    d, c, area = cfg.width, cfg.channels, cfg.patch**2
-    zero = lambda p: tree.map(torch.zeros_like, p)  # noqa: E731
+    """{"embed": two maps of the noise level, "pool": two of all words together, "adapt": from those to six vectors,
+    "in", "down": blocks of the U-Net, "wide", "positions", "blocks", "norm": two vectors for the last, "narrow", "up",
+    "norm_out", "out", "filter" of the input, "gain" of that}; "out" and "filter" are 0, so that a new network predicts
+    0."""
+    k_embed, k_pool, k_adapt, k_in, k_down, k_wide, k_positions, k_blocks, k_narrow, k_up = random.split(key, 10)
+    d, f, c = cfg.width, cfg.fine, cfg.channels * FOLD**2
+    up = [2 * f] + [f] * (cfg.around - 1)
     return {
         "embed": nn.mlp_init(k_embed, [WAVES, d, d]),
+        "pool": nn.mlp_init(k_pool, [cfg.words, d, d]),
         "adapt": nn.linear_init(k_adapt, d, 6 * d),
-        "in": nn.linear_init(k_in, c * area, d),
+        "in": conv.conv_init(k_in, c, f, 3, std=1 / math.sqrt(9 * c)),
+        "down": [unet.block_init(k, f, f, d) for k in random.split(k_down, cfg.around)],
+        "wide": conv.conv_init(k_wide, f, d, 1, std=f**-0.5),
         "positions": random.normal(k_positions, (cfg.positions, d)) * 0.3,
         "blocks": [block_init(k, cfg) for k in random.split(k_blocks, cfg.blocks)],
         "norm": torch.zeros(2, d, device=key.device),
-        "patches": nn.linear_init(k_patches, d, LOCAL * area),
-        "smooth": conv.conv_init(k_smooth, LOCAL + c, LOCAL, 3),
-        "out": conv.conv_init(k_smooth, LOCAL, c, 3, std=0.0),
-        "filter": conv.conv_init(k_smooth, c, c, 3, std=0.0),
-        "gain": zero(nn.linear_init(k_smooth, d, c)),
+        "narrow": conv.conv_init(k_narrow, d, f, 1, std=d**-0.5),
+        "up": [unet.block_init(k, g, f, d) for k, g in zip(random.split(k_up, cfg.around), up, strict=True)],
+        "norm_out": conv.group_norm_init(f, key.device),
+        "out": conv.conv_init(k_in, f, c, 3, std=0.0),
+        "filter": conv.conv_init(k_in, c, c, 3, std=0.0),
+        "gain": tree.map(torch.zeros_like, nn.linear_init(k_in, d, c)),
     }
 
 
@@ -123,20 +141,27 @@ def apply(
 ) -> tuple[Float[Tensor, "b c h w"], list[Float[Tensor, "b heads t l"]]]:
     """What is predicted of pictures with noise, in fp32; with `weights` how much each position heeds each word, block
     by block. `mask`: True where there is a word; one at least in each text."""
-    dtype = p["in"]["w"].dtype
-    embedding = F.silu(nn.mlp(p["embed"], waves(noise).to(dtype), activation=F.silu))
+    dtype = p["positions"].dtype
+    words, there = words.to(dtype), mask[:, :, None].to(dtype)
+    pool = nn.mlp(p["pool"], (words * there).sum(1) / there.sum(1), activation=F.silu)
+    embedding = F.silu(nn.mlp(p["embed"], waves(noise).to(dtype), activation=F.silu) + pool)
     told = rearrange(nn.linear(p["adapt"], embedding), "b (six d) -> b six d", six=6)
-    given, words, size = x.to(dtype), words.to(dtype), cfg.size // cfg.patch
-    h = nn.linear(p["in"], rearrange(F.pixel_unshuffle(given, cfg.patch), "b c h w -> b (h w) c")) + p["positions"]
-    seen = []
+    folded = F.pixel_unshuffle(x, FOLD).to(dtype)
+    fine = conv.conv(p["in"], folded, padding=1)
+    for q in p["down"]:
+        fine = unet.block(q, fine, embedding)
+    h = conv.conv(p["wide"], F.avg_pool2d(fine, 2))
+    h, seen = rearrange(h, "b d h w -> b (h w) d") + p["positions"], []
     for q in p["blocks"]:
         h, of_words = block(q, h, told, words, mask, weights)
         seen += [of_words] if of_words is not None else []
-    h = nn.linear(p["patches"], adapted(h, *p["norm"]))
-    h = F.pixel_shuffle(rearrange(h, "b (h w) c -> b c h w", h=size), cfg.patch)
-    h = F.silu(conv.conv(p["smooth"], torch.cat([h, given], 1), padding=1))  # else the patches' edges are seen
+    h = rearrange(adapted(h, *p["norm"]), "b (h w) d -> b d h w", h=cfg.side)
+    h = torch.cat([F.interpolate(conv.conv(p["narrow"], h), scale_factor=2), fine], 1)
+    for q in p["up"]:
+        h = unet.block(q, h, embedding)
+    h = conv.conv(p["out"], F.silu(unet.norm(p["norm_out"], h)), padding=1)
     gain = nn.linear(p["gain"], embedding).exp()[:, :, None, None]
-    return (conv.conv(p["out"], h, padding=1) + conv.conv(p["filter"], given, padding=1) * gain).float(), seen
+    return F.pixel_shuffle((h + conv.conv(p["filter"], folded, padding=1) * gain).float(), FOLD), seen
 
 
 # ---- the words ----

@@ -50,14 +50,14 @@ class Config:
         return 4 * self.widths[0]
 
 
-def block_init(key: Key, c: int, f: int, cfg: Config, attends: bool) -> Tree:
+def block_init(key: Key, c: int, f: int, embedding: int, attends: bool = False) -> Tree:
     """{"norm_in", "conv_in", "embed", "conv_out", "skip" where c is not f, "norm_attn" and "attn" where it attends};
     the last convolution and the last map of attention are 0, so that a block begins as the identity."""
     k_in, k_embed, k_out, k_skip, k_attn = random.split(key, 5)
     p = {
         "norm_in": conv.group_norm_init(c, key.device),
         "conv_in": conv.conv_init(k_in, c, f, 3),
-        "embed": nn.linear_init(k_embed, cfg.embedding, 2 * f),
+        "embed": nn.linear_init(k_embed, embedding, 2 * f),
         "conv_out": conv.conv_init(k_out, f, f, 3, std=0.0),
     }
     if c != f:
@@ -101,7 +101,7 @@ def init(key: Key, cfg: Config) -> Tree:
     def level(key: Key, i: int, c: int) -> list[Tree]:
         f = cfg.widths[i]
         keys = random.split(key, cfg.blocks)
-        return [block_init(k, c if j == 0 else f, f, cfg, attends[i]) for j, k in enumerate(keys)]
+        return [block_init(k, c if j == 0 else f, f, cfg.embedding, attends[i]) for j, k in enumerate(keys)]
 
     down, up, middle = random.split(k_down, levels), random.split(k_up, levels), random.split(k_middle)
     last = cfg.widths[-1]
@@ -109,7 +109,7 @@ def init(key: Key, cfg: Config) -> Tree:
         "embed": nn.mlp_init(k_embed, [WAVES, cfg.embedding, cfg.embedding]),
         "in": conv.conv_init(k_in, folded + given, first, 3, std=1 / math.sqrt(9 * (folded + given))),
         "down": [level(down[i], i, cfg.widths[max(0, i - 1)]) for i in range(levels)],
-        "middle": [block_init(k, last, last, cfg, cfg.attention > 0) for k in middle],
+        "middle": [block_init(k, last, last, cfg.embedding, cfg.attention > 0) for k in middle],
         "up": [level(up[i], i, 2 * cfg.widths[i]) for i in reversed(range(levels))],
         "narrow": [
             conv.conv_init(random.fold_in(k_narrow, i), c, f, 1, std=c**-0.5)

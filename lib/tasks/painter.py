@@ -13,9 +13,7 @@ from torch import Tensor
 
 from lib import diffusion, random
 from lib.data import captions
-from lib.data.captioned import Prompts
-from lib.tasks import generated
-from lib.tasks.judge import Judge
+from lib.tasks.reader import Reader
 
 AT_ONCE = 100  # pictures that are drawn together
 HIGH, LOW, FINE = 80.0, 0.01, 20.0  # noise levels: the most, the least, the most of the refiner
@@ -33,15 +31,14 @@ class Painter(NamedTuple):
     base: Callable[[Int[Tensor, "n l"]], diffusion.Network]
     refiner: Callable[[Tensor, Tensor, Tensor], diffusion.Network]
     heeded: Callable[[Tensor, Tensor, Int[Tensor, "n l"]], Float[Tensor, "n l h w"]]
-    vocabulary: list[str]
-    length: int
+    reader: Reader
     small: int
     device: torch.device
     held_out: Callable[[], UInt8[Tensor, "m 3 h w"]]
 
     def ids(self, texts: Sequence[str]) -> Int[Tensor, "n l"]:
         """Raises DataError."""
-        return captions.encode(texts, self.vocabulary, self.length).to(self.device)
+        return self.reader.encode(texts).to(self.device)
 
     def noise(self, numbers: Sequence[int], seed: int, size: int, purpose: int = 0) -> Float[Tensor, "n 3 h w"]:
         """The same number is the same noise, whatever else is drawn; another for each `purpose`."""
@@ -110,11 +107,12 @@ class Painter(NamedTuple):
 
     @torch.no_grad()
     def words(self, x: Float[Tensor, "1 3 h w"], text: str) -> tuple[list[str], Float[Tensor, "l h w"]]:
-        """The words of a text and how much each place of a picture that was drawn for it heeds them."""
+        """The words of a text, or the pieces it is read as, and how much each place of a picture that was drawn for
+        it heeds them."""
         ids, small = self.ids([text]), F.avg_pool2d(x, 2)
         noisy, sigma = small + self.noise([0], 0, self.small), torch.ones(1, device=self.device)
         found = self.heeded(noisy * diffusion.edm(sigma).into, diffusion.noise_label(sigma), ids)[0]
-        said = captions.words(text)
+        said = self.reader.tokens(text)
         return said, F.interpolate(found[1 : len(said) + 1, None], size=x.shape[2:], mode="bilinear")[:, 0]
 
     @torch.no_grad()
@@ -137,20 +135,3 @@ class Painter(NamedTuple):
                     error[i] += off.sum(1) / draws
             found[name] = (-error).softmax(1)
         return found
-
-
-def obeyed(
-    painter: Painter, judge: Judge, prompts: Prompts, guidance: float, seed: int = 4
-) -> tuple[dict[str, float], Float[Tensor, "n 3 h w"]]:
-    """`seen` of the pictures that are drawn for the sentences, and those."""
-    x = generated.quantised(painter.drawn(prompts.texts, range(len(prompts.texts)), seed, guidance))
-    return seen(judge, x, prompts), x
-
-
-def seen(judge: Judge, x: Float[Tensor, "n 3 h w"], prompts: Prompts) -> dict[str, float]:
-    """The share of what sentences tell that the judge sees in pictures: of each attribute, and under "all" of pictures
-    in which everything that was told is seen."""
-    right = {name: p.argmax(1).cpu() == prompts.wanted[name] for name, p in judge.probabilities(x).items()}
-    found = {name: float(ok[prompts.told[name]].float().mean()) for name, ok in right.items()}
-    everything = torch.stack([ok | ~prompts.told[name] for name, ok in right.items()]).all(0)
-    return found | {"all": float(everything.float().mean())}

@@ -1,0 +1,96 @@
+"""How much of what sentences say is drawn, by a judge that knows what is to be seen.
+
+Pictures have values in [-1, 1]. Axes: n pictures, h height, w width.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lib.data import captioned, captions, petals
+from lib.data.captioned import Prompts
+from lib.tasks import generated
+from lib.tasks.judge import Judge
+from lib.tasks.painter import Painter
+
+EDIT_STEPS = 40  # to noise, and as many back
+
+
+def obeyed(
+    painter: Painter, judge: Judge, prompts: Prompts, guidance: float, seed: int = 4
+) -> tuple[dict[str, float], Float[Tensor, "n 3 h w"]]:
+    """`seen` of the pictures that are drawn for the sentences, and those."""
+    x = generated.quantised(painter.drawn(prompts.texts, range(len(prompts.texts)), seed, guidance))
+    return seen(judge, x, prompts), x
+
+
+def seen(judge: Judge, x: Float[Tensor, "n 3 h w"], prompts: Prompts) -> dict[str, float]:
+    """The share of what sentences tell that the judge sees in pictures: of each attribute, and under "all" of pictures
+    in which everything that was told is seen."""
+    right = {name: value == prompts.wanted[name] for name, value in read(judge, x).items()}
+    found = {name: float(ok[prompts.told[name]].float().mean()) for name, ok in right.items()}
+    everything = torch.stack([ok | ~prompts.told[name] for name, ok in right.items()]).all(0)
+    return found | {"all": float(everything.float().mean())}
+
+
+def read(judge: Judge, x: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
+    """The likeliest value of each attribute, on the CPU."""
+    return {name: p.argmax(1).cpu() for name, p in judge.probabilities(x).items()}
+
+
+def moved(
+    judge: Judge, before: Float[Tensor, "n 3 h w"], after: Float[Tensor, "n 3 h w"], prompts: Prompts
+) -> dict[str, float]:
+    """Of pictures in which what `prompts` tell was to change and nothing else: the share in which the judge sees it,
+    and the share in which it sees all the rest as before."""
+    was, now = read(judge, before), read(judge, after)
+    made = [(now[name] == prompts.wanted[name]) | ~told for name, told in prompts.told.items()]
+    rest = [(now[name] == was[name]) | told for name, told in prompts.told.items()]
+    return {name: float(torch.stack(ok).all(0).float().mean()) for name, ok in (("obeyed", made), ("kept", rest))}
+
+
+def told(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in scores.items())
+
+
+def report(
+    painter: Painter, judge: Judge, n: int, guidance: float
+) -> tuple[dict[str, float], list[str], Prompts, Float[Tensor, "n 3 h w"]]:
+    """(scores, the lines that print them, n sentences, a picture for each). Beside what is obeyed: what another
+    sentence would be, what is without guidance and for no sentence, and for pairs that no training picture showed; one
+    value changed under the same noise; an eighth as many held-out pictures edited and described."""
+    scores: dict[str, float] = {}
+    lines = [f"of {n:,} sentences that tell everything, the judge {judge.name} sees in their pictures"]
+
+    def tell(name: str, found: dict[str, float]) -> None:
+        lines.append(f"  {name:<26}{told(found)}")
+        scores.update({f"test/{name.replace(' ', '_')}/{key}": value for key, value in found.items()})
+
+    prompts, (before, after) = captioned.prompts(n), captioned.changed(n)
+    found, x = obeyed(painter, judge, prompts, guidance)
+    tell("obeyed", found)
+    others = prompts._replace(wanted={name: value.roll(1) for name, value in prompts.wanted.items()})
+    tell("of another sentence", seen(judge, x, others))
+    tell("without guidance", obeyed(painter, judge, prompts, 1.0)[0])
+    tell("for no sentence", obeyed(painter, judge, prompts._replace(texts=[""] * n), 1.0)[0])
+    for pair in captions.UNSEEN:
+        tell(f"unseen {' and '.join(pair)}", obeyed(painter, judge, captioned.prompts(n, pair=pair), guidance)[0])
+    for name, read_as in (("paraphrases", painter.reader.known), ("without them", lambda text: "")):
+        asked = captioned.paraphrases()
+        tell(name, obeyed(painter, judge, asked._replace(texts=[read_as(text) for text in asked.texts]), guidance)[0])
+    lines.append("of pictures in which one value is to change, the judge sees it, and all the rest as before, in")
+    y = obeyed(painter, judge, after, guidance)[1]  # `before` are the sentences of x
+    tell("another word", moved(judge, x, y, after))
+    tell("nothing changed", moved(judge, x, x, after))
+    tell("other pictures", moved(judge, x.roll(1, 0), x, after))
+    real = painter.held_out()[: max(2, n // 8)].to(painter.device) / 127.5 - 1
+    few = len(real)
+    y = generated.quantised(painter.edited(real, before.texts[:few], after.texts[:few], guidance, EDIT_STEPS))
+    wanted, kinds = ({name: value[:few] for name, value in of.items()} for of in (after.wanted, after.told))
+    tell("edited", moved(judge, real, y, Prompts(after.texts[:few], wanted, kinds)))
+    lines.append(f"of {few:,} held-out pictures, described rightly are, of each attribute")
+    truth = {name: value[:few] for name, value in before.wanted.items()}
+    guessed = {name: p.argmax(1).cpu() for name, p in painter.described(real, petals.NAMES, draws=1).items()}
+    for name, values in (("by the painter", guessed), ("by the judge", read(judge, real))):
+        tell(name, {key: float((values[key] == value).float().mean()) for key, value in truth.items()})
+    return scores, lines, prompts, x
