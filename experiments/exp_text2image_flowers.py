@@ -50,9 +50,9 @@ class Args(run.Args):
     """Train on mirrored pictures as well."""
     small: run.Count = 32
     """Pixels of a side of what the Transformer draws; the U-Net makes it twice as large."""
-    fine: run.Count = 64
+    fine: run.Count = 48
     """Channels of the convolutions around the Transformer, whose positions are four pixels a side."""
-    width: run.Count = 192
+    width: run.Count = 128
     """Width of the Transformer and of the words."""
     heads: run.Count = 4
     """Heads of attention."""
@@ -115,7 +115,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=2000, compile="off", eval_every=500, save_every=500),
+    "small": Args(steps=2500, compile="off", eval_every=500, save_every=500),
     "best": Args(
         steps=40_000, pictures=50_000, fine=96, width=384, heads=6, blocks=12, widths=(64, 128, 256), batch=128,
         lr=1e-3, muon_lr=3e-3, warmup=1000, ema_decay=0.999, prompts=2000, log_every=100, eval_every=5000,
