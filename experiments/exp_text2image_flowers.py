@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lib import diagnose, diffusion, muon, nn, optim, parallel, plot, random, run, transformer, tree
 from lib.data import batches, captioned, captions
+from lib.data.scenes import SCENES
 from lib.faults import RunError
 from lib.models import bert, dit, minilm, unet
 from lib.random import Key
@@ -27,7 +28,6 @@ from lib.tasks import generated, obedience, reader
 from lib.tasks.judge import Judge
 from lib.tasks.paint import Use, answers
 from lib.tasks.painter import Painter
-from lib.tasks.reader import Reader
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -44,10 +44,13 @@ class Networks(NamedTuple):
 class Args(run.Args):
     """Train a diffusion Transformer to draw what captions say, and a U-Net that refines it."""
 
+    data: str = "default"
+    """default (drawn flowers), pairs (two of them and how they stand), faces (drawn), flowers102 (Oxford's with ten
+    sentences each, under --data-dir) or a folder of pictures with captions.tsv."""
     pictures: run.Count = 10_000
     """Drawn pictures to train on."""
     flip: bool = True
-    """Train on mirrored pictures as well."""
+    """Train on mirrored pictures as well, but where sentences tell left from right (pairs)."""
     small: run.Count = 32
     """Pixels of a side of what the Transformer draws; the U-Net makes it twice as large."""
     fine: run.Count = 48
@@ -104,6 +107,9 @@ class Args(run.Args):
         if self.prompts < 2:
             raise ValueError("--prompts 1: each is compared with another")
 
+    def mirrors(self) -> bool:
+        return self.flip and (self.data not in SCENES or SCENES[self.data].mirrored)
+
     def networks(self) -> Networks:
         """Raises ValueError for sizes and widths that cannot be."""
         of_words = transformer.Config(
@@ -122,7 +128,6 @@ PRESETS: dict[str, run.Args] = {
         save_every=5000,
     ),
 }  # fmt: skip
-
 
 WORDS = "words.json"
 MATRICES = r"blocks.*(w_[qkvo]|ff\.(in|out)\.w)|(down|middle|up).*(conv_in\.w|conv_out\.w|skip\.w|embed\.w)"
@@ -206,7 +211,7 @@ def step(
         random.fold_in(state.key, state.step), 9
     )
     x, n = data[index] / 127.5 - 1, len(index)
-    if args.flip:
+    if args.mirrors():
         x = torch.where(random.bernoulli(k_flip, 0.5, (n, 1, 1, 1)), x.flip(-1), x)
     ids = texts[index, random.randint(k_way, (n,), 0, texts.shape[1]).long()]
     dropped = random.bernoulli(k_drop, args.drop, (n, 1)) & (torch.arange(ids.shape[1], device=ids.device) > 0)
@@ -241,7 +246,7 @@ def step(
 # ---- training: plumbing ----
 
 
-def reading(args: Args, vocabulary: list[str]) -> tuple[Tree, Reader]:
+def reading(args: Args, vocabulary: list[str]) -> tuple[Tree, reader.Reader]:
     """Frozen parameters, where there are any, and how sentences are read."""
     if args.text == "own":
         return {}, reader.own(vocabulary, args.length)
@@ -249,8 +254,10 @@ def reading(args: Args, vocabulary: list[str]) -> tuple[Tree, Reader]:
     return frozen, reader.pieces(tokenizer, args.length)
 
 
-def painter(params: Tree, frozen: Tree, read: Reader, args: Args, dtype: torch.dtype, device: torch.device) -> Painter:
-    params, frozen = tree.cast(params, dtype), tree.cast(frozen, dtype)
+def painter(
+    params: Tree, frozen: Tree, read: reader.Reader, args: Args, dtype: torch.dtype, device: torch.device
+) -> Painter:
+    params, frozen, scene = tree.cast(params, dtype), tree.cast(frozen, dtype), SCENES.get(args.data)
 
     def heeded(x: Tensor, label: Tensor, ids: Tensor) -> Float[Tensor, "n l h w"]:
         """The mean over heads and blocks."""
@@ -260,24 +267,23 @@ def painter(params: Tree, frozen: Tree, read: Reader, args: Args, dtype: torch.d
 
     return Painter(
         partial(base, params, frozen, args=args), partial(refiner, params, args=args), heeded, read, args.small, device,
-        functools.cache(partial(captioned.held_out, 2 * args.small, args.pictures)),
+        functools.cache(partial(captioned.held_out, args.data, args.data_dir, 2 * args.small, args.pictures)),
+        scene, scene.example if scene else "",
     )  # fmt: skip
 
 
 def train(args: Args) -> None:
     if args.shard_optimizer and args.muon_lr:
         raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
-    found = captioned.load(2 * args.small, args.pictures)
-    splits = found.pictures
+    found = captioned.load(args.data, args.data_dir, 2 * args.small, args.pictures)
+    splits, scene = found.pictures, found.scene
     if len(splits.train.pixels) < args.batch:
         raise RunError(f"{len(splits.train.pixels)} training examples are fewer than a batch of {args.batch}")
     if args.batch % (args.refined * parallel.size()):
         raise RunError(f"--batch {args.batch} must be a multiple of --refined times the number of processes")
-    vocabulary = captioned.vocabulary()
+    vocabulary = captioned.vocabulary(found)
     frozen, read = reading(args, vocabulary)
-    ids = torch.stack([read.encode(texts) for texts in found.texts])
-    for pair in (None, *captions.UNSEEN):  # what is too long is told now
-        read.encode(captioned.prompts(args.prompts, pair=pair).texts)
+    ids = captioned.encoded(found, read.encode, read.known, args.prompts)
     extractor = generated.judge_of(splits, run.device(args))  # which has seen all combinations
     here = run.Run(args, NAME, Path(__file__), unit="images", minimise="val/missed")
     here.once(lambda: run.write_json(here.path / WORDS, vocabulary))
@@ -296,7 +302,7 @@ def train(args: Args) -> None:
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
-                scores, x = obedience.obeyed(model(s), extractor, captioned.prompts(64, split="val"), args.guidance)
+                scores, x = obedience.watched(model(s), extractor, found, args.guidance)
                 missed = 1 - sum(scores.values()) / len(scores)
                 one.log(n + 1, {f"obeyed/{name}": share for name, share in scores.items()} | {"val/missed": missed})
                 one.writer.add_image("samples/grid", plot.tile(x[:32] / 2 + 0.5, 8), n + 1)
@@ -312,8 +318,8 @@ def train(args: Args) -> None:
             one.writer.add_image("diagnose/surprising", plot.tile(data[i][worst] / 255, 8), n + 1)
     if not here.evaluates(state):
         return
-    results = [evaluate(one, model(s), extractor, args) for one, s in here.each(state)]
-    here.finish(results, '--text "a blue flower"')
+    results = [evaluate(one, model(s), extractor, found, args) for one, s in here.each(state)]
+    here.finish(results, f'--text "{scene.example}"' if scene else "")
 
 
 def plain(params: Tree, examples: tuple[Tensor, Tensor, Tensor, Tensor], *, frozen: Tree, args: Args) -> Tensor:
@@ -322,11 +328,13 @@ def plain(params: Tree, examples: tuple[Tensor, Tensor, Tensor, Tensor], *, froz
     return diffusion.loss(base(params, frozen, ids, args), diffusion.edm, x, sigma, noise).mean()
 
 
-def evaluate(here: run.Place, model: Painter, extractor: Judge, args: Args) -> tuple[dict[str, float], list[str]]:
+def evaluate(
+    here: run.Place, model: Painter, extractor: Judge, found: captioned.Captioned, args: Args
+) -> tuple[dict[str, float], list[str]]:
     """How much of what sentences say is drawn, and what of other sentences; a sheet of pictures and what each is of."""
-    scores, lines, prompts, x = obedience.report(model, extractor, args.prompts, args.guidance)
+    scores, lines, texts, x = obedience.report(model, extractor, found, args.prompts, args.guidance, args.mirrors())
     plot.save(plot.tile(x[:32] / 2 + 0.5, 8), here.path / "samples.png", scale=2)
-    (here.path / "samples.txt").write_text("\n".join(prompts.texts[:32]) + "\n", encoding="utf-8")
+    (here.path / "samples.txt").write_text("\n".join(texts[:32]) + "\n", encoding="utf-8")
     return scores, lines
 
 

@@ -10,11 +10,13 @@ from lib.answers import Note, Picture, Table
 from lib.data import captioned, captions, petals, tokens
 from lib.data.captioned import Prompts
 from lib.data.paraphrases import PARAPHRASES
+from lib.data.scenes import SCENES
 from lib.faults import DataError, RunError
 from lib.tasks import obedience, paint, painter, reader
 
 KNOWN = captions.vocabulary([captions.short(name, value) for name, of in petals.NAMES.items() for value in of])
 SIZE = 4
+FLOWERS = SCENES["default"]
 ANYTHING = torch.tensor(0.0)
 
 
@@ -58,7 +60,15 @@ def heeded(x, label, ids):
 
 
 MODEL = painter.Painter(
-    lambda ids: network_of(shade(ids)), enlarged, heeded, reader.own(KNOWN, 12), SIZE, torch.device("cpu"), lambda: None
+    lambda ids: network_of(shade(ids)),
+    enlarged,
+    heeded,
+    reader.own(KNOWN, 12),
+    SIZE,
+    torch.device("cpu"),
+    lambda: None,
+    FLOWERS,
+    FLOWERS.example,
 )
 
 
@@ -106,7 +116,7 @@ def test_a_picture_is_described_by_the_words_that_explain_it():
     told = painter.Painter(lambda ids: network_of(0.05 * ids[:, 4] - 1, 0.03), *MODEL[1:])
     numbers = MODEL.ids([captions.short("petals", value) for value in values])[:, 4]
     x = (0.05 * numbers - 1)[:, None, None, None].expand(-1, 3, 2 * SIZE, 2 * SIZE)
-    found = told.described(x, {"petals": values})["petals"]
+    found = told.described(x, FLOWERS._replace(names={"petals": values}))["petals"]
     assert found.argmax(1).tolist() == list(range(len(values))) and found.max(1).values.min() > 0.4
     torch.testing.assert_close(found.sum(1), torch.ones(len(values)))
 
@@ -178,8 +188,10 @@ def test_bad_questions():
         asked(paint.Draw(text=("a crimson flower",)))
     with pytest.raises(DataError, match="at most 11"):
         asked(paint.Draw(text=("a " * 12,)))
-    with pytest.raises(RunError, match="no text"):
-        asked(paint.Draw(text=()))
+    with pytest.raises(RunError, match="--after SENTENCE"):
+        asked(paint.Edit())
+    with pytest.raises(RunError, match="describe needs drawn ones"):
+        list(paint.answers(paint.Describe(), MODEL._replace(scene=None)))
     with pytest.raises(ValueError, match="guidance"):
         paint.Draw(guidance=-1.0)
 
@@ -203,10 +215,10 @@ def test_a_reader_of_words_leaves_out_what_it_does_not_know():
 
 
 def test_paraphrases_tell_what_is_there():
-    asked = captioned.paraphrases()
+    asked, vocabulary = captioned.paraphrases(FLOWERS), captioned.vocabulary(captioned.Captioned(None, {}, FLOWERS))
     assert len(asked.texts) == len(set(asked.texts)) == 50
     for text, values in PARAPHRASES:
         assert all(value in petals.NAMES[name] for name, value in values.items()) and values
-        assert set(captions.words(text)) - set(captioned.vocabulary()), text  # none is a sentence of the grammar
+        assert set(captions.words(text)) - set(vocabulary), text  # none is a sentence of the grammar
     for name in petals.NAMES:
         assert asked.told[name].any()

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +15,7 @@ from torch.func import vmap
 from experiments import exp_text2image_flowers as exp
 from lib import random, tree
 from lib.data import captioned, captions, tokens
+from lib.data.scenes import SCENES
 from lib.models import bert
 from lib.transform import jit
 
@@ -24,7 +26,9 @@ TINY += ["--compile", "off", "--precision", "fp32", "--device", "cpu"]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", *LETTERS, *map("##{}".format, LETTERS)]
-PIECES += [word for word in captioned.vocabulary()[2:] if word not in LETTERS]
+PIECES += [
+    word for word in captioned.vocabulary(captioned.Captioned(None, {}, SCENES["default"]))[2:] if word not in LETTERS
+]
 
 
 def made(**more):
@@ -152,6 +156,30 @@ def test_minilm_reads(call, few_faces, monkeypatch):
     assert not any("encoder" in name for name in kept)  # what is frozen is not stored
     status, _, err = call(exp, "sample", "--text", "a crimson flower", "", "--n", 1, "--steps", 2, "--run", "r")
     assert status == 0, err
+
+
+@pytest.mark.parametrize("data", ["pairs", "faces", "folder"])
+def test_other_sets(call, few_faces, tmp_path, data):
+    if data == "folder":
+        rng = np.random.default_rng(0)
+        for i in range(90):
+            Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        said = "".join(f"{i}.png\tpicture {i % 3}\n" for i in range(90))
+        (tmp_path / "captions.tsv").write_text(said, encoding="utf-8")
+        data = str(tmp_path)
+    status, _, err = call(exp, *TINY, "--data", data, "--run", "r", "--steps", 2)
+    assert status == 0, err
+    result = json.loads(Path("r/result.json").read_text())
+    told = {"pairs": "test/unseen_one_and_other/all", "faces": "test/obeyed/glasses"}.get(data, "test/preferred")
+    assert 0 <= result[told] <= 1
+    status, _, err = call(exp, "sample", "--n", 1, "--steps", 2, "--run", "r")
+    assert status == 0, err
+    status, _, err = call(exp, "sample", "describe", 0, "--run", "r")
+    assert (status == 0) == (data in ("pairs", "faces")), err
+
+
+def test_mirrored_pictures_are_not_what_sentences_of_left_and_right_say():
+    assert exp.Args().mirrors() and not exp.Args(data="pairs").mirrors() and not exp.Args(flip=False).mirrors()
 
 
 def test_bad_flags_are_told(call, few_faces):

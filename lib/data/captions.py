@@ -58,74 +58,82 @@ def short(name: str, value: str) -> str:
 def _sentence(draw: random.Random, told: Values) -> str:
     """One of five ways to say it; what is not told is left out. What is drawn depends on which attributes are told, not
     on their values, so that with another value the rest stays as it is."""
-    colour, shape = told.get("petals", ""), _one(draw, SHAPES.get(told.get("shape", ""), [""]))
+    colour, shape = told.get("petals", ""), pick(draw, SHAPES.get(told.get("shape", ""), [""]))
     count = COUNTS.get(told.get("count", ""), "")
     if count and draw.random() < 0.15:
         count = told["count"]
     adjectives = draw.sample([shape, colour], 2)
-    petals = _joined([count, *adjectives, "petals"]) if count or shape or colour else ""
-    middle = _one(draw, MIDDLES)
+    petals = joined([count, *adjectives, "petals"]) if count or shape or colour else ""
+    middle = pick(draw, MIDDLES)
     centre = f"a {told['centre']} {middle}" if "centre" in told else ""
-    ground = _one(draw, GROUNDS[told["ground"]]) if "ground" in told else ""
+    ground = pick(draw, GROUNDS[told["ground"]]) if "ground" in told else ""
     double = told.get("double", "")
     rows = {"": "", "single": "in one row", "double": "in two rows"}[double]
     way = draw.randrange(5)
     if way == 0:  # a double flower with five round red petals and a yellow centre, on soil
-        of = _joined(
+        of = joined(
             draw.sample(list(filter(None, [petals, centre])), len(list(filter(None, [petals, centre])))), " and "
         )
-        said = _joined([_article(_joined([double, "flower"])), f"with {of}" if of else ""])
+        said = joined([article(joined([double, "flower"])), f"with {of}" if of else ""])
     elif way == 1:  # five round red petals in two rows around a yellow centre, on soil
-        said = _joined([petals or "petals", rows, f"around {centre}" if centre else ""])
+        said = joined([petals or "petals", rows, f"around {centre}" if centre else ""])
     elif way == 2:  # this flower has petals that are red and round, five of them, in two rows and a yellow centre
-        are = _joined(list(filter(None, adjectives)), " and ")
+        are = joined(list(filter(None, adjectives)), " and ")
         what = "petals" + (f" that are {are}" if are else "") + (f", {count} of them" if count else "")
-        said = "this flower has " + _joined([what + (f", {rows}" if rows else ""), centre], " and ")
+        said = "this flower has " + joined([what + (f", {rows}" if rows else ""), centre], " and ")
     elif way == 3:  # a red double flower, five round petals, its centre is yellow
-        head = _article(_joined([*draw.sample([colour, double], 2), "flower"]))
+        head = article(joined([*draw.sample([colour, double], 2), "flower"]))
         its = f"its {middle} is {told['centre']}" if centre else ""
-        said = _joined([head, _joined([count, shape, "petals"]) if count or shape else "", its], ", ")
+        said = joined([head, joined([count, shape, "petals"]) if count or shape else "", its], ", ")
     else:  # the petals are red, the petals are round, there are five petals, the centre is yellow
         parts = [f"the petals are {x}" for x in adjectives if x] + ([f"there are {count} petals"] if count else [])
         parts += [f"the {middle} is {told['centre']}"] if centre else []
         parts += [f"the flower is {double}"] if double else []
-        said = _joined(draw.sample(parts, len(parts)), ", ") or "a flower"
-    return _joined([said, ground], draw.choice([" ", ", "]))
+        said = joined(draw.sample(parts, len(parts)), ", ") or "a flower"
+    return joined([said, ground], draw.choice([" ", ", "]))
 
 
-def _one(draw: random.Random, ways: Sequence[str]) -> str:
+def pick(draw: random.Random, ways: Sequence[str]) -> str:
     """By one number of the generator, however many ways there are."""
     return ways[int(draw.random() * len(ways))]
 
 
-def _joined(parts: Iterable[str], between: str = " ") -> str:
+def joined(parts: Iterable[str], between: str = " ") -> str:
+    """Those that are not empty."""
     return between.join(filter(None, parts))
 
 
-def _article(noun: str) -> str:
+def article(noun: str) -> str:
+    """With a or an before it."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 # ---- combinations that are not trained on ----
 
 
-def _unseen(one: str, other: str) -> frozenset[tuple[str, str]]:
-    """A tenth of the pairs of two attributes' values, chosen by their hash, no value twice."""
-    pairs = [(a, b) for a, b in itertools.product(NAMES[one], NAMES[other]) if a != b]
-    order = sorted(pairs, key=lambda pair: hashlib.blake2b(" ".join(pair).encode()).digest())
-    found: list[tuple[str, str]] = []
-    for a, b in order:
-        if len(found) < len(pairs) / 10 and not any(a == c or b == d for c, d in found):
-            found.append((a, b))
-    return frozenset(found)
+Held = dict[tuple[str, str], frozenset[tuple[str, str]]]  # of two attributes, pairs of values
 
 
-UNSEEN = {pair: _unseen(*pair) for pair in (("petals", "centre"), ("shape", "count"))}
+def held_out(names: dict[str, list[str]], *pairs: tuple[str, str]) -> Held:
+    """A tenth of the pairs of values of each two attributes, chosen by their hash, no value twice."""
+    chosen: Held = {}
+    for one, other in pairs:
+        every = [(a, b) for a, b in itertools.product(names[one], names[other]) if a != b]
+        order = sorted(every, key=lambda pair: hashlib.blake2b(" ".join(pair).encode()).digest())
+        found: list[tuple[str, str]] = []
+        for a, b in order:
+            if len(found) < len(every) / 10 and not any(a == c or b == d for c, d in found):
+                found.append((a, b))
+        chosen[one, other] = frozenset(found)
+    return chosen
 
 
-def unseen(values: Values) -> set[tuple[str, str]]:
-    """The pairs of attributes, of those in UNSEEN, whose values together are not trained on."""
-    return {pair for pair, held in UNSEEN.items() if (values[pair[0]], values[pair[1]]) in held}
+UNSEEN = held_out(NAMES, ("petals", "centre"), ("shape", "count"))
+
+
+def unseen(values: Values, held: Held = UNSEEN) -> set[tuple[str, str]]:
+    """The pairs of attributes, of those held out, whose values together are not trained on."""
+    return {pair for pair, of in held.items() if (values[pair[0]], values[pair[1]]) in of}
 
 
 # ---- words ----

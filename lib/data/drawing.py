@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,12 +41,13 @@ class Drawn(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What is drawn: `one` picture, a function whose module holds all of ours that draws, for the cache's key has that
-    file in it; `packages` whose other versions may draw otherwise."""
+    """What is drawn: `one` picture, a function whose module and `others` hold all of ours that draws, for the cache's
+    key has their files in it; `packages` whose other versions may draw otherwise."""
 
     name: str
     one: One
     packages: tuple[str, ...]
+    others: tuple[ModuleType, ...] = ()
 
 
 def draw(kind: Kind, seeds: Sequence[str], options: Options) -> Drawn:
@@ -124,7 +126,9 @@ def _sealed(content: bytes) -> bytes:
 def _digest(kind: Kind, seeds: list[str], options: Options) -> str:
     """Of all that the pictures and labels depend on."""
     versions = {name: metadata.version(name) for name in kind.packages}
-    files = [Path(path).read_bytes() for path in (__file__, inspect.getfile(kind.one))]
+    files = [
+        Path(path).read_bytes() for path in (__file__, inspect.getfile(kind.one), *map(inspect.getfile, kind.others))
+    ]
     key = b"".join([json.dumps([versions, options, seeds], sort_keys=True).encode(), *files])
     return hashlib.blake2b(key, digest_size=16).hexdigest()
 

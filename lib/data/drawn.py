@@ -50,11 +50,20 @@ def draw(seeds: Sequence[str], options: Options) -> Drawn:
 def face(seed: str, options: Options) -> tuple[np.ndarray, dict[str, int]]:
     """One face, uint8 (3, size, size), and its labels."""
     avatar = Avatar(_style(), {**options, "seed": seed})
+    return drawing.rendered(avatar.to_string()), _labels(avatar, options)
+
+
+def labels(seed: str, options: Options) -> dict[str, int]:
+    """Those of the face of a seed, which is not drawn."""
+    return _labels(Avatar(_style(), {**options, "seed": seed}), options)
+
+
+def _labels(avatar: Avatar, options: Options) -> dict[str, int]:
     chosen = avatar.to_json()["options"]
     kept = (k for k in chosen if k.endswith("Variant") or k == "skinColor")
     features = sorted((k, chosen[k]) for k in kept if k != "glassesVariant")
     digest = hashlib.blake2b(json.dumps(features).encode(), digest_size=8).digest()
-    return drawing.rendered(avatar.to_string()), {
+    return {
         "glasses": int("glassesVariant" in chosen),
         "hair": options["hairColor"].index(chosen["hairColor"][0]),
         "skin": list(SKIN.values()).index(chosen["skinColor"][0]),

@@ -120,6 +120,12 @@ def draw(
     return _draw(split, seeds, size, hair, glasses)[0]
 
 
+def attributes(seed: str) -> dict[str, str]:
+    """What the face of a seed has, as `draw` draws it: of each of DRAWN the name of its value."""
+    found = drawn.labels(seed, drawn.options(TINY, list(HAIR.values()), _share(None)))
+    return {name: values[found[name]] for name, values in DRAWN.items()}
+
+
 def _draw(
     split: str, seeds: int | Sequence[str], size: int, hair: str | Sequence[str], glasses: bool | None
 ) -> tuple[Part, Int[Tensor, "n"]]:

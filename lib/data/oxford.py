@@ -55,6 +55,11 @@ def flowers102(data_dir: Path | None, size: int) -> Album:
     return Album(pixels, {"class": torch.from_numpy(species[kept])}, {"class": names}, by_pixels(pixels))
 
 
+def photographs(data_dir: Path | None) -> dict[str, Path]:
+    """The files of the 102 species' pictures by their names (image_00001 and so on), as `flowers102` finds them."""
+    return {file.stem: file for file in sorted(_unpacked(data_dir).glob("image_*.jpg"))}
+
+
 def _unpacked(data_dir: Path | None) -> Path:
     """The folder of the pictures: under `data_dir`, or in the cache, where they are unpacked."""
     files = visible(data_dir) if data_dir is not None and data_dir.is_dir() else []

@@ -62,22 +62,19 @@ def attributes(seed: str, options: Options) -> dict[str, str]:
 def svg(seed: str, chosen: dict[str, str], size: int) -> str:
     """The flower as SVG. What is not an attribute - place, size, tilt, turn, leaves, stem, light - is the seed's."""
     draw = random.Random(f"rest {seed}")
-    petals, centre = PETALS[chosen["petals"]], CENTRES[chosen["centre"]]
     x, y = 50 + draw.uniform(-8, 8), 47 + draw.uniform(-8, 8)
     length, tilt, turn, spin = draw.uniform(30, 40), draw.uniform(0.68, 1), draw.uniform(-40, 40), draw.uniform(0, 360)
     light, angle = draw.uniform(0.82, 1.12), draw.uniform(0, math.tau)
-    behind = _ground(random.Random(f"ground {seed}"), chosen["ground"])
+    behind = ground(random.Random(f"ground {seed}"), chosen["ground"])
     stem = _stem(random.Random(f"stem {seed}"), x, y)
-    head = _head(random.Random(f"head {seed}"), chosen, length, spin)
+    flower = head(random.Random(f"head {seed}"), chosen, length, spin)
     place = f"translate({x:.1f} {y:.1f}) rotate({turn:.0f}) scale(1 {tilt:.2f})"
     sun_x, sun_y = (f"{50 + 60 * part:.0f}" for part in (math.cos(angle), math.sin(angle)))
     return "".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100" width="{size}" height="{size}"><defs>',
             '<filter id="soft"><feGaussianBlur stdDeviation="2"/></filter>',
-            _radial("petal", [(0, _shade(petals, 0.6)), (0.55, petals), (1, _shade(petals, 1.1))], "0.5", "1", "1"),
-            _radial("inner", [(0, _shade(petals, 0.5)), (0.6, _shade(petals, 0.94)), (1, petals)], "0.5", "1", "1"),
-            _radial("disc", [(0, _shade(centre, 1.2)), (0.7, centre), (1, _shade(centre, 0.62))]),
+            colours(chosen),
             f'<radialGradient id="sun" gradientUnits="userSpaceOnUse" cx="{sun_x}" cy="{sun_y}" r="110">'
             '<stop offset="0" stop-color="#fff" stop-opacity=".16"/><stop offset=".5" stop-color="#fff" '
             'stop-opacity="0"/><stop offset="1" stop-color="#000" stop-opacity=".22"/></radialGradient></defs>',
@@ -85,10 +82,23 @@ def svg(seed: str, chosen: dict[str, str], size: int) -> str:
             stem,
             f'<g transform="translate(1.5 3) {place}" filter="url(#soft)" opacity=".35">',
             f'<circle r="{0.8 * length:.1f}" fill="#000"/></g>',
-            f'<g transform="{place}">{head}</g>',
+            f'<g transform="{place}">{flower}</g>',
             '<rect width="100" height="100" fill="url(#sun)"/>',
             f'<rect width="100" height="100" fill="{"#fff" if light > 1 else "#000"}" '
             f'fill-opacity="{abs(light - 1) * 0.5:.3f}"/></svg>',
+        ]
+    )
+
+
+def colours(chosen: dict[str, str], mark: str = "") -> str:
+    """The gradients of a flower's petals and centre, to be defined before its `head`; `mark` tells them from those of
+    another in one picture."""
+    petals, centre = PETALS[chosen["petals"]], CENTRES[chosen["centre"]]
+    return "".join(
+        [
+            _radial(f"petal{mark}", [(0, _shade(petals, 0.6)), (0.55, petals), (1, _shade(petals, 1.1))], "1", "1"),
+            _radial(f"inner{mark}", [(0, _shade(petals, 0.5)), (0.6, _shade(petals, 0.94)), (1, petals)], "1", "1"),
+            _radial(f"disc{mark}", [(0, _shade(centre, 1.2)), (0.7, centre), (1, _shade(centre, 0.62))]),
         ]
     )
 
@@ -109,14 +119,15 @@ def petal(shape: str, length: float, width: float) -> str:
     return "M0 0" + "".join("C" + " ".join(f"{px:.1f} {py:.1f}" for px, py in part) for part in parts) + "Z"
 
 
-def _head(draw: random.Random, chosen: dict[str, str], length: float, spin: float) -> str:
+def head(draw: random.Random, chosen: dict[str, str], length: float, spin: float, mark: str = "") -> str:
+    """Petals and centre around the origin."""
     n, colour, centre = int(chosen["count"]), PETALS[chosen["petals"]], CENTRES[chosen["centre"]]
     width = min(1.25 * length * math.sin(math.pi / n), 0.6 * length)
     edge, vein = _shade(colour, 0.55), _shade(colour, 0.78)
     radius, found = length * draw.uniform(0.2, 0.26), []
     layers = [random.Random(draw.random()) for _ in range(2)]  # each by itself: another count changes nothing else
     for layer, draw in enumerate(layers[: 2 if chosen["double"] == "double" else 1]):
-        scale, offset, fill = 1 - 0.36 * layer, spin + layer * 180 / n, ("petal", "inner")[layer]
+        scale, offset, fill = 1 - 0.36 * layer, spin + layer * 180 / n, ("petal", "inner")[layer] + mark
         outline = petal(chosen["shape"], length, width)
         for i in range(n):
             turn, grown = offset + 360 * i / n + draw.uniform(-3, 3), scale * draw.uniform(0.94, 1.05)
@@ -125,7 +136,7 @@ def _head(draw: random.Random, chosen: dict[str, str], length: float, spin: floa
                 f'stroke="{edge}" stroke-width=".9"/><path d="M0 {-0.2 * length:.1f}V{-0.72 * length:.1f}" '
                 f'stroke="{vein}" stroke-width=".8"/></g>'
             )
-    found.append(f'<circle r="{radius:.1f}" fill="url(#disc)" stroke="{_shade(centre, 0.5)}" stroke-width=".6"/>')
+    found.append(f'<circle r="{radius:.1f}" fill="url(#disc{mark})" stroke="{_shade(centre, 0.5)}" stroke-width=".6"/>')
     for i in range(18):  # seeds in the order of a sunflower's
         far, at = radius * 0.88 * math.sqrt((i + 0.5) / 18), i * math.pi * (3 - math.sqrt(5))
         found.append(
@@ -135,19 +146,20 @@ def _head(draw: random.Random, chosen: dict[str, str], length: float, spin: floa
     return "".join(found)
 
 
-def _ground(draw: random.Random, ground: str) -> str:
-    low, high = (_shade(colour, draw.uniform(0.88, 1.12)) for colour in GROUNDS[ground])
+def ground(draw: random.Random, which: str) -> str:
+    """One of GROUNDS, with what lies on it."""
+    low, high = (_shade(colour, draw.uniform(0.88, 1.12)) for colour in GROUNDS[which])
     found = [
         f'<linearGradient id="ground" gradientTransform="rotate({draw.uniform(40, 130):.0f} .5 .5)"><stop offset="0" '
         f'stop-color="{high}"/><stop offset="1" stop-color="{low}"/></linearGradient>'
         '<rect width="100" height="100" fill="url(#ground)"/>'
     ]
-    if ground == "leaves":
+    if which == "leaves":
         for i in range(draw.randint(7, 12)):  # those at the back are out of focus
             blurred = ' filter="url(#soft)"' if i < 5 else ""
             place = draw.uniform(-5, 105), draw.uniform(-5, 105), draw.uniform(0, 360)
             found.append(f"<g{blurred}>{_leaf(*place, draw.uniform(22, 46), draw.uniform(0.6, 1.25))}</g>")
-    elif ground == "sky":
+    elif which == "sky":
         for _ in range(draw.randint(1, 4)):
             x, y, r = draw.uniform(0, 100), draw.uniform(0, 100), draw.uniform(9, 20)
             blobs = (
@@ -156,7 +168,7 @@ def _ground(draw: random.Random, ground: str) -> str:
                 for _ in range(3)
             )
             found.append(f'<g fill="#fff" opacity=".7" filter="url(#soft)">{"".join(blobs)}</g>')
-    elif ground == "soil":
+    elif which == "soil":
         for _ in range(26):
             shade = _shade(GROUNDS["soil"][1], draw.uniform(0.55, 1.3))
             found.append(
@@ -189,9 +201,9 @@ def _leaf(x: float, y: float, turn: float, length: float, light: float) -> str:
     )
 
 
-def _radial(name: str, stops: Sequence[tuple[float, str]], cx: str = "0.5", cy: str = "0.5", r: str = "0.5") -> str:
+def _radial(name: str, stops: Sequence[tuple[float, str]], cy: str = "0.5", r: str = "0.5") -> str:
     inside = "".join(f'<stop offset="{at}" stop-color="{colour}"/>' for at, colour in stops)
-    return f'<radialGradient id="{name}" cx="{cx}" cy="{cy}" r="{r}">{inside}</radialGradient>'
+    return f'<radialGradient id="{name}" cx="0.5" cy="{cy}" r="{r}">{inside}</radialGradient>'
 
 
 def _shade(colour: str, factor: float) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import metrics, random
-from lib.data import drawn, faces, flowers, petals
+from lib.data import albums, bouquets, drawn, faces, flowers, petals, scenes
 from lib.data.albums import Part, Pictures
 from lib.tasks import judge
 from lib.tasks.judge import Judge
@@ -27,6 +27,8 @@ def judge_of(data: Pictures, device: torch.device) -> Judge:
     size = data.train.pixels.shape[-1]
     if data.name == drawn.STYLE and faces.DRAWN.keys() <= data.names.keys():  # and no folder of that name
         data = faces.load("default", size=size, n=JUDGED)
+    elif data.names == bouquets.NAMES:
+        data = scenes.SCENES["pairs"].pictures(albums.split_sizes(JUDGED), min(size, judge.SIDE))
     elif data.names in ({}, petals.NAMES):
         data = flowers.load(size=min(size, judge.SIDE), n=JUDGED)
     return judge.load(data, device)

@@ -3,12 +3,15 @@
 Pictures have values in [-1, 1]. Axes: n pictures, h height, w width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.data import captioned, captions, petals
-from lib.data.captioned import Prompts
+from lib.data import captioned
+from lib.data.captioned import Captioned, Prompts
+from lib.data.scenes import Scene
 from lib.tasks import generated
 from lib.tasks.judge import Judge
 from lib.tasks.painter import Painter
@@ -53,12 +56,32 @@ def told(scores: dict[str, float]) -> str:
     return ", ".join(f"{name} {100 * share:.1f} %" for name, share in scores.items())
 
 
-def report(
-    painter: Painter, judge: Judge, n: int, guidance: float
-) -> tuple[dict[str, float], list[str], Prompts, Float[Tensor, "n 3 h w"]]:
-    """(scores, the lines that print them, n sentences, a picture for each). Beside what is obeyed: what another
-    sentence would be, what is without guidance and for no sentence, and for pairs that no training picture showed; one
-    value changed under the same noise; an eighth as many held-out pictures edited and described."""
+def watched(
+    painter: Painter, judge: Judge, found: Captioned, guidance: float, n: int = 64
+) -> tuple[dict[str, float], Float[Tensor, "n 3 h w"]]:
+    """During training, of validation: what is `obeyed`, or `preferred` where nobody knows what is to be seen."""
+    if found.scene:
+        return obeyed(painter, judge, captioned.prompts(found.scene, n, split="val"), guidance)
+    texts = [painter.reader.known(ways[0]) for ways in found.texts["val"][:n]]
+    x = found.pictures.val.pixels[:n].to(painter.device) / 127.5 - 1
+    share = preferred(painter, x, texts)
+    return {"preferred": share}, painter.drawn(texts[: n // 2], range(len(texts[: n // 2])), 4, guidance)
+
+
+Report = tuple[dict[str, float], list[str], list[str], Float[Tensor, "n 3 h w"]]
+
+
+def report(painter: Painter, judge: Judge, found: Captioned, n: int, guidance: float, flip: bool) -> Report:
+    """(scores, the lines that print them, n sentences, a picture for each)."""
+    if found.scene:
+        return _of_scene(painter, judge, found.scene, n, guidance)
+    return _told_apart(painter, judge, found, n, guidance, flip)
+
+
+def _of_scene(painter: Painter, judge: Judge, scene: Scene, n: int, guidance: float) -> Report:
+    """Beside what is obeyed: what another sentence would be, what is without guidance and for no sentence, and for
+    pairs that no training picture showed; one value changed under the same noise; an eighth as many held-out pictures
+    edited and described."""
     scores: dict[str, float] = {}
     lines = [f"of {n:,} sentences that tell everything, the judge {judge.name} sees in their pictures"]
 
@@ -66,17 +89,22 @@ def report(
         lines.append(f"  {name:<26}{told(found)}")
         scores.update({f"test/{name.replace(' ', '_')}/{key}": value for key, value in found.items()})
 
-    prompts, (before, after) = captioned.prompts(n), captioned.changed(n)
+    prompts, (before, after) = captioned.prompts(scene, n), captioned.changed(scene, n)
     found, x = obeyed(painter, judge, prompts, guidance)
     tell("obeyed", found)
     others = prompts._replace(wanted={name: value.roll(1) for name, value in prompts.wanted.items()})
     tell("of another sentence", seen(judge, x, others))
     tell("without guidance", obeyed(painter, judge, prompts, 1.0)[0])
     tell("for no sentence", obeyed(painter, judge, prompts._replace(texts=[""] * n), 1.0)[0])
-    for pair in captions.UNSEEN:
-        tell(f"unseen {' and '.join(pair)}", obeyed(painter, judge, captioned.prompts(n, pair=pair), guidance)[0])
-    for name, read_as in (("paraphrases", painter.reader.known), ("without them", lambda text: "")):
-        asked = captioned.paraphrases()
+    for pair in scene.unseen:
+        tell(
+            f"unseen {' and '.join(pair)}", obeyed(painter, judge, captioned.prompts(scene, n, pair=pair), guidance)[0]
+        )
+    ways = (
+        {"paraphrases": painter.reader.known, "without the paraphrases": lambda text: ""} if scene.paraphrases else {}
+    )
+    for name, read_as in ways.items():
+        asked = captioned.paraphrases(scene)
         tell(name, obeyed(painter, judge, asked._replace(texts=[read_as(text) for text in asked.texts]), guidance)[0])
     lines.append("of pictures in which one value is to change, the judge sees it, and all the rest as before, in")
     y = obeyed(painter, judge, after, guidance)[1]  # `before` are the sentences of x
@@ -90,7 +118,26 @@ def report(
     tell("edited", moved(judge, real, y, Prompts(after.texts[:few], wanted, kinds)))
     lines.append(f"of {few:,} held-out pictures, described rightly are, of each attribute")
     truth = {name: value[:few] for name, value in before.wanted.items()}
-    guessed = {name: p.argmax(1).cpu() for name, p in painter.described(real, petals.NAMES, draws=1).items()}
+    guessed = {name: p.argmax(1).cpu() for name, p in painter.described(real, scene, draws=1).items()}
     for name, values in (("by the painter", guessed), ("by the judge", read(judge, real))):
         tell(name, {key: float((values[key] == value).float().mean()) for key, value in truth.items()})
-    return scores, lines, prompts, x
+    return scores, lines, prompts.texts, x
+
+
+def preferred(painter: Painter, x: Float[Tensor, "n 3 h w"], texts: Sequence[str], draws: int = 1) -> float:
+    """The share of pictures that their own sentence explains better than that of the next picture; by chance .5."""
+    pairs = [[own, other] for own, other in zip(texts, [*texts[1:], texts[0]], strict=True)]
+    return float((painter.errors(x, pairs, draws).argmin(1) == 0).float().mean())
+
+
+def _told_apart(painter: Painter, judge: Judge, found: Captioned, n: int, guidance: float, flip: bool) -> Report:
+    """How well sentences of held-out pictures tell them apart, and how like those the drawn ones are. Words that the
+    reader does not know are left out."""
+    texts = [painter.reader.known(ways[0]) for ways in found.texts["test"][:n]]
+    x = found.pictures.test.pixels[: len(texts)].to(painter.device) / 127.5 - 1
+    share = preferred(painter, x, texts)
+    y = generated.quantised(painter.drawn(texts, range(len(texts)), 4, guidance))
+    scores, lines, _ = generated.scored(judge, y, found.pictures, flip)
+    lines.append(f"of {len(texts):,} held-out pictures, explained by their own sentence better than by another's")
+    lines.append(f"  {'of each its first':<26}{100 * share:.1f} %; by chance 50 %")
+    return scores | {"test/preferred": share}, lines, texts, y

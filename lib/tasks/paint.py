@@ -1,7 +1,7 @@
 """What is asked of a model that draws what a sentence says: draw, change a word, show where words are heeded, edit a
 picture, describe one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from lib import plot, run
 from lib.answers import Answer, Note, Picture, Table
-from lib.data import captions, petals
+from lib.data import captions
 from lib.faults import RunError
 from lib.tasks import pictures
 from lib.tasks.painter import Painter
@@ -41,8 +41,8 @@ class Drawn(Asked):
 class Draw(Drawn):
     """Draw what sentences say with the latest finished run: a row for each, from the same noise in each column."""
 
-    text: tuple[str, ...] = ("a flower with five round red petals and a yellow centre, before the sky",)
-    """Sentences. One of no words asks for nothing."""
+    text: tuple[str, ...] = ()
+    """Sentences; an example if not given. One of no words asks for nothing."""
     n: run.Count = 8
     """Pictures of each sentence; they are numbered from 0."""
     sweep: bool = False
@@ -53,8 +53,8 @@ class Draw(Drawn):
 class Words(Drawn):
     """Show where in a picture each word of the sentence that it was drawn for is heeded."""
 
-    text: str = "a flower with five round red petals and a yellow centre, before the sky"
-    """The sentence."""
+    text: str | None = None
+    """The sentence; an example if not given."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Edit(Asked):
     """Numbers of test pictures or files."""
     before: str = ""
     """What is true of the pictures; nothing is said if not given."""
-    after: str = "a flower with blue petals"
+    after: str | None = None
     """What is to be true of them."""
     steps: run.Count = 40
     """Steps from the picture to noise, and as many back."""
@@ -88,30 +88,34 @@ def answers(use: Use, painter: Painter) -> Iterator[Answer]:
     scaled = lambda asked: shown(asked).to(painter.device) / 127.5 - 1  # noqa: E731
     match use:
         case Describe():
-            found = painter.described(scaled(use.pictures), petals.NAMES)
+            if painter.scene is None:
+                raise RunError("nothing is known of what these pictures show: describe needs drawn ones")
+            found = painter.described(scaled(use.pictures), painter.scene)
             rows = [
-                (name, attribute, petals.NAMES[attribute][int(p[i].argmax())], 100 * float(p[i].max()))
+                (name, attribute, painter.scene.names[attribute][int(p[i].argmax())], 100 * float(p[i].max()))
                 for i, name in enumerate(use.pictures)
                 for attribute, p in found.items()
             ]
             yield Table(("picture", "attribute", "value", "probability in %"), rows, "{:<12}{:<10}{:<10}{:5.1f} %")
             return
         case Draw():
-            if not use.text:
-                raise RunError("no text: give a sentence")
-            for text in use.text:
-                yield from _notes(text)
-            x, columns = (_swept if use.sweep else _rows)(use, painter)
+            texts = use.text or (painter.example,)
+            for text in texts:
+                yield from _notes(text, painter)
+            x, columns = (_swept if use.sweep else _rows)(use, texts, painter)
         case Words():
-            yield from _notes(use.text)
-            x = painter.drawn([use.text], [0], use.seed, use.guidance, use.steps)
-            said, heeded = painter.words(x, use.text)
+            text = painter.example if use.text is None else use.text
+            yield from _notes(text, painter)
+            x = painter.drawn([text], [0], use.seed, use.guidance, use.steps)
+            said, heeded = painter.words(x, text)
             x = _over(x, heeded)
             yield Note("left to right, row by row: " + ", ".join(["the picture", *said]))
             columns = IN_A_ROW
         case Edit():
+            if use.after is None:
+                raise RunError("say what is to be true of the pictures: --after SENTENCE")
             for text in (use.before, use.after):
-                yield from _contradictions(text)
+                yield from _contradictions(text, painter)
             x = scaled(use.pictures)
             n = len(x)
             x = torch.cat([x, painter.edited(x, [use.before] * n, [use.after] * n, use.guidance, use.steps)])
@@ -119,14 +123,14 @@ def answers(use: Use, painter: Painter) -> Iterator[Answer]:
     yield Picture(plot.tile(x.cpu() / 2 + 0.5, columns), use.out, f"{len(x)} pictures")
 
 
-def _rows(use: Draw, painter: Painter) -> tuple[Float[Tensor, "n 3 h w"], int]:
-    texts = [text for text in use.text for _ in range(use.n)]
-    return painter.drawn(texts, [*range(use.n)] * len(use.text), use.seed, use.guidance, use.steps), use.n
+def _rows(use: Draw, texts: Sequence[str], painter: Painter) -> tuple[Float[Tensor, "n 3 h w"], int]:
+    each, numbers = [text for text in texts for _ in range(use.n)], [*range(use.n)] * len(texts)
+    return painter.drawn(each, numbers, use.seed, use.guidance, use.steps), use.n
 
 
-def _swept(use: Draw, painter: Painter) -> tuple[Float[Tensor, "n 3 h w"], int]:
+def _swept(use: Draw, texts: Sequence[str], painter: Painter) -> tuple[Float[Tensor, "n 3 h w"], int]:
     """A column for each guidance, a row for each sentence."""
-    columns = [painter.drawn(use.text, [0] * len(use.text), use.seed, weight, use.steps) for weight in SWEEP]
+    columns = [painter.drawn(texts, [0] * len(texts), use.seed, weight, use.steps) for weight in SWEEP]
     return torch.stack(columns, 1).flatten(0, 1), len(SWEEP)
 
 
@@ -136,12 +140,12 @@ def _over(x: Float[Tensor, "1 3 h w"], heeded: Float[Tensor, "l h w"]) -> Float[
     return torch.cat([x, (x + 1) * (0.15 + 0.85 * share[:, None]) - 1])
 
 
-def _notes(text: str) -> Iterator[Note]:
+def _notes(text: str, painter: Painter) -> Iterator[Note]:
     if not captions.words(text):
         yield Note("a text of no words: anything may be drawn")
-    yield from _contradictions(text)
+    yield from _contradictions(text, painter)
 
 
-def _contradictions(text: str) -> Iterator[Note]:
-    for one, other in captions.contradictions(text):
+def _contradictions(text: str, painter: Painter) -> Iterator[Note]:
+    for one, other in painter.scene.contradictions(text) if painter.scene else ():
         yield Note(f"warning: {one!r} and {other!r} cannot both be")

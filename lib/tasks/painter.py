@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lib import diffusion, random
-from lib.data import captions
+from lib.data.scenes import Scene
 from lib.tasks.reader import Reader
 
 AT_ONCE = 100  # pictures that are drawn together
@@ -26,7 +26,7 @@ ASKED = (0.6, 1.0, 1.7, 3.0)  # noise levels at which a picture is described
 class Painter(NamedTuple):
     """`base`: the network of small pictures under sentences, `refiner`: that of large ones, given small ones, their
     noise and its level; `heeded`: for each position and word, how much the first heeds the second. `held_out`: gives
-    the test pictures."""
+    the test pictures; `scene`: what they show, where that is known; `example`: a sentence."""
 
     base: Callable[[Int[Tensor, "n l"]], diffusion.Network]
     refiner: Callable[[Tensor, Tensor, Tensor], diffusion.Network]
@@ -35,6 +35,8 @@ class Painter(NamedTuple):
     small: int
     device: torch.device
     held_out: Callable[[], UInt8[Tensor, "m 3 h w"]]
+    scene: Scene | None
+    example: str
 
     def ids(self, texts: Sequence[str]) -> Int[Tensor, "n l"]:
         """Raises DataError."""
@@ -115,23 +117,30 @@ class Painter(NamedTuple):
         said = self.reader.tokens(text)
         return said, F.interpolate(found[1 : len(said) + 1, None], size=x.shape[2:], mode="bilinear")[:, 0]
 
-    @torch.no_grad()
-    def described(self, x: Float[Tensor, "n 3 h w"], names: dict[str, list[str]], draws: int = 4) -> dict[str, Tensor]:
-        """Probabilities of each attribute's values, all equally likely before: by how well the denoiser, told a value,
-        finds the picture behind noise, the same for all values (Li et al. 2023, "Your diffusion model is secretly a
-        zero-shot classifier")."""
-        small, found = F.avg_pool2d(x, 2), {}
-        sigma = torch.tensor(ASKED, device=self.device)
-        for name, values in names.items():
-            ids = self.ids([captions.short(name, value) for value in values])
-            n, v = len(sigma), len(values)
-            denoise = diffusion.denoiser(self.base(ids.repeat_interleave(n, 0)), diffusion.edm)
-            error = torch.zeros(len(x), v, device=self.device)
-            for i, one in enumerate(small):
-                for j in range(draws):
-                    z = self.noise(range(j * n, j * n + n), 0, self.small, 3)
-                    noisy = (one + sigma[:, None, None, None] * z).repeat(v, 1, 1, 1)
-                    off = (denoise(noisy, sigma.repeat(v)) - one).square().flatten(1).sum(1).view(v, n) / (2 * sigma**2)
-                    error[i] += off.sum(1) / draws
-            found[name] = (-error).softmax(1)
+    def described(self, x: Float[Tensor, "n 3 h w"], scene: Scene, draws: int = 4) -> dict[str, Float[Tensor, "n k"]]:
+        """Probabilities of each attribute's values, all equally likely before: by how well the plainest sentences
+        explain the pictures (Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier")."""
+        found = {}
+        for name, values in scene.names.items():
+            texts = [scene.short(name, value) for value in values]
+            found[name] = (-self.errors(x, [texts] * len(x), draws)).softmax(1)
         return found
+
+    @torch.no_grad()
+    def errors(
+        self, x: Float[Tensor, "n 3 h w"], texts: Sequence[Sequence[str]], draws: int = 4
+    ) -> Float[Tensor, "n v"]:
+        """How far from each picture, behind noise that is the same for all, the denoiser stays under each of as many
+        sentences: half the squared distance over the noise's variance, summed over levels and averaged over draws."""
+        small, sigma = F.avg_pool2d(x, 2), torch.tensor(ASKED, device=self.device)
+        v, n, found = len(texts[0]), len(sigma), []
+        for one, said in zip(small, texts, strict=True):
+            denoise = diffusion.denoiser(self.base(self.ids(said).repeat_interleave(n, 0)), diffusion.edm)
+            total = torch.zeros(v, device=self.device)
+            for j in range(draws):
+                z = self.noise(range(j * n, j * n + n), 0, self.small, 3)
+                noisy = (one + sigma[:, None, None, None] * z).repeat(v, 1, 1, 1)
+                off = (denoise(noisy, sigma.repeat(v)) - one).square().flatten(1).sum(1).view(v, n) / (2 * sigma**2)
+                total += off.sum(1) / draws
+            found.append(total)
+        return torch.stack(found)
