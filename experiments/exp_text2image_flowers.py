@@ -96,8 +96,6 @@ class Args(run.Args):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.networks()
-        if self.batch % self.refined:
-            raise ValueError(f"--batch {self.batch} is not a multiple of --refined {self.refined}")
         if not min(self.noise):
             raise ValueError("--noise: both numbers must be above 0")
         if self.text == "minilm" and self.length > minilm.MINILM.context:
@@ -171,11 +169,11 @@ def sentences(
     params: Tree, frozen: Tree, ids: Int[Tensor, "b l"], args: Args
 ) -> tuple[Float[Tensor, "b l e"], Bool[Tensor, "b l"]]:
     """Features of their words, and where there are any."""
-    mask = ids != captions.PAD
+    p, mask = params["text"], ids != captions.PAD
     if args.text == "own":
-        return dit.text(params["text"], ids, mask, cfg=args.networks().words), mask
+        return dit.text(p, ids, mask, cfg=args.networks().words), mask
     found = bert.features(frozen, ids, mask, cfg=minilm.MINILM)
-    return nn.linear(params["text"], F.layer_norm(found, found.shape[-1:]).to(params["text"]["w"].dtype)), mask
+    return nn.linear(p, F.layer_norm(found, found.shape[-1:]).to(p["w"].dtype)), mask
 
 
 def base(params: Tree, frozen: Tree, ids: Int[Tensor, "b l"], args: Args) -> diffusion.Network:
@@ -267,20 +265,19 @@ def painter(
 
     return Painter(
         partial(base, params, frozen, args=args), partial(refiner, params, args=args), heeded, read, args.small, device,
-        functools.cache(partial(captioned.held_out, args.data, args.data_dir, 2 * args.small, args.pictures)),
-        scene, scene.example if scene else "",
+        functools.cache(partial(captioned.held_out, args.data, args.data_dir, 2 * args.small, args.pictures)), scene,
     )  # fmt: skip
 
 
 def train(args: Args) -> None:
     if args.shard_optimizer and args.muon_lr:
         raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
+    if args.batch % (args.refined * parallel.size()):
+        raise RunError(f"--batch {args.batch} must be a multiple of --refined times the number of processes")
     found = captioned.load(args.data, args.data_dir, 2 * args.small, args.pictures)
     splits, scene = found.pictures, found.scene
     if len(splits.train.pixels) < args.batch:
         raise RunError(f"{len(splits.train.pixels)} training examples are fewer than a batch of {args.batch}")
-    if args.batch % (args.refined * parallel.size()):
-        raise RunError(f"--batch {args.batch} must be a multiple of --refined times the number of processes")
     vocabulary = captioned.vocabulary(found)
     frozen, read = reading(args, vocabulary)
     ids = captioned.encoded(found, read.encode, read.known, args.prompts)
@@ -289,7 +286,8 @@ def train(args: Args) -> None:
     here.once(lambda: run.write_json(here.path / WORDS, vocabulary))
     data, ids, frozen = splits.train.pixels.to(here.device), ids.to(here.device), tree.to(frozen, here.device)
     print(f"{len(data):,} training pictures of {splits.name}, read by {args.text}; {here.device}, {here.dtype}")
-    print("the judge's accuracy on held-out pictures", *generated.readings(extractor, splits.test), sep="\n")
+    if scene:
+        print("the judge's accuracy on held-out pictures", *generated.readings(extractor, splits.test), sep="\n")
     state = here.start(init_state, vocabulary=len(vocabulary))
     print(tree.table(state.params, depth=1))
     update = here.compile(step, dtype=here.dtype)
@@ -303,8 +301,8 @@ def train(args: Args) -> None:
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
                 scores, x = obedience.watched(model(s), extractor, found, args.guidance)
-                missed = 1 - sum(scores.values()) / len(scores)
-                one.log(n + 1, {f"obeyed/{name}": share for name, share in scores.items()} | {"val/missed": missed})
+                one.log(n + 1, {f"obeyed/{name}": share for name, share in scores.items()})
+                one.log(n + 1, {"val/missed": 1 - sum(scores.values()) / len(scores)})
                 one.writer.add_image("samples/grid", plot.tile(x[:32] / 2 + 0.5, 8), n + 1)
                 one.write(f"step {n + 1}: obeyed {obedience.told(scores)}")
         for one, before, after, i in here.diagnosed(n, state, index):

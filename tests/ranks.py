@@ -119,14 +119,15 @@ def diffusion_case(**change):
 
 def text2image_case(**change):
     args = exp_text2image_flowers.Args(
-        small=8, width=16, heads=2, blocks=1, widths=(8, 8), steps=STEPS, warmup=2, lr=2e-4, muon_lr=0.0, **change
-    )
+        small=8, fine=8, width=16, heads=2, blocks=1, widths=(8, 8), steps=STEPS, warmup=2, lr=2e-4, muon_lr=0.0,
+        **change,
+    )  # fmt: skip
     pixels = random.randint(random.key(3), (32, 3, 16, 16), 0, 256).to(torch.uint8)
     texts = random.randint(random.key(4), (32, 3, 6), 2, 20).long()
     step = partial(exp_text2image_flowers.step, args=args, dtype=torch.float32)
     indices = [random.randint(random.fold_in(random.key(2), i), (16,), 0, 32) for i in range(STEPS)]
     init = partial(exp_text2image_flowers.init_state, vocabulary=20)
-    return init, step, args, [(i, pixels, texts) for i in indices]
+    return init, step, args, [(i, pixels, texts, {}) for i in indices]
 
 
 def cgan_case(**change):

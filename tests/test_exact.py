@@ -93,7 +93,7 @@ SETTINGS = {
     ),
     "text2image": (
         text2image,
-        {"small": 8, "patch": 4, "width": 16, "heads": 2, "blocks": 1, "widths": (8, 8), "pictures": 60, "batch": 8,
+        {"small": 8, "fine": 8, "width": 16, "heads": 2, "blocks": 1, "widths": (8, 8), "pictures": 60, "batch": 8,
          "prompts": 4},
     ),
     "transformer": (

@@ -191,7 +191,7 @@ def test_bad_flags_are_told(call, few_faces):
         (["--drop", 0], "--guidance 1 goes with it"),
         (["--prompts", 1], "each is compared with another"),
         (["--noise", 0, 1], "must be above 0"),
-        (["--refined", 3], "--batch 8 is not a multiple of --refined 3"),
+        (["--refined", 3], "--batch 8 must be a multiple of --refined"),
         (["--shard-optimizer"], "--muon-lr 0"),
         (["--batch", 100], "training examples are fewer than a batch of 100"),
         (["--text", "minilm", "--length", 600], "600 is more than the 512 of MiniLM"),

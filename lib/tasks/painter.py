@@ -26,7 +26,7 @@ ASKED = (0.6, 1.0, 1.7, 3.0)  # noise levels at which a picture is described
 class Painter(NamedTuple):
     """`base`: the network of small pictures under sentences, `refiner`: that of large ones, given small ones, their
     noise and its level; `heeded`: for each position and word, how much the first heeds the second. `held_out`: gives
-    the test pictures; `scene`: what they show, where that is known; `example`: a sentence."""
+    the test pictures; `scene`: what they show, where that is known."""
 
     base: Callable[[Int[Tensor, "n l"]], diffusion.Network]
     refiner: Callable[[Tensor, Tensor, Tensor], diffusion.Network]
@@ -36,7 +36,11 @@ class Painter(NamedTuple):
     device: torch.device
     held_out: Callable[[], UInt8[Tensor, "m 3 h w"]]
     scene: Scene | None
-    example: str
+
+    @property
+    def example(self) -> str:
+        """A sentence; of no words where nothing is known of the pictures."""
+        return self.scene.example if self.scene else ""
 
     def ids(self, texts: Sequence[str]) -> Int[Tensor, "n l"]:
         """Raises DataError."""
