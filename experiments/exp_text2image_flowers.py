@@ -50,7 +50,7 @@ class Args(run.Args):
     pictures: run.Count = 10_000
     """Drawn pictures to train on."""
     flip: bool = True
-    """Train on mirrored pictures as well, but where sentences tell left from right (pairs)."""
+    """Train on mirrored pictures as well, but of pairs; --no-flip where sentences of your own tell left from right."""
     small: run.Count = 32
     """Pixels of a side of what the Transformer draws; the U-Net makes it twice as large."""
     fine: run.Count = 48

@@ -67,7 +67,8 @@ def test_an_indefinite_article_fits():
 def test_the_plainest_sentences_tell_their_value():
     for name, values in petals.NAMES.items():
         for value in values:
-            assert seen(captions.short(name, value)) == {name: value}
+            (text,) = captions.short(name, value)
+            assert seen(text) == {name: value}
 
 
 def test_a_tenth_of_the_pairs_is_held_out_and_no_value_altogether():
@@ -172,15 +173,17 @@ def test_sentences_of_other_scenes_tell_what_they_say_they_tell(data, told):
         assert scene.can_be(values) and scene.contradictions(text) == []
     for name, values in scene.names.items():
         for value in values:
-            found = READ[data](scene.short(name, value))
-            assert found.pop(name) == value and found in ({}, {"placed": "beside"})
+            every = [READ[data](text) for text in scene.short(name, value)]
+            assert all(found.pop(name) == value for found in every)
+            stand = [] if name == "placed" or data == "faces" else [{"placed": "beside"}, {"placed": "above"}]
+            assert [found for found in every if found] == stand  # once for each way to stand
 
 
 @pytest.mark.parametrize("data", list(SCENES))
 def test_every_word_that_is_asked_for_is_known(data):
     scene = SCENES[data]
     known = captioned.vocabulary(captioned.Captioned(None, {}, scene))
-    shorts = [scene.short(name, value) for name, values in scene.names.items() for value in values]
+    shorts = [text for name, values in scene.names.items() for value in values for text in scene.short(name, value)]
     captions.encode([*captioned.prompts(scene, 200).texts, *shorts, scene.example, ""], known, 32)
     for pair in scene.unseen:
         asked = captioned.prompts(scene, 20, pair=pair)
@@ -221,6 +224,23 @@ def test_a_folder_with_sentences(tmp_path):
     read = partial(captions.encode, known=known, length=8)
     ids = captioned.encoded(found, read, lambda text: " ".join(w for w in text.split() if w in known), 4)
     assert ids.shape == (len(found.texts["train"]), 1 + any(len(ways) > 1 for ways in found.texts["train"]), 8)
+    numbers = [int(text.split()[1]) for text in texts_of(found)]
+    assert sorted(numbers) != numbers  # neighbours in the file are not neighbours here
+
+
+def texts_of(found):
+    return [ways[0] for ways in found.texts["train"]]
+
+
+def test_no_double_of_a_held_out_face_is_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUREGEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(drawing, "_cores", lambda: 1)
+    alike = SCENES["faces"]._replace(same=lambda seed: int(seed.split("-")[1]) % 31)
+    monkeypatch.setitem(SCENES, "faces", alike)
+    found = captioned.load("faces", None, 16, 60)
+    held = {alike.same(seed) for split in ("val", "test") for seed in captioned.shown(alike, split, 6)}
+    left = [seed for seed in captioned.shown(alike, "train", 60) if alike.same(seed) not in held]
+    assert 0 < len(left) < 60 and len(found.texts["train"]) == len(found.pictures.train.pixels) == len(left)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from lib.data.scenes import SCENES
 from lib.faults import DataError, RunError
 from lib.tasks import obedience, paint, painter, reader
 
-KNOWN = captions.vocabulary([captions.short(name, value) for name, of in petals.NAMES.items() for value in of])
+KNOWN = captions.vocabulary(
+    [text for name, of in petals.NAMES.items() for value in of for text in captions.short(name, value)]
+)
 SIZE = 4
 FLOWERS = SCENES["default"]
 ANYTHING = torch.tensor(0.0)
@@ -68,7 +70,6 @@ MODEL = painter.Painter(
     torch.device("cpu"),
     lambda: None,
     FLOWERS,
-    FLOWERS.example,
 )
 
 
@@ -114,7 +115,7 @@ def test_what_is_edited_under_the_same_words_comes_back_and_under_others_changes
 def test_a_picture_is_described_by_the_words_that_explain_it():
     values = petals.NAMES["petals"]
     told = painter.Painter(lambda ids: network_of(0.05 * ids[:, 4] - 1, 0.03), *MODEL[1:])
-    numbers = MODEL.ids([captions.short("petals", value) for value in values])[:, 4]
+    numbers = MODEL.ids([captions.short("petals", value)[0] for value in values])[:, 4]
     x = (0.05 * numbers - 1)[:, None, None, None].expand(-1, 3, 2 * SIZE, 2 * SIZE)
     found = told.described(x, FLOWERS._replace(names={"petals": values}))["petals"]
     assert found.argmax(1).tolist() == list(range(len(values))) and found.max(1).values.min() > 0.4
@@ -144,6 +145,14 @@ def test_what_is_changed_and_what_is_kept_is_counted():
     told = {"petals": torch.tensor([True, True, True, False]), "double": torch.tensor([False, False, False, True])}
     found = obedience.moved(Reading(), before, after, Prompts([""] * 4, wanted, told))
     assert found == {"obeyed": 0.75, "kept": 0.75}
+
+
+def test_a_sentence_is_preferred_that_explains_its_picture():
+    texts = ["blue", "red", "white", "yellow"]
+    grey = shade(MODEL.ids(texts))[:, None, None, None].expand(-1, 3, 2 * SIZE, 2 * SIZE)
+    assert obedience.preferred(MODEL, grey, texts) == 1
+    assert obedience.preferred(MODEL, grey.roll(-1, 0), texts) == 0
+    assert obedience.preferred(MODEL, grey, texts[:1] * 4) == 0.5  # nothing to prefer
 
 
 # ---- as a person asks ----

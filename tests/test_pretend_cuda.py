@@ -36,7 +36,7 @@ USES = {
     "text2image": [
         ["--n", 2, "--steps", 2],
         ["words", "--steps", 2],
-        ["edit", 0, "--steps", 2],
+        ["edit", 0, "--after", "a flower with blue petals", "--steps", 2],
         ["describe", 0],
     ],
     "transformer": [["The cat."], ["The cat.", "--beam", 2], ["A", "--temperature", 1]],

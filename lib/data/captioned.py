@@ -15,7 +15,7 @@ from lib.data.captions import Values
 from lib.data.scenes import SCENES, Scene
 from lib.faults import DataError
 
-WAYS = 8  # sentences of each training picture
+WAYS, MOST = 8, 10  # sentences of each drawn picture; of any other at most
 TOLD = 0.8  # probability that a sentence tells an attribute
 
 
@@ -48,6 +48,9 @@ def load(data: str = "default", data_dir: Path | None = None, size: int = 64, n:
         return Captioned(*found, None)
     scene = SCENES[data]
     seeds = {split: shown(scene, split, count) for split, count in split_sizes(n).items()}
+    if same := scene.same:  # as faces.load: no double of a held-out one is trained on
+        held = {same(seed) for split in ("val", "test") for seed in seeds[split]}
+        seeds["train"] = [seed for seed in seeds["train"] if same(seed) not in held]
     texts = {split: [_sentences(scene, seed) for seed in found] for split, found in seeds.items()}
     return Captioned(scene.pictures(seeds, size), texts, scene)
 
@@ -60,15 +63,17 @@ def _sentences(scene: Scene, seed: str) -> list[str]:
 def encoded(
     found: Captioned, encode: Callable[[Sequence[str]], Tensor], known: Callable[[str], str], n: int
 ) -> Int[Tensor, "m ways l"]:
-    """The numbers of the training pictures' sentences, as many of each. Raises DataError where one is too long, also of
-    those that n prompts would be and of held-out ones, so that it is told before anything is trained."""
+    """The numbers of the training pictures' sentences, as many of each: some stand twice, and of more than MOST the
+    first count. Raises DataError where one is too long, also of those that are asked for and of held-out ones, so that
+    it is told before anything is trained."""
     if scene := found.scene:
-        for pair in (None, *scene.unseen):
-            encode(prompts(scene, n, pair=pair).texts)
-    for texts in found.texts["val"] + found.texts["test"]:
-        encode([known(text) for text in texts])
-    ways = max(map(len, found.texts["train"]))
-    return torch.stack([encode((texts * ways)[:ways]) for texts in found.texts["train"]])
+        asked = [*(prompts(scene, n, pair=pair) for pair in (None, *scene.unseen)), *changed(scene, n)]
+        asked += [prompts(scene, 64, split="val")] + ([paraphrases(scene)] if scene.paraphrases else [])
+        encode([known(text) for of in asked for text in of.texts])
+        encode([text for name, values in scene.names.items() for value in values for text in scene.short(name, value)])
+    encode([known(text) for split in ("val", "test") for texts in found.texts[split] for text in texts[:MOST]])
+    ways = min(MOST, max(map(len, found.texts["train"])))
+    return torch.stack([encode(list(itertools.islice(itertools.cycle(texts), ways))) for texts in found.texts["train"]])
 
 
 def held_out(data: str, data_dir: Path | None, size: int, n: int) -> UInt8[Tensor, "m 3 size size"]:

@@ -71,8 +71,12 @@ def flowers102(data_dir: Path | None, size: int) -> tuple[Pictures, Texts]:
 
 
 def _split(name: str, pixels: Tensor, texts: list[list[str]], sides: Int[Tensor, "n"]) -> tuple[Pictures, Texts]:
-    pictures = albums.split(name, Album(pixels, {}, {}, sides))
+    """In no order, so that the first of a split are of all sorts, and neighbours are not alike."""
+    order = [files.place(x.numpy().tobytes(), "order") for x in pixels]
+    mixed = sorted(range(len(order)), key=order.__getitem__)
+    pictures = albums.split(name, Album(pixels[mixed], {}, {}, sides[mixed]))
+    if min(len(pictures.val.pixels), len(pictures.test.pixels)) < 2:
+        raise DataError(f"{name}: of {len(mixed)} pictures fewer than two are held out for validation or test")
     return pictures, {
-        split: [text for text, side in zip(texts, sides.tolist(), strict=True) if side == number]
-        for number, split in enumerate(("train", "val", "test"))
+        split: [texts[i] for i in mixed if sides[i] == number] for number, split in enumerate(albums.PREFIX)
     }

@@ -48,11 +48,11 @@ def caption(seed: str, values: Values, told: float = 0.8) -> tuple[str, set[str]
     return _sentence(draw, {name: values[name] for name in names}), set(names)
 
 
-def short(name: str, value: str) -> str:
+def short(name: str, value: str) -> list[str]:
     """The plainest sentence that tells one attribute."""
     said = {"shape": SHAPES, "ground": GROUNDS}.get(name, {}).get(value, [COUNTS.get(value, value)])[0]
     ways = {"centre": f"with a {said} centre", "double": f"that is {said}", "ground": said}
-    return f"a flower {ways.get(name, f'with {said} petals')}"
+    return [f"a flower {ways.get(name, f'with {said} petals')}"]
 
 
 def _sentence(draw: random.Random, told: Values) -> str:
@@ -115,7 +115,8 @@ Held = dict[tuple[str, str], frozenset[tuple[str, str]]]  # of two attributes, p
 
 
 def held_out(names: dict[str, list[str]], *pairs: tuple[str, str]) -> Held:
-    """A tenth of the pairs of values of each two attributes, chosen by their hash, no value twice."""
+    """A tenth of the pairs of values of each two attributes, or fewer where one has few values, chosen by their hash,
+    no value twice."""
     chosen: Held = {}
     for one, other in pairs:
         every = [(a, b) for a, b in itertools.product(names[one], names[other]) if a != b]

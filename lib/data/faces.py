@@ -7,6 +7,7 @@ the same seeds twice with one option changed:
     hair = mask("hair", "test", 500)  # the two differ nowhere else
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,8 +123,18 @@ def draw(
 
 def attributes(seed: str) -> dict[str, str]:
     """What the face of a seed has, as `draw` draws it: of each of DRAWN the name of its value."""
-    found = drawn.labels(seed, drawn.options(TINY, list(HAIR.values()), _share(None)))
+    found = _labels(seed)
     return {name: values[found[name]] for name, values in DRAWN.items()}
+
+
+def who(seed: str) -> int:
+    """The same for two faces that differ in hair's colour and glasses at most."""
+    return _labels(seed)["who"]
+
+
+@functools.cache
+def _labels(seed: str) -> dict[str, int]:
+    return drawn.labels(seed, drawn.options(TINY, list(HAIR.values()), _share(None)))
 
 
 def _draw(

@@ -16,20 +16,22 @@ from lib.data.paraphrases import PARAPHRASES
 
 class Scene(NamedTuple):
     """`attributes`: of a seed, what its picture shows. `draw`: pictures of seeds of a split. `caption`: of a seed,
-    values and the probability that each is told, a sentence and what it tells. `short`: the plainest sentence that
-    tells a value. `unseen`: pairs of values that are not trained on. `can_be`: whether values are such as are drawn.
-    `mirrored`: a mirrored picture is what its sentence says, too."""
+    values and the probability that each is told, a sentence and what it tells. `short`: the plainest sentences that
+    tell a value. `unseen`: pairs of values that are not trained on. `can_be`: whether values are ones that are drawn.
+    `mirrored`: a mirrored picture is what its sentence says, too. `same`: of a seed, a number that doubles share; where
+    there is none, none are drawn."""
 
     name: str
     names: Names
     attributes: Callable[[str], Values]
     draw: Callable[[str, int | Sequence[str], int], Part]
     caption: Callable[[str, Values, float], tuple[str, set[str]]]
-    short: Callable[[str, str], str]
+    short: Callable[[str, str], list[str]]
     unseen: Held
     example: str
     can_be: Callable[[Values], bool] = lambda values: True
     mirrored: bool = True
+    same: Callable[[str], int] | None = None
     contradictions: Callable[[str], list[tuple[str, str]]] = lambda text: []
     paraphrases: Sequence[tuple[str, Values]] = ()
 
@@ -72,13 +74,15 @@ def _of_two(seed: str, values: Values, told: float) -> tuple[str, set[str]]:
     return text + (f", the first is {'larger' if larger else 'smaller'}" if how == "clause" else ""), names
 
 
-def _short_of_two(name: str, value: str) -> str:
+def _short_of_two(name: str, value: str) -> list[str]:
+    """Of anything but how they stand one for each way to stand, for nothing else can be said of one of them."""
     if name == "placed":
-        return f"a flower {RELATIONS[value][0]} a flower"
+        return [f"a flower {RELATIONS[value][0]} a flower"]
+    ways = [of_one for of_one, _ in RELATIONS.values()]
     if name == "larger":
-        return f"a flower {'bigger' if value == 'one' else 'smaller'} than and left of a flower"
+        return [f"a flower {'bigger' if value == 'one' else 'smaller'} than and {way} a flower" for way in ways]
     said = article(f"{'heart shaped' if value == 'heart' else value} flower")
-    return f"{said} left of a flower" if name.startswith("one") else f"a flower left of {said}"
+    return [f"{said} {way} a flower" if name.startswith("one") else f"a flower {way} {said}" for way in ways]
 
 
 # ---- faces ----
@@ -101,9 +105,9 @@ def _of_a_face(seed: str, values: Values, told: float) -> tuple[str, set[str]]:
 _WORN = ("glasses", "earrings", "mustache")
 
 
-def _short_of_a_face(name: str, value: str) -> str:
+def _short_of_a_face(name: str, value: str) -> list[str]:
     ways = {"hair": f"{value} hair", "skin": f"{value} skin"}
-    return f"a face with {ways.get(name, value)}"
+    return [f"a face with {ways.get(name, value)}"]
 
 
 # ---- all of them ----
@@ -127,6 +131,6 @@ SCENES = {
     ),
     "faces": Scene(
         STYLE, faces.DRAWN, faces.attributes, faces.draw, _of_a_face, _short_of_a_face,
-        captions.held_out(faces.DRAWN, ("hair", "skin")), "a face with long black hair and glasses",
+        captions.held_out(faces.DRAWN, ("hair", "skin")), "a face with long black hair and glasses", same=faces.who,
     ),
 }  # fmt: skip

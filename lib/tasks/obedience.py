@@ -6,7 +6,7 @@ Pictures have values in [-1, 1]. Axes: n pictures, h height, w width.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lib.data import captioned
@@ -74,11 +74,13 @@ Report = tuple[dict[str, float], list[str], list[str], Float[Tensor, "n 3 h w"]]
 def report(painter: Painter, judge: Judge, found: Captioned, n: int, guidance: float, flip: bool) -> Report:
     """(scores, the lines that print them, n sentences, a picture for each)."""
     if found.scene:
-        return _of_scene(painter, judge, found.scene, n, guidance)
+        return _of_scene(painter, judge, found.scene, found.pictures.test.pixels, n, guidance)
     return _told_apart(painter, judge, found, n, guidance, flip)
 
 
-def _of_scene(painter: Painter, judge: Judge, scene: Scene, n: int, guidance: float) -> Report:
+def _of_scene(
+    painter: Painter, judge: Judge, scene: Scene, held_out: UInt8[Tensor, "m 3 h w"], n: int, guidance: float
+) -> Report:
     """Beside what is obeyed: what another sentence would be, what is without guidance and for no sentence, and for
     pairs that no training picture showed; one value changed under the same noise; an eighth as many held-out pictures
     edited and described."""
@@ -94,7 +96,8 @@ def _of_scene(painter: Painter, judge: Judge, scene: Scene, n: int, guidance: fl
     tell("obeyed", found)
     others = prompts._replace(wanted={name: value.roll(1) for name, value in prompts.wanted.items()})
     tell("of another sentence", seen(judge, x, others))
-    tell("without guidance", obeyed(painter, judge, prompts, 1.0)[0])
+    if guidance != 1:
+        tell("without guidance", obeyed(painter, judge, prompts, 1.0)[0])
     tell("for no sentence", obeyed(painter, judge, prompts._replace(texts=[""] * n), 1.0)[0])
     for pair in scene.unseen:
         tell(
@@ -111,7 +114,7 @@ def _of_scene(painter: Painter, judge: Judge, scene: Scene, n: int, guidance: fl
     tell("another word", moved(judge, x, y, after))
     tell("nothing changed", moved(judge, x, x, after))
     tell("other pictures", moved(judge, x.roll(1, 0), x, after))
-    real = painter.held_out()[: max(2, n // 8)].to(painter.device) / 127.5 - 1
+    real = held_out[: max(2, n // 8)].to(painter.device) / 127.5 - 1
     few = len(real)
     y = generated.quantised(painter.edited(real, before.texts[:few], after.texts[:few], guidance, EDIT_STEPS))
     wanted, kinds = ({name: value[:few] for name, value in of.items()} for of in (after.wanted, after.told))
@@ -125,9 +128,11 @@ def _of_scene(painter: Painter, judge: Judge, scene: Scene, n: int, guidance: fl
 
 
 def preferred(painter: Painter, x: Float[Tensor, "n 3 h w"], texts: Sequence[str], draws: int = 1) -> float:
-    """The share of pictures that their own sentence explains better than that of the next picture; by chance .5."""
+    """The share of pictures that their own sentence explains better than that of the next picture; by chance .5, and
+    .5 for sentences that are the same."""
     pairs = [[own, other] for own, other in zip(texts, [*texts[1:], texts[0]], strict=True)]
-    return float((painter.errors(x, pairs, draws).argmin(1) == 0).float().mean())
+    own, other = painter.errors(x, pairs, draws).unbind(1)
+    return float(((own < other).float() + 0.5 * (own == other)).mean())
 
 
 def _told_apart(painter: Painter, judge: Judge, found: Captioned, n: int, guidance: float, flip: bool) -> Report:

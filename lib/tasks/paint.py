@@ -96,7 +96,7 @@ def answers(use: Use, painter: Painter) -> Iterator[Answer]:
                 for i, name in enumerate(use.pictures)
                 for attribute, p in found.items()
             ]
-            yield Table(("picture", "attribute", "value", "probability in %"), rows, "{:<12}{:<10}{:<10}{:5.1f} %")
+            yield Table(("picture", "attribute", "value", "probability in %"), rows, "{:<12} {:<11} {:<11} {:5.1f} %")
             return
         case Draw():
             texts = use.text or (painter.example,)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -123,11 +124,13 @@ class Painter(NamedTuple):
 
     def described(self, x: Float[Tensor, "n 3 h w"], scene: Scene, draws: int = 4) -> dict[str, Float[Tensor, "n k"]]:
         """Probabilities of each attribute's values, all equally likely before: by how well the plainest sentences
-        explain the pictures (Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier")."""
+        explain the pictures (Li et al. 2023, "Your diffusion model is secretly a zero-shot classifier"), each of
+        them as likely where a value has several."""
         found = {}
         for name, values in scene.names.items():
-            texts = [scene.short(name, value) for value in values]
-            found[name] = (-self.errors(x, [texts] * len(x), draws)).softmax(1)
+            texts = [text for value in values for text in scene.short(name, value)]
+            fits = rearrange(-self.errors(x, [texts] * len(x), draws), "n (k ways) -> n k ways", k=len(values))
+            found[name] = fits.logsumexp(2).softmax(1)
         return found
 
     @torch.no_grad()
