@@ -331,8 +331,7 @@ def evaluate(
 ) -> tuple[dict[str, float], list[str]]:
     """How much of what sentences say is drawn, and what of other sentences; a sheet of pictures and what each is of."""
     scores, lines, texts, x = obedience.report(model, extractor, found, args.prompts, args.guidance, args.mirrors())
-    plot.save(plot.tile(x[:32] / 2 + 0.5, 8), here.path / "samples.png", scale=2)
-    (here.path / "samples.txt").write_text("\n".join(texts[:32]) + "\n", encoding="utf-8")
+    plot.save(plot.captioned(x[:16] / 2 + 0.5, texts[:16]), here.path / "samples.png")
     return scores, lines
 
 

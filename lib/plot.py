@@ -1,7 +1,10 @@
 """Pictures for TensorBoard and files."""
 
 import io
+import math
+import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +47,21 @@ def tile(images: Float[Tensor, "n c h w"], columns: int, gap: int = 2) -> UInt8[
     blank = torch.ones_like(images[:1]).expand(-n % columns, *images.shape[1:])
     sheet = rearrange(torch.cat([images, blank]), "(r k) c h w -> c (r h) (k w)", k=columns)
     return (F.pad(sheet, (0, gap, 0, gap), value=1.0).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def captioned(images: Float[Tensor, "n 3 h w"], texts: Sequence[str], columns: int = 4) -> Figure:
+    """Pictures with values in [0, 1], each with its text below."""
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(2.0 * columns, 2.6 * rows), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for place in places:
+        place.axis("off")
+    for place, image, text in zip(places, images, texts, strict=False):
+        place.imshow(rearrange(image.float().clamp(0, 1).cpu(), "c h w -> h w c").numpy())
+        place.set_axis_on()
+        place.set(xticks=[], yticks=[])
+        place.set_xlabel(textwrap.fill(text, 34), fontsize=7, parse_math=False)
+    return figure
 
 
 def encoded(picture: UInt8[Tensor, "c h w"] | Figure | bytes, ending: str, scale: int = 1) -> bytes:

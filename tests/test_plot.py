@@ -179,3 +179,11 @@ def test_an_animation_is_written_as_it_is(tmp_path):
     assert (tmp_path / "walk.gif").read_bytes() == animation and len(shown(tmp_path / "walk.gif")[0]) == 4
     with pytest.raises(RunError, match=r"cannot draw .*no/such/folder/walk\.gif: "):
         plot.save(animation, tmp_path / "no/such/folder/walk.gif")
+
+
+def test_each_picture_has_its_text_below():
+    figure = plot.captioned(torch.rand(3, 3, 8, 8, dtype=torch.bfloat16), ["one", "a longer " * 9, "three"], columns=2)
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(figure.axes) == 4 and [axes.get_xlabel().split()[0] for axes in shown] == ["one", "a", "three"]
+    assert max(map(len, shown[1].get_xlabel().split("\n"))) <= 34
+    assert plot.encoded(figure, ".png").startswith(b"\x89PNG")

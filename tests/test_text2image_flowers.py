@@ -125,7 +125,7 @@ def test_train_resume_and_sample(call, few_faces):
         "test/edited/obeyed",
         "test/by_the_painter/count",
     } <= result.keys()
-    assert len(Path("r/samples.txt").read_text().splitlines()) == 4
+    assert Image.open("r/samples.png").width > 500
     events = EventAccumulator("r", size_guidance={"images": 0})
     events.Reload()
     assert "samples/grid" in events.Tags()["images"]
