@@ -39,8 +39,8 @@ def folder(path: Path, size: int) -> tuple[Pictures, Texts]:
     if not said:
         raise DataError(f"{table} is empty")
     pixels, kept = read_all([path / name for name in said], size, 3, path)
-    texts = [list(said.values())[i] for i in kept]
-    return _split(path.resolve().name, pixels, texts, albums.by_pixels(pixels))
+    texts = list(said.values())
+    return _split(path.resolve().name, pixels, [texts[i] for i in kept], albums.by_pixels(pixels))
 
 
 def flowers102(data_dir: Path | None, size: int) -> tuple[Pictures, Texts]:
@@ -48,8 +48,9 @@ def flowers102(data_dir: Path | None, size: int) -> tuple[Pictures, Texts]:
     pictures of twenty of them are held out for the test, and some of the others for validation. Raises DataError."""
     if data_dir is None or not data_dir.is_dir():
         raise DataError(f"--data flowers102 needs --data-dir, a folder with {SENTENCES}")
-    found = {file.stem: file for file in files.visible(data_dir) if file.match("class_*/image_*.txt")}
-    listed = next((file for file in files.visible(data_dir) if file.name == "testclasses.txt"), None)
+    there = files.visible(data_dir)
+    found = {file.stem: file for file in there if file.match("class_*/image_*.txt")}
+    listed = next((file for file in there if file.name == "testclasses.txt"), None)
     if not found or listed is None:
         raise DataError(f"{data_dir} lacks {SENTENCES}")
     held = set(files.decoded(files.content(listed), str(listed)).split())

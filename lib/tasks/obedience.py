@@ -100,15 +100,14 @@ def _of_scene(
         tell("without guidance", obeyed(painter, judge, prompts, 1.0)[0])
     tell("for no sentence", obeyed(painter, judge, prompts._replace(texts=[""] * n), 1.0)[0])
     for pair in scene.unseen:
-        tell(
-            f"unseen {' and '.join(pair)}", obeyed(painter, judge, captioned.prompts(scene, n, pair=pair), guidance)[0]
-        )
-    ways = (
-        {"paraphrases": painter.reader.known, "without the paraphrases": lambda text: ""} if scene.paraphrases else {}
-    )
-    for name, read_as in ways.items():
+        held = captioned.prompts(scene, n, pair=pair)
+        tell(f"unseen {' and '.join(pair)}", obeyed(painter, judge, held, guidance)[0])
+    if scene.paraphrases:
         asked = captioned.paraphrases(scene)
-        tell(name, obeyed(painter, judge, asked._replace(texts=[read_as(text) for text in asked.texts]), guidance)[0])
+        known = asked._replace(texts=[painter.reader.known(text) for text in asked.texts])
+        tell("paraphrases", obeyed(painter, judge, known, guidance)[0])
+        nothing = asked._replace(texts=[""] * len(asked.texts))
+        tell("without the paraphrases", obeyed(painter, judge, nothing, guidance)[0])
     lines.append("of pictures in which one value is to change, the judge sees it, and all the rest as before, in")
     y = obeyed(painter, judge, after, guidance)[1]  # `before` are the sentences of x
     tell("another word", moved(judge, x, y, after))
