@@ -42,7 +42,7 @@ def tokens(pitch: Int[Tensor, "*b t v"], struck: Bool[Tensor, "*b t v"]) -> Int[
     if outside := [p for p in pitch.unique().tolist() if p and not LOWEST <= p <= HIGHEST]:
         raise ValueError(f"pitch {outside[0]} is not within {LOWEST} to {HIGHEST}")
     token = torch.where(pitch == 0, REST, pitch - LOWEST + 2)
-    held = ~struck & (pitch == pitch.roll(1, -2))
+    held = (~struck | (pitch == 0)) & (pitch == pitch.roll(1, -2))
     held[..., 0, :] = False
     return torch.where(held, HOLD, token)
 
