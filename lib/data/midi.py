@@ -1,0 +1,92 @@
+"""MIDI files to notes and back. symusic reads and writes them; what it takes without a word, or dies of, is checked
+here.
+"""
+
+import itertools
+import math
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import symusic
+import torch
+
+from lib.data.files import content
+from lib.data.voices import Notes
+from lib.faults import DataError
+
+QUARTER = 480  # ticks
+CHOIR = 52  # General MIDI's "choir aahs": it holds a long note, which a piano does not
+LONGEST = 3600.0  # seconds of a piece
+LEAST = 0.03  # seconds of a note: some files end a note where it begins
+
+
+def read(path: Path) -> Notes:
+    """The notes of a file of type 0 or 1, without drums. `voice`: which of the tracks that sound it is of. A note ends
+    where its track strikes the same pitch again; one that never ends is not there. Raises DataError."""
+    raw = content(path)
+    _check(raw, path)
+    try:
+        score = symusic.Score.from_midi(raw)
+    except RuntimeError as error:
+        raise DataError(f"{path} is damaged: {str(error).removesuffix(': iostream error')}. {_AGAIN}") from error
+    if not all(tempo.mspq for tempo in score.tempos):
+        raise DataError(f"{path}: a tempo of no time at all. {_AGAIN}")
+    tracks = [track.notes for track in score.to("second").tracks if track.notes and not track.is_drum]
+    rows = [row for number, track in enumerate(tracks) for row in _cut(track, number)]
+    if not rows:
+        raise DataError(f"{path} has no notes (drums are left out): choose another file")
+    start, voice, pitch, duration, velocity = zip(*sorted(rows), strict=True)
+    if (end := max(map(sum, zip(start, duration, strict=True)))) > LONGEST:
+        raise DataError(f"{path} lasts {end / 3600:.1f} hours, more than one: cut it, or mend the pause that is in it")
+    return Notes(torch.tensor(start), torch.tensor(duration), *map(torch.tensor, (pitch, velocity, voice)))
+
+
+_AGAIN = "Save it again as a standard MIDI file of type 1"
+
+
+def _check(raw: bytes, path: Path) -> None:
+    """Raises DataError for what cannot be a MIDI file, or is one of a kind that is not read."""
+    if raw[:4] != b"MThd" or len(raw) < 14:
+        raise DataError(f"{path} is not a MIDI file: it does not begin as one. {_AGAIN}")
+    length, kind, tracks, division = struct.unpack(">IHHH", raw[4:14])
+    if kind > 1:
+        raise DataError(f"{path} is of type {kind}, pieces that do not sound together. {_AGAIN}")
+    if not 0 < division < 0x8000:
+        raise DataError(f"{path} counts time in frames of a film or not at all, not in quarters. {_AGAIN}")
+    at = 8 + length
+    while tracks and at + 8 <= len(raw):  # symusic crashes where a length is beyond 2 GB
+        tracks -= raw[at : at + 4] == b"MTrk"
+        at += 8 + struct.unpack(">I", raw[at + 4 : at + 8])[0]
+    if at > len(raw):
+        raise DataError(f"{path} is damaged: it ends within a track. {_AGAIN}")
+
+
+def _cut(track: Any, voice: int) -> list[tuple[float, int, int, float, int]]:
+    """The notes of a track, of the ones that strike the same pitch at once the longest."""
+    notes = sorted((n.pitch, n.time, max(n.duration, LEAST), min(max(n.velocity, 1), 127)) for n in track)
+    rows = list[tuple[float, int, int, float, int]]()
+    for (pitch, start, duration, velocity), after in itertools.zip_longest(notes, notes[1:], fillvalue=(-1, 0, 0, 0)):
+        room = after[1] - start if after[0] == pitch else math.inf
+        if room > 0:
+            rows.append((start, voice, pitch, min(duration, room), velocity))
+    return rows
+
+
+def score(notes: Notes, tempo: float, names: Sequence[str]) -> Any:
+    """symusic's score with a track for each name, that of a voice. `tempo`: quarters a minute."""
+    made, ticks = symusic.Score(QUARTER), tempo / 60 * QUARTER
+    made.tempos.append(symusic.Tempo(0, tempo))
+    tracks = [symusic.Track(name, CHOIR, False) for name in names]
+    for start, duration, pitch, velocity, voice in zip(*(column.tolist() for column in notes), strict=True):
+        begin, end = round(start * ticks), round((start + duration) * ticks)
+        tracks[voice].notes.append(symusic.Note(begin, max(end - begin, 1), pitch, velocity))
+    made.tracks.extend(tracks)
+    return made
+
+
+def encoded(notes: Notes, tempo: float, names: Sequence[str]) -> bytes:
+    """A MIDI file with a track for each name, that of a voice. `tempo`: quarters a minute, of which the file holds
+    4 to some thousands."""
+    return score(notes, tempo, names).dumps_midi()
