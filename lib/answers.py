@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -51,4 +51,23 @@ class Picture:
     scale: int = 2
 
 
-Answer: TypeAlias = Text | Note | Table | Picture
+@dataclass(frozen=True)
+class Sound:
+    """Samples in [-1, 1], `rate` of them a second, to be saved as `file` in WAV. `caption`: as of a picture."""
+
+    samples: Float[Tensor, "n"]
+    rate: int
+    file: Path
+    caption: str | None = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Bytes of whatever kind, to be saved as `file`. `caption`: as of a picture."""
+
+    content: bytes
+    file: Path
+    caption: str | None = ""
+
+
+Answer: TypeAlias = Text | Note | Table | Picture | Sound | Document

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from tyro.conf import Positional
 
-from lib import run
-from lib.answers import Text
+from lib import run, sound
+from lib.answers import Document, Sound, Text
 from lib.faults import CheckpointError, DataError, RunError
 from lib.run import cli
 
@@ -423,3 +424,16 @@ def test_a_copied_file_is_an_experiment_of_its_own(tmp_path):
 def test_every_experiment_is_known_by_its_name():
     folder = ROOT / "experiments"
     assert cli.nearest("exp_transformer_fr", folder) == "exp_transformer_fr"
+
+
+def test_sounds_and_documents_are_saved(tmp_path, capsys):
+    samples = torch.linspace(-1, 1, 50)
+    cli.show(Sound(samples, 8000, tmp_path / "song.wav", "four voices"))
+    cli.show(Document(b"\xff\r\n", tmp_path / "song.mid"))
+    cli.show(Document(b"", tmp_path / "song.xml", None))
+    assert (tmp_path / "song.wav").read_bytes() == sound.wav(samples, 8000)
+    assert (tmp_path / "song.mid").read_bytes() == b"\xff\r\n" and (tmp_path / "song.xml").exists()
+    assert capsys.readouterr().out == f"four voices: {tmp_path / 'song.wav'}\n{tmp_path / 'song.mid'}\n"
+    for answer in (Sound(samples, 8000, tmp_path / "no" / "song.wav"), Document(b"", tmp_path)):
+        with pytest.raises(RunError, match=f"cannot write {answer.file}: "):
+            cli.show(answer)

@@ -18,8 +18,8 @@ from PIL import Image
 from tyro.conf import Positional
 
 from experiments import exp_gpt_hemingway as exp
-from lib import run
-from lib.answers import Note, Picture, Table, Text
+from lib import run, sound
+from lib.answers import Document, Note, Picture, Sound, Table, Text
 from lib.faults import DataError
 from lib.run import worker
 from lib.run.fields import from_json
@@ -91,6 +91,18 @@ def test_pictures_tables_and_notes_are_data(tmp_path, monkeypatch):
         {"id": 1, "kind": "end"},
     ]
     assert not list(tmp_path.iterdir())  # to save is what a command line does
+
+
+def test_sounds_and_documents_are_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    samples = torch.linspace(-1, 1, 50)
+    heard = worker.as_data(Sound(samples, 8000, Path("out/song.wav"), "four voices"))
+    assert base64.b64decode(heard.pop("base64")) == sound.wav(samples, 8000)
+    assert heard == {"kind": "sound", "name": "song.wav", "caption": "four voices"}
+    written = worker.as_data(Document(b"\xff\x00", Path("song.mid"), None))
+    assert written == {"kind": "document", "name": "song.mid", "caption": "", "base64": "/wA="}
+    json.dumps([heard, written])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

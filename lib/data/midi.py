@@ -28,7 +28,7 @@ def read(path: Path) -> Notes:
     raw = content(path)
     _check(raw, path)
     try:
-        score = symusic.Score.from_midi(raw)
+        score: Any = symusic.Score.from_midi(raw)  # its types are those of all units of time at once
     except RuntimeError as error:
         raise DataError(f"{path} is damaged: {str(error).removesuffix(': iostream error')}. {_AGAIN}") from error
     if not all(tempo.mspq for tempo in score.tempos):
@@ -74,19 +74,15 @@ def _cut(track: Any, voice: int) -> list[tuple[float, int, int, float, int]]:
     return rows
 
 
-def score(notes: Notes, tempo: float, names: Sequence[str]) -> Any:
-    """symusic's score with a track for each name, that of a voice. `tempo`: quarters a minute."""
-    made, ticks = symusic.Score(QUARTER), tempo / 60 * QUARTER
+def encoded(notes: Notes, tempo: float, names: Sequence[str]) -> bytes:
+    """A MIDI file with a track for each name, that of a voice. `tempo`: quarters a minute, of which the file holds
+    4 to some thousands."""
+    made: Any = symusic.Score(QUARTER)
     made.tempos.append(symusic.Tempo(0, tempo))
-    tracks = [symusic.Track(name, CHOIR, False) for name in names]
+    tracks: list[Any] = [symusic.Track(name, CHOIR, False) for name in names]
+    ticks = tempo / 60 * QUARTER
     for start, duration, pitch, velocity, voice in zip(*(column.tolist() for column in notes), strict=True):
         begin, end = round(start * ticks), round((start + duration) * ticks)
         tracks[voice].notes.append(symusic.Note(begin, max(end - begin, 1), pitch, velocity))
     made.tracks.extend(tracks)
-    return made
-
-
-def encoded(notes: Notes, tempo: float, names: Sequence[str]) -> bytes:
-    """A MIDI file with a track for each name, that of a voice. `tempo`: quarters a minute, of which the file holds
-    4 to some thousands."""
-    return score(notes, tempo, names).dumps_midi()
+    return made.dumps_midi()

@@ -18,8 +18,8 @@ from typing import Any
 
 import tyro
 
-from lib import parallel, plot
-from lib.answers import Answer, Note, Picture, Table, Text
+from lib import parallel, plot, sound
+from lib.answers import Answer, Document, Note, Picture, Sound, Table, Text
 from lib.faults import Fault, RunError
 from lib.run import directory, replicas, settings, worker
 from lib.run.use import Typed, Use, chosen, verbs
@@ -170,14 +170,28 @@ def show(answer: Answer) -> None:
         case Table(file=None):
             print(answer.lines(), end="", flush=True)
         case Table(file=Path() as file):
-            try:
-                file.write_text(answer.lines(), encoding="utf-8")
-            except OSError as error:
-                raise RunError(f"cannot write {file}: {error}") from error
+            _write(file, answer.lines().encode())
         case Picture(content, file, caption, scale):
             plot.save(content, file, scale)
-            if caption is not None:
-                print(f"{caption}: {file}" if caption else file)
+            _told(file, caption)
+        case Sound(samples, rate, file, caption):
+            _write(file, sound.wav(samples, rate))
+            _told(file, caption)
+        case Document(content, file, caption):
+            _write(file, content)
+            _told(file, caption)
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise RunError(f"cannot write {file}: {error}") from error
+
+
+def _told(file: Path, caption: str | None) -> None:
+    if caption is not None:
+        print(f"{caption}: {file}" if caption else file)
 
 
 def parse(experiment: str, presets: dict[str, settings.Args], words: list[str]) -> settings.Args:

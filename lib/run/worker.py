@@ -7,8 +7,8 @@
 
 A request has the fields of the experiment's `Use` (where that has several verbs, `verb` says which) and an `id` of any
 kind. The model is loaded at the first one, and again where one names another `run`. Answers are text (in pieces), table
-(null for a number that is not finite), picture and note; `end` or `error` closes them. One request is worked on at a
-time. The end of the input ends the worker, and to kill it does no harm.
+(null for a number that is not finite), picture, sound (a WAV file), document and note; `end` or `error` closes them.
+One request is worked on at a time. The end of the input ends the worker, and to kill it does no harm.
 """
 
 import base64
@@ -17,10 +17,11 @@ import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
-from lib import plot
-from lib.answers import Answer, Note, Picture, Table, Text
+from lib import plot, sound
+from lib.answers import Answer, Document, Note, Picture, Sound, Table, Text
 from lib.faults import Fault
 from lib.run.fields import from_json
 from lib.run.use import Typed, Use, verbs
@@ -75,8 +76,16 @@ def as_data(answer: Answer) -> dict[str, Any]:
             finite = [[None if isinstance(x, float) and not math.isfinite(x) else x for x in row] for row in rows]
             return {"kind": "table", "columns": columns, "rows": finite}
         case Picture(content, file, caption, scale):
-            encoded = base64.b64encode(plot.encoded(content, file.suffix, scale)).decode()
-            return {"kind": "picture", "name": file.name, "caption": caption or "", "base64": encoded}
+            return _file("picture", plot.encoded(content, file.suffix, scale), file, caption)
+        case Sound(samples, rate, file, caption):
+            return _file("sound", sound.wav(samples, rate), file, caption)
+        case Document(content, file, caption):
+            return _file("document", content, file, caption)
+
+
+def _file(kind: str, content: bytes, file: Path, caption: str | None) -> dict[str, Any]:
+    encoded = base64.b64encode(content).decode()
+    return {"kind": kind, "name": file.name, "caption": caption or "", "base64": encoded}
 
 
 def _send(out: TextIO, **values: Any) -> None:
