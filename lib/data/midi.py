@@ -6,6 +6,7 @@ import itertools
 import math
 import struct
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import symusic
 import torch
 
 from lib.data.files import content
+from lib.data.musicxml import Note, Part
 from lib.data.voices import Notes
 from lib.faults import DataError
 
@@ -25,15 +27,7 @@ LEAST = 0.03  # seconds of a note: some files end a note where it begins
 def read(path: Path) -> Notes:
     """The notes of a file of type 0 or 1, without drums. `voice`: which of the tracks that sound it is of. A note ends
     where its track strikes the same pitch again; one that never ends is not there. Raises DataError."""
-    raw = content(path)
-    _check(raw, path)
-    try:
-        score: Any = symusic.Score.from_midi(raw)  # its types are those of all units of time at once
-    except RuntimeError as error:
-        raise DataError(f"{path} is damaged: {str(error).removesuffix(': iostream error')}. {_AGAIN}") from error
-    if not all(tempo.mspq for tempo in score.tempos):
-        raise DataError(f"{path}: a tempo of no time at all. {_AGAIN}")
-    tracks = [track.notes for track in score.to("second").tracks if track.notes and not track.is_drum]
+    tracks = _sounding(_score(path).to("second"))
     rows = [row for number, track in enumerate(tracks) for row in _cut(track, number)]
     if not rows:
         raise DataError(f"{path} has no notes (drums are left out): choose another file")
@@ -41,6 +35,44 @@ def read(path: Path) -> Notes:
     if (end := max(map(sum, zip(start, duration, strict=True)))) > LONGEST:
         raise DataError(f"{path} lasts {end / 3600:.1f} hours, more than one: cut it, or mend the pause that is in it")
     return Notes(torch.tensor(start), torch.tensor(duration), *map(torch.tensor, (pitch, velocity, voice)))
+
+
+def parts(path: Path) -> list[Part]:
+    """The tracks that sound, in quarters, with bars by the first time signature (four quarters if there is none).
+    Raises DataError as `read` does."""
+    read(path)  # what is wrong is told as for any file
+    score = _score(path)
+    unit, first = score.ticks_per_quarter, score.time_signatures[0] if score.time_signatures else None
+    time = (first.numerator, first.denominator) if first else (4, 4)
+    end, bar = Fraction(score.end(), unit), Fraction(4 * time[0], time[1])
+    if not bar:
+        raise DataError(f"{path}: bars of no time at all. {_AGAIN}")
+    bars = [bar * i for i in range(math.ceil(end / bar))]
+    made = []
+    for track in _sounding(score):
+        notes = [
+            Note(Fraction(n.time, unit), Fraction(max(n.duration, 1), unit), n.pitch, False, False)
+            for n in sorted(track, key=lambda n: (n.time, n.pitch))
+        ]
+        made.append(Part("", notes, bars, [], [(Fraction(0), time)], end))
+    return made
+
+
+def _score(path: Path) -> Any:  # symusic's types are those of all units of time at once
+    """What symusic reads, checked. Raises DataError."""
+    raw = content(path)
+    _check(raw, path)
+    try:
+        score = symusic.Score.from_midi(raw)
+    except RuntimeError as error:
+        raise DataError(f"{path} is damaged: {str(error).removesuffix(': iostream error')}. {_AGAIN}") from error
+    if not all(tempo.mspq for tempo in score.tempos):
+        raise DataError(f"{path}: a tempo of no time at all. {_AGAIN}")
+    return score
+
+
+def _sounding(score: Any) -> list[Any]:
+    return [track.notes for track in score.tracks if track.notes and not track.is_drum]
 
 
 _AGAIN = "Save it again as a standard MIDI file of type 1"

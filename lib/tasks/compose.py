@@ -1,0 +1,215 @@
+"""What is asked of a model of chorales: compose, harmonise a melody, go on with a piece, fill what is missing, say how
+likely a piece is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from tyro.conf import Positional, arg
+
+from lib import plot, random, run
+from lib.answers import Answer, Document, Note, Picture, Sound, Table
+from lib.data import midi, musicxml, pieces, synthesis, voices
+from lib.data.pieces import Piece
+from lib.faults import RunError
+from lib.models.chorale import Music
+from lib.tasks import composer, music
+from lib.tasks.composer import Composer
+
+LETTERS = "SATB"
+Source = Positional[Annotated[str, arg(metavar="NUMBER|FILE")]]
+
+
+@dataclass(frozen=True)
+class Written(run.Use):
+    out: Path = Path("music")
+    """Folder for the files: MIDI, MusicXML, sound, and pictures of the notes and the score."""
+    tempo: Annotated[float, run.Range(20, 300)] = composer.TEMPO
+    """Quarters a minute."""
+    temperature: run.Amount = 1.0
+    """Above 1 the music is bolder, below 1 safer; 0: the likeliest cell each time."""
+    top_p: run.Share = 0.98
+    """Sample among the likeliest tokens that together have this probability."""
+    seed: run.Seed = 0
+    """Decides what is written."""
+    soundfont: Path | None = None
+    """A .sf2 or .sf3 file of instruments; one that is installed or can be fetched if not given."""
+    copy_check: bool = False
+    """Also tell how near the nearest two bars of the training pieces are."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out.parent.is_dir() or self.out.is_file():
+            raise ValueError(f"--out {self.out} cannot be a folder")
+
+
+@dataclass(frozen=True)
+class Compose(Written):
+    """Write chorales from nothing with the latest finished run."""
+
+    n: run.Count = 4
+    """How many."""
+    bars: run.Count = composer.BARS
+    """Bars of four quarters."""
+
+
+@dataclass(frozen=True)
+class Harmonise(Written):
+    """Write alto, tenor and bass to a melody."""
+
+    melody: Source = "0"
+    """A file (MIDI or MusicXML) with the melody alone, or the number of a test chorale, whose soprano is taken."""
+    n: run.Count = 1
+    """In how many ways."""
+
+
+@dataclass(frozen=True)
+class Continue(Written):
+    """Go on with the beginning of a piece."""
+
+    piece: Source = "0"
+    """A file (MIDI or MusicXML) in four parts, or the number of a test chorale."""
+    given: run.Count = 2
+    """Bars of it that are given, with its pickup."""
+    bars: run.Count = composer.BARS
+    """Bars in all."""
+
+
+@dataclass(frozen=True)
+class Fill(Written):
+    """Write voices or bars of a piece anew, so that they fit all else."""
+
+    piece: Source = "0"
+    """A file (MIDI or MusicXML) in four parts, or the number of a test chorale."""
+    voices: str = "ATB"
+    """Which voices: letters of SATB."""
+    bars: tuple[run.Count, run.Count] | None = None
+    """The first and the last bar to write, the pickup not counted; all if not given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.voices or set(self.voices.upper()) - set(LETTERS):
+            raise ValueError(f"--voices {self.voices}: letters of {LETTERS}, for soprano, alto, tenor and bass")
+        if self.bars and self.bars[0] > self.bars[1]:
+            raise ValueError(f"--bars {self.bars[0]} {self.bars[1]}: the first comes first")
+
+
+@dataclass(frozen=True)
+class Likelihood(run.Use):
+    """Say how likely pieces are, in nats for each cell, sixteenth and note."""
+
+    pieces: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    """Files (MIDI or MusicXML) in four parts, or numbers of test chorales."""
+
+
+Use = Compose | Harmonise | Continue | Fill | Likelihood
+
+
+def answers(use: Use, model: Composer) -> Iterator[Answer]:
+    """For each piece its files. Raises DataError, RunError."""
+    if isinstance(use, Likelihood):
+        found = [model.nats([_piece(name, model)]) for name in use.pieces]
+        rows = [(name, *x.values()) for name, x in zip(use.pieces, found, strict=True)]
+        yield Table(
+            ("piece", "nats a cell", "a sixteenth", "a note"), rows, "{:<24}{:>12.3f}{:>14.3f}{:>10.3f}",
+            f"{'piece':<24}{'nats a cell':>12}{'a sixteenth':>14}{'a note':>10}",
+        )  # fmt: skip
+        return
+    like, fifths, n = None, None, 1
+    match use:
+        case Compose():
+            given, n = composer.blank(use.n, voices.BAR * use.bars), use.n
+            known = torch.zeros_like(given.cells, dtype=torch.bool)
+        case Harmonise():
+            like, n = _melody(use.melody, model), use.n
+            given, known = _given(like, len(like.cells), n)
+            known[..., 1:] = False
+        case Continue():
+            like = _piece(use.piece, model)
+            given, known = _given(like, _bar(like, use.bars + 1), 1)
+            known[:, _bar(like, use.given + 1) :] = False
+        case Fill():
+            like = _piece(use.piece, model)
+            given, known = _given(like, len(like.cells), 1)
+            first, last = use.bars or (1, len(like.cells))
+            begin = 0 if use.bars is None else _bar(like, first)
+            if begin >= len(like.cells):
+                raise RunError(f"--bars {first} {last}: the piece ends before")
+            for letter in use.voices.upper():
+                known[:, begin : _bar(like, last + 1), LETTERS.index(letter)] = False
+    t = given.cells.shape[1]
+    if t > model.length:
+        raise RunError(f"{t} sixteenths are more than the {model.length} that this run has learnt to write")
+    if isinstance(use, Harmonise) and (moved := pieces.moved(use.melody)):
+        yield Note(f"{moved} notes of {use.melody} lay between two sixteenths: each was moved to the nearest")
+    key = random.key(use.seed, model.device) if use.temperature > 0 else None
+    cells = model.write(given, known, key, use.temperature or 1.0, use.top_p)
+    font = synthesis.soundfont(use.soundfont)
+    if font is None:
+        yield Note("no soundfont is at hand, so sines stand for voices: --soundfont FILE.sf2 gives it instruments")
+    for i in range(n):
+        fifths = like.fifths if like else music.signature(cells[i])
+        yield from _files(use, i, cells[i], given.place[i], fifths, like.bar if like else voices.BAR, font)
+        if use.copy_check:
+            yield _copied(cells[i], given.place[i], model)
+
+
+def _files(
+    use: Written, i: int, cells: Int[Tensor, "t 4"], place: Int[Tensor, "t"], fifths: int, bar: int, font: Path | None
+) -> Iterator[Answer]:
+    notes, stem = voices.notes(cells, use.tempo), use.out / str(i)
+    name = lambda ending: stem.with_name(stem.name + ending)  # noqa: E731
+    yield Document(midi.encoded(notes, use.tempo, voices.NAMES), name(".mid"))
+    score = musicxml.written(cells, place, fifths, f"Chorale {i}", use.tempo, bar)
+    yield Document(score, name(".musicxml"))
+    samples = synthesis.synthesise(notes) if font is None else synthesis.rendered(notes, font)
+    yield Sound(samples, synthesis.RATE, name(".wav"))
+    yield Picture(plot.pianoroll(notes, voices.NAMES), name("-notes.png"))
+    if (drawn := plot.score(score)) is not None:
+        yield Picture(drawn, name("-score.png"), scale=1)
+    elif i == 0:
+        yield Note("verovio draws the score where it is installed: uv pip install verovio")
+
+
+def _copied(cells: Int[Tensor, "t 4"], place: Int[Tensor, "t"], model: Composer) -> Note:
+    windows = music.windows([Piece("", cells, place, voices.BAR, 0)])
+    if not len(windows):
+        return Note("no two whole bars of four quarters to look for")
+    found = music.nearest(windows, music.windows(model.data().train))
+    return Note(
+        f"cells as in the nearest two bars of the training pieces, in the best key: {found.mean():.0%} on average, "
+        f"{found.max():.0%} at most"
+    )
+
+
+def _piece(name: str, model: Composer) -> Piece:
+    if not name.isdecimal():
+        return pieces.four(Path(name))
+    known = model.data().test
+    if int(name) >= len(known):
+        raise RunError(f"{name}: test chorales have numbers from 0 to {len(known) - 1}")
+    return known[int(name)]
+
+
+def _melody(name: str, model: Composer) -> Piece:
+    return _piece(name, model) if name.isdecimal() else pieces.melody(Path(name))
+
+
+def _given(piece: Piece, t: int, n: int) -> tuple[Music, Bool[Tensor, "n t 4"]]:
+    """The piece, n times, with t sixteenths: cut, or with room behind it."""
+    spare = max(0, t - len(piece.cells))
+    cells = torch.cat([piece.cells.long(), torch.zeros(spare, 4, dtype=torch.int64)])[:t]
+    place = torch.cat([piece.place.long(), (int(piece.place[-1]) + 1 + torch.arange(spare)) % piece.bar])[:t]
+    known = (torch.arange(t) < len(piece.cells))[:, None].expand(t, 4)
+    many = lambda x: x.expand(n, *x.shape).clone()  # noqa: E731
+    return Music(many(cells), many(place), many(t - torch.arange(t))), many(known)
+
+
+def _bar(piece: Piece, number: int) -> int:
+    """Where a bar begins, of those behind the pickup from 1 on."""
+    pickup = (piece.bar - int(piece.place[0])) % piece.bar
+    return pickup + (number - 1) * piece.bar

@@ -1,0 +1,127 @@
+"""lib/models/chorale.py: what each cell may see, what is given, and that writing is the likelihood turned round."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lib import random, transformer, tree
+from lib.data import voices
+from lib.models import chorale
+from lib.models.chorale import Music
+
+BLOCK = transformer.Config(width=16, heads=2, ff=24, position="rotary", bias="none", activation="swiglu")
+CFG = chorale.Config(layers=2, around=1, chord=6, head=12, block=BLOCK)
+B, T = 2, 12
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Far enough from zero that everything matters."""
+    p = chorale.init(random.key(0), CFG)
+    return tree.map(lambda x: x + 0.3 * random.normal(random.key(x.numel()), tuple(x.shape)), p)
+
+
+def music(seed=1):
+    cells = random.randint(random.key(seed), (B, T, 4), 0, voices.KINDS).long()
+    cells = torch.where(random.bernoulli(random.key(seed + 1), 0.6, (B, T, 4)), 0, cells)
+    place = torch.arange(T).expand(B, T) % 16
+    return Music(cells, place, T - place)
+
+
+def nothing(value=False):
+    return torch.full((B, T, 4), value)
+
+
+def test_a_cell_sees_sixteenths_before_and_voices_above(params):
+    own = music()
+    logits = chorale.apply(params, own, nothing(), cfg=CFG)
+    assert logits.shape == (B, T, 4, voices.KINDS)
+    at, voice = 5, 2
+    cells = own.cells.clone()
+    cells[:, at, voice] = (cells[:, at, voice] + 7) % voices.KINDS
+    moved = (chorale.apply(params, own._replace(cells=cells), nothing(), cfg=CFG) - logits).abs().amax((0, 3))
+    assert bool((moved[:at] == 0).all()) and bool((moved[at, : voice + 1] == 0).all())
+    assert bool((moved[at, voice + 1 :] > 1e-4).all()) and bool((moved[at + 1 :] > 1e-5).all())
+
+
+def test_what_is_given_is_seen_from_everywhere(params):
+    own, given = music(), nothing()
+    given[:, 8, 1] = True
+    logits = chorale.apply(params, own, given, cfg=CFG)
+    cells = own.cells.clone()
+    cells[:, 8, 1] = torch.where(cells[:, 8, 1] == 40, 41, 40)
+    moved = (chorale.apply(params, own._replace(cells=cells), given, cfg=CFG) - logits).abs().amax((0, 3))
+    assert bool((moved > 1e-5).all())
+    cells[:, 8, 0] = torch.where(cells[:, 8, 0] == 40, 41, 40)  # not given: nothing before it sees it
+    again = chorale.apply(params, own._replace(cells=cells), given, cfg=CFG)
+    cells[:, 8, 0] = own.cells[:, 8, 0]
+    assert again[:, :8].equal(chorale.apply(params, own._replace(cells=cells), given, cfg=CFG)[:, :8])
+
+
+@pytest.mark.parametrize("what", ["place", "left"])
+def test_place_and_end_are_told(params, what):
+    own = music()
+    other = own._replace(**{what: getattr(own, what) + 1})
+    assert not torch.allclose(
+        chorale.apply(params, own, nothing(), cfg=CFG), chorale.apply(params, other, nothing(), cfg=CFG), atol=1e-3
+    )
+
+
+def test_held_is_how_long():
+    cells = torch.tensor([[30], [0], [0], [31], [1], [0]])
+    assert chorale.held(cells)[:, 0].tolist() == [0, 1, 2, 0, 0, 1]
+    assert chorale.pitches(cells)[:, 0].tolist() == [29, 29, 29, 30, 0, 0]
+
+
+def test_the_likeliest_cells_are_those_of_the_logits(params):
+    given = nothing()
+    given[:, 4:, 0] = True
+    own = music()
+    own = own._replace(cells=torch.where(given, own.cells.clamp(min=1), own.cells))  # struck, whatever comes before
+    written = chorale.generate(params, own, given, cfg=CFG)
+    assert written[given].equal(own.cells[given])
+    logits = chorale.apply(params, own._replace(cells=written), given, cfg=CFG)
+    logits[:, 0, :, voices.HOLD] = -torch.inf
+    assert logits.argmax(-1)[~given].equal(written[~given])
+
+
+def test_given_pitches_sound_as_they_are_given(params):
+    own, given = music(), nothing()
+    given[:, :, 0] = True
+    given[:, 6:9] = True
+    written = chorale.generate(params, own, given, random.key(3), cfg=CFG)
+    assert voices.sounding(written)[given].equal(voices.sounding(own.cells)[given])
+    assert bool((written[:, 0] != voices.HOLD).all())
+    other = chorale.generate(params, own, given, random.key(4), cfg=CFG)
+    assert not other.equal(written)
+    assert chorale.generate(params, own, given, random.key(3), cfg=CFG).equal(written)
+
+
+def test_writing_follows_the_likelihood(params):
+    """Of what is written from nothing, the mean surprise is the mean entropy of what could have been."""
+    n, t = 256, 3
+    place = torch.arange(t).expand(n, t)
+    blank = Music(torch.zeros(n, t, 4, dtype=torch.int64), place, t - place)
+    none = torch.zeros(n, t, 4, dtype=torch.bool)
+    written = chorale.generate(params, blank, none, random.key(5), cfg=CFG)
+    logits = chorale.apply(params, blank._replace(cells=written), none, cfg=CFG)
+    logits[:, 0, :, voices.HOLD] = -torch.inf
+    p = logits.softmax(-1)
+    entropy = -torch.where(p > 0, p * p.log(), 0).sum(-1)
+    nats = F.cross_entropy(logits.flatten(0, 2), written.flatten(), reduction="none").view_as(entropy)
+    assert (nats - entropy).mean().abs() < 4 * (nats - entropy).std() / nats.numel() ** 0.5
+    assert entropy.mean() > 0.5
+
+
+def test_nats_are_of_each_cell(params):
+    own = music()
+    found = chorale.nats(params, own, nothing(), cfg=CFG)
+    logits = chorale.apply(params, own, nothing(), cfg=CFG)
+    assert torch.allclose(found, -logits.log_softmax(-1).gather(-1, own.cells[..., None])[..., 0], atol=1e-5)
+
+
+def test_dropout_needs_a_key(params):
+    cfg = chorale.Config(layers=2, around=1, chord=6, head=12, dropout=0.5, block=BLOCK)
+    plain = chorale.apply(params, music(), nothing(), cfg=cfg)
+    assert plain.equal(chorale.apply(params, music(), nothing(), cfg=CFG))
+    assert not plain.equal(chorale.apply(params, music(), nothing(), random.key(0), cfg=cfg))
