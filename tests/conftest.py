@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib import random, run, threefry
-from lib.data import drawing, tokens
+from lib.data import drawing, midi, tokens, voices
 from lib.models import gpt, smollm
 from lib.run import cli, settings
 from lib.tasks import generated, judge
@@ -163,6 +163,19 @@ def tagged(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "tagged.txt"
     path.write_text("\n\n".join(blocks) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def songs(tmp_path_factory):
+    """A folder of thirty MIDI files of four voices that go in steps, every one different."""
+    folder = tmp_path_factory.mktemp("songs")
+    for i in range(30):
+        up, down = torch.arange(16).remainder(5), -torch.arange(16).remainder(3 + i % 3)
+        chords = torch.stack([67 + up, 60 + down, 55 + up // 2, 48 + down], 1) + i % 4
+        pitch = chords.repeat_interleave(2 + i % 2, 0)[: 32 + i % 5]
+        cells = voices.tokens(pitch, torch.zeros_like(pitch, dtype=torch.bool))
+        (folder / f"{i}.mid").write_bytes(midi.encoded(voices.notes(cells, 90), 90, voices.NAMES))
+    return folder
 
 
 @pytest.fixture(scope="session")

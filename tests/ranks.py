@@ -31,12 +31,14 @@ from experiments import (
     exp_mixture_points,
     exp_text2image_flowers,
     exp_transformer_fr,
+    exp_transformer_music,
     exp_vae_faces,
 )
 from lib import nn, parallel, random, threefry, transformer, tree
-from lib.data import batches, packing, tokens
+from lib.data import batches, excerpts, packing, tokens
 from lib.data.domains import Domains
 from lib.data.images import Images
+from lib.data.pieces import Piece
 from lib.faults import ParallelError
 from lib.models import bert, gpt, seq2seq
 from lib.tasks.classify import Encoded
@@ -232,6 +234,19 @@ def lstm_case(**change):
     return partial(exp_lstm_novel.init_state, v=40), step, args, [(next(data),) for _ in range(STEPS)]
 
 
+def music_case(**change):
+    """Pieces shorter than an excerpt: shares of a batch have different numbers of cells that count."""
+    args = replace(
+        exp_transformer_music.PRESETS["small"], layers=1, width=16, heads=2, ff=24, chord=6, head=12, rows=4, length=32,
+        warmup=2, steps=STEPS, **change,
+    )  # fmt: skip
+    made = [random.randint(random.fold_in(random.key(6), i), (16 + 4 * i, 4), 0, 48).to(torch.int8) for i in range(8)]
+    songs = [Piece("", cells, torch.arange(len(cells)) % 16, 16, 0) for cells in made]
+    data = excerpts.batches(songs, random.key(1), args.rows, args.length)
+    step = partial(exp_transformer_music.step, args=args, dtype=torch.float32)
+    return exp_transformer_music.init_state, step, args, [(next(data),) for _ in range(STEPS)]
+
+
 def classify_case(**change):
     args = replace(exp_gpt2_classify.PRESETS["small"], tune="lora", rank=2, length=6, lr=1e-3, steps=STEPS, **change)
     cfg = gpt.Config(40, 8, 1, transformer.Config(**SIZE, dropout=0.0, **LLAMA))
@@ -252,6 +267,7 @@ CASES = {
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
     "classify": classify_case, "vae_faces": vae_case, "pretrain": partial(sentiment_case, "pretrain"),
     "sentiment": partial(sentiment_case, "finetune"), "text2image": text2image_case, "entities": entities_case,
+    "music": music_case,
 }  # fmt: skip
 
 

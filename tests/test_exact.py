@@ -35,6 +35,7 @@ from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
 from experiments import exp_text2image_flowers as text2image
 from experiments import exp_transformer_fr as transformer
+from experiments import exp_transformer_music as music
 from experiments import exp_vae_faces as vae
 from lib import checkpoint, nn, random, tree
 from lib.data import drawing, images, packing, pairs, tokens, typed
@@ -95,6 +96,11 @@ SETTINGS = {
         text2image,
         {"small": 8, "fine": 8, "width": 16, "heads": 2, "blocks": 1, "widths": (8, 8), "pictures": 60, "batch": 8,
          "prompts": 4},
+    ),
+    "music": (
+        music,
+        {"layers": 1, "width": 16, "heads": 2, "ff": 24, "chord": 6, "head": 12, "rows": 4, "length": 32, "warmup": 2,
+         "samples": 2},
     ),
     "transformer": (
         transformer,
@@ -202,10 +208,10 @@ def unrelated_draws(seed):
 
 @EACH
 def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
-    name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story, films, tiny_llama, tagged
+    name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story, films, tiny_llama, tagged, songs
 ):
     exp, flags = SETTINGS[name]
-    needs = {transformer: {"data": sentences}, fashion: {"extractor": few_pictures}}
+    needs = {transformer: {"data": sentences}, music: {"data": songs}, fashion: {"extractor": few_pictures}}
     needs |= {one: {"data": story} for one in (gpt, gpt2, lstm)}
     needs |= {classify: {"data": films, "weights": tiny_llama}, sentiment: {"data": films}, named: {"data": tagged}}
     flags = {**COMMON, **flags, **needs.get(exp, {})}

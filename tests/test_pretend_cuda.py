@@ -33,6 +33,7 @@ USES = {
     "gpt2": [["The", "--n", 3]],
     "lstm": [["The", "--n", 3]],
     "mixture": [["--n", 3], ["score", 0.5, 0.5]],
+    "music": [["--n", 2, "--bars", 1], ["harmonise", 0], ["fill", 0, "--bars", 1, 1], ["likelihood", 0]],
     "text2image": [
         ["--n", 2, "--steps", 2],
         ["words", "--steps", 2],
