@@ -231,7 +231,7 @@ def _sing(
 
 def _spelt(pitch: int, fifths: int) -> tuple[str, int, int]:
     """Step, alteration and octave of a pitch. Of the line of fifths a key takes what lies from two below its tonic (in
-    C: Bb) to nine above it (D#; G# is its minor's leading note): so does Bach for 399 of 400 notes of his chorales."""
+    C: Bb) to nine above it (D#; G# is its minor's leading note): so does Bach for 799 of 800 notes of his chorales."""
     place = (pitch * 7 - (fifths - 2)) % 12 + fifths - 2  # a semitone is seven fifths; C's place is 0
     step, alter = FIFTHS[(place + 1) % 7], (place + 1) // 7
     return step, alter, (pitch - alter) // 12 - 1
