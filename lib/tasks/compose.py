@@ -11,9 +11,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from tyro.conf import Positional, arg
 
-from lib import plot, random, run
+from lib import random, run
 from lib.answers import Answer, Document, Note, Picture, Sound, Table
-from lib.data import midi, musicxml, pieces, synthesis, voices
+from lib.data import midi, musicxml, pieces, sheet, synthesis, voices
 from lib.data.pieces import Piece
 from lib.faults import RunError
 from lib.models.chorale import Music
@@ -168,8 +168,8 @@ def _files(
     yield Document(score, name(".musicxml"))
     samples = synthesis.synthesise(notes) if font is None else synthesis.rendered(notes, font)
     yield Sound(samples, synthesis.RATE, name(".wav"))
-    yield Picture(plot.pianoroll(notes, voices.NAMES), name("-notes.png"))
-    if (drawn := plot.score(score)) is not None:
+    yield Picture(sheet.pianoroll(notes, voices.NAMES), name("-notes.png"))
+    if (drawn := sheet.score(score)) is not None:
         yield Picture(drawn, name("-score.png"), scale=1)
     elif i == 0:
         yield Note("verovio draws the score where it is installed: uv pip install verovio")

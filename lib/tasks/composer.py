@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lib import plot, random, run, sound, tree
-from lib.data import excerpts, synthesis, voices
+from lib import random, run, sound, tree
+from lib.data import excerpts, sheet, synthesis, voices
 from lib.data.chorales import Chorales
 from lib.data.pieces import Piece
 from lib.models import chorale
@@ -96,7 +96,7 @@ def watch(here: run.Place, step: int, model: Composer, corpus: Chorales, key: Ke
 
 def show(here: run.Place, step: int, cells: Int[Tensor, "t v"]) -> None:
     notes = voices.notes(cells, TEMPO)
-    here.writer.add_figure("samples/notes", plot.pianoroll(notes, voices.NAMES), step)
+    here.writer.add_figure("samples/notes", sheet.pianoroll(notes, voices.NAMES), step)
     sound.add_sound(here.writer, "samples/sound", synthesis.synthesise(notes), synthesis.RATE, step)
 
 
