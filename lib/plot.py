@@ -82,8 +82,9 @@ def encoded(picture: UInt8[Tensor, "c h w"] | Figure | bytes, ending: str, scale
 
 
 def save(picture: UInt8[Tensor, "c h w"] | Figure | bytes, path: Path, scale: int = 1) -> None:
-    """Write what `encoded` makes of it. Raises RunError."""
+    """Write what `encoded` makes of it, in a folder that is made if need be. Raises RunError."""
     try:
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(encoded(picture, path.suffix, scale))
     except (OSError, ValueError) as error:
         raise RunError(f"cannot draw {path}: {error}") from error

@@ -434,6 +434,6 @@ def test_sounds_and_documents_are_saved(tmp_path, capsys):
     assert (tmp_path / "song.wav").read_bytes() == sound.wav(samples, 8000)
     assert (tmp_path / "song.mid").read_bytes() == b"\xff\r\n" and (tmp_path / "song.xml").exists()
     assert capsys.readouterr().out == f"four voices: {tmp_path / 'song.wav'}\n{tmp_path / 'song.mid'}\n"
-    for answer in (Sound(samples, 8000, tmp_path / "no" / "song.wav"), Document(b"", tmp_path)):
+    for answer in (Sound(samples, 8000, tmp_path / "no" / "no" / "song.wav"), Document(b"", tmp_path)):
         with pytest.raises(RunError, match=f"cannot write {answer.file}: "):
             cli.show(answer)

@@ -58,12 +58,12 @@ def parts(path: Path) -> list[Part]:
     return made
 
 
-def _score(path: Path) -> Any:  # symusic's types are those of all units of time at once
+def _score(path: Path) -> Any:  # its types are those of all units of time at once
     """What symusic reads, checked. Raises DataError."""
     raw = content(path)
     _check(raw, path)
     try:
-        score = symusic.Score.from_midi(raw)
+        score: Any = symusic.Score.from_midi(raw)
     except RuntimeError as error:
         raise DataError(f"{path} is damaged: {str(error).removesuffix(': iostream error')}. {_AGAIN}") from error
     if not all(tempo.mspq for tempo in score.tempos):

@@ -184,6 +184,7 @@ def show(answer: Answer) -> None:
 
 def _write(file: Path, content: bytes) -> None:
     try:
+        file.parent.mkdir(exist_ok=True)  # where an answer has several files
         file.write_bytes(content)
     except OSError as error:
         raise RunError(f"cannot write {file}: {error}") from error

@@ -97,7 +97,7 @@ def _faults(hint: Any, value: Any) -> Iterator[str]:
         yield from filter(None, (mark.fault(value) for mark in marks))
         hint = hint.__origin__
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
+    if origin is tuple and value is not None:
         for part, x in zip(parts[:1] * len(value) if parts[-1:] == (...,) else parts, value, strict=True):
             yield from _faults(part, x)
     elif origin in (typing.Union, types.UnionType):

@@ -36,8 +36,6 @@ class Written(run.Use):
     """Sample among the likeliest tokens that together have this probability."""
     seed: run.Seed = 0
     """Decides what is written."""
-    soundfont: Path | None = None
-    """A .sf2 or .sf3 file of instruments; one that is installed or can be fetched if not given."""
     copy_check: bool = False
     """Also tell how near the nearest two bars of the training pieces are."""
 
@@ -148,26 +146,22 @@ def answers(use: Use, model: Composer) -> Iterator[Answer]:
         yield Note(f"{moved} notes of {use.melody} lay between two sixteenths: each was moved to the nearest")
     key = random.key(use.seed, model.device) if use.temperature > 0 else None
     cells = model.write(given, known, key, use.temperature or 1.0, use.top_p)
-    font = synthesis.soundfont(use.soundfont)
-    if font is None:
-        yield Note("no soundfont is at hand, so sines stand for voices: --soundfont FILE.sf2 gives it instruments")
     for i in range(n):
         fifths = like.fifths if like else music.signature(cells[i])
-        yield from _files(use, i, cells[i], given.place[i], fifths, like.bar if like else voices.BAR, font)
+        yield from _files(use, i, cells[i], given.place[i], fifths, like.bar if like else voices.BAR)
         if use.copy_check:
             yield _copied(cells[i], given.place[i], model)
 
 
 def _files(
-    use: Written, i: int, cells: Int[Tensor, "t 4"], place: Int[Tensor, "t"], fifths: int, bar: int, font: Path | None
+    use: Written, i: int, cells: Int[Tensor, "t 4"], place: Int[Tensor, "t"], fifths: int, bar: int
 ) -> Iterator[Answer]:
     notes, stem = voices.notes(cells, use.tempo), use.out / str(i)
     name = lambda ending: stem.with_name(stem.name + ending)  # noqa: E731
     yield Document(midi.encoded(notes, use.tempo, voices.NAMES), name(".mid"))
     score = musicxml.written(cells, place, fifths, f"Chorale {i}", use.tempo, bar)
     yield Document(score, name(".musicxml"))
-    samples = synthesis.synthesise(notes) if font is None else synthesis.rendered(notes, font)
-    yield Sound(samples, synthesis.RATE, name(".wav"))
+    yield Sound(synthesis.synthesise(notes), synthesis.RATE, name(".wav"))
     yield Picture(sheet.pianoroll(notes, voices.NAMES), name("-notes.png"))
     if (drawn := sheet.score(score)) is not None:
         yield Picture(drawn, name("-score.png"), scale=1)
