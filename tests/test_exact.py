@@ -41,7 +41,7 @@ from lib import checkpoint, nn, random, tree
 from lib.data import drawing, images, packing, pairs, tokens, typed
 from lib.models import bert, smollm
 from lib.models import gpt2 as released
-from lib.tasks import generated, judge, writing
+from lib.tasks import composer, generated, judge, writing
 
 ROOT = Path(__file__).parent.parent
 HALF = 4
@@ -99,7 +99,7 @@ SETTINGS = {
     ),
     "music": (
         music,
-        {"layers": 1, "width": 16, "heads": 2, "ff": 24, "chord": 6, "head": 12, "rows": 4, "length": 32, "warmup": 2,
+        {"layers": 1, "width": 16, "heads": 2, "ff": 24, "chord": 6, "head": 12, "rows": 4, "length": 48, "warmup": 2,
          "samples": 2},
     ),
     "transformer": (
@@ -216,6 +216,7 @@ def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
     needs |= {classify: {"data": films, "weights": tiny_llama}, sentiment: {"data": films}, named: {"data": tagged}}
     flags = {**COMMON, **flags, **needs.get(exp, {})}
     monkeypatch.setattr(writing, "SHOWN", 9)
+    monkeypatch.setattr(composer, "BARS", 2)
     unrelated_draws(1)
     status, _, err = call(exp, *words(run="straight", **flags))
     assert status == 0, err

@@ -7,7 +7,7 @@ import torch
 from experiments import exp_smollm_chat as chat
 from lib import checkpoint, random, run, tree
 from lib.models import gpt, smollm
-from lib.tasks import diffuser, judge, writing
+from lib.tasks import composer, diffuser, judge, writing
 from tests import pretend
 from tests import test_exact as exact
 from tests.test_smollm import byte_pairs
@@ -65,6 +65,7 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(run.Run, "compile", compiled)
     monkeypatch.setattr(writing, "SHOWN", 3)
+    monkeypatch.setattr(composer, "BARS", 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of tiny operations: two threads that share a core take ten times as long
     with pretend.cuda() as device, torch.compiler.set_stance("force_eager"):
@@ -81,13 +82,26 @@ def faults(gpu):
 
 @pytest.mark.parametrize("name", USES)
 def test_an_experiment(
-    name, gpu, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story, films, tiny_llama, tagged
+    name,
+    gpu,
+    call,
+    monkeypatch,
+    few_pictures,
+    few_faces,
+    small_gpt2,
+    sentences,
+    story,
+    films,
+    tiny_llama,
+    tagged,
+    songs,
 ):
     exp, flags = exact.SETTINGS[name]
     needs = {
         "transformer": {"data": sentences}, "gan-fashion": {"extractor": few_pictures}, "gpt": {"data": story},
         "gpt2": {"data": story}, "lstm": {"data": story}, "classify": {"data": films, "weights": tiny_llama},
         "bert-sentiment": {"data": films, "pretrain_steps": 1}, "bert-entities": {"data": tagged},
+        "music": {"data": songs},
     }  # fmt: skip
     for recipe in ("FACES", "OTHERS"):
         monkeypatch.setattr(judge, recipe, getattr(judge, recipe)._replace(widths=(4, 4)))

@@ -14,6 +14,7 @@ from experiments import exp_transformer_music as exp
 from lib import random, tree
 from lib.data import excerpts, midi, pieces, voices
 from lib.data.pieces import Piece
+from lib.tasks import composer
 from lib.transform import jit
 
 TINY = {
@@ -24,6 +25,11 @@ TINY = {
 
 def flags(**values):
     return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+
+
+@pytest.fixture(autouse=True)
+def short_samples(monkeypatch):
+    monkeypatch.setattr(composer, "BARS", 2)
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ class Composer(NamedTuple):
         for i in range(0, len(found), ROWS):
             batch = tree.to(tree.stack(found[i : i + ROWS]), self.device)
             given = torch.zeros_like(batch.cells, dtype=torch.bool)
-            given[..., list(shown)] = True
+            for voice in shown:
+                given[..., voice] = True
             counts = batch.counts[..., None] & ~given
             each = chorale.nats(
                 self.params, Music(batch.cells, batch.place, torch.zeros_like(batch.left)), given, cfg=self.cfg
@@ -112,7 +113,7 @@ def evaluate(
             for name, x in (("all voices", free), ("alto, tenor and bass, the soprano given", given))
         ),
     ]
-    key = random.fold_in(random.key(3), 0)
+    key = random.key(3, model.device)
     written = torch.cat([model.chorales(min(ROWS, n - i), BARS, random.fold_in(key, i)) for i in range(0, n, ROWS)])
     training = music.windows(corpus.train)
     own = music.scores(windows(written), training)
