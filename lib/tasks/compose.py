@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 from tyro.conf import Positional, arg
 
 from lib import random, run
 from lib.answers import Answer, Document, Note, Picture, Sound, Table
 from lib.data import midi, musicxml, pieces, sheet, synthesis, voices
+from lib.data.chorales import Chorales
 from lib.data.pieces import Piece
 from lib.faults import RunError
 from lib.models.chorale import Music
@@ -25,15 +26,11 @@ Source = Positional[Annotated[str, arg(metavar="NUMBER|FILE")]]
 
 
 @dataclass(frozen=True)
-class Written(run.Use):
+class Filed(run.Use):
     out: Path = Path("music")
     """Folder for the files: MIDI, MusicXML, sound, and pictures of the notes and the score."""
     tempo: Annotated[float, run.Range(20, 300)] = composer.TEMPO
     """Quarters a minute."""
-    temperature: run.Amount = 1.0
-    """Above 1 the music is bolder, below 1 safer; 0: the likeliest cell each time."""
-    top_p: run.Share = 0.98
-    """Sample among the likeliest tokens that together have this probability."""
     seed: run.Seed = 0
     """Decides what is written."""
     copy_check: bool = False
@@ -43,6 +40,14 @@ class Written(run.Use):
         super().__post_init__()
         if not self.out.parent.is_dir() or self.out.is_file():
             raise ValueError(f"--out {self.out} cannot be a folder")
+
+
+@dataclass(frozen=True)
+class Written(Filed):
+    temperature: run.Amount = 1.0
+    """Above 1 the music is bolder, below 1 safer; 0: the likeliest cell each time."""
+    top_p: run.Share = 0.98
+    """Sample among the likeliest tokens that together have this probability."""
 
 
 @dataclass(frozen=True)
@@ -148,18 +153,17 @@ def answers(use: Use, model: Composer) -> Iterator[Answer]:
     cells = model.write(given, known, key, use.temperature or 1.0, use.top_p)
     for i in range(n):
         fifths = like.fifths if like else music.signature(cells[i])
-        yield from _files(use, i, cells[i], given.place[i], fifths, like.bar if like else voices.BAR)
+        piece = Piece(f"Chorale {i}", cells[i], given.place[i], like.bar if like else voices.BAR, fifths)
+        yield from files(use, i, piece)
         if use.copy_check:
-            yield _copied(cells[i], given.place[i], model)
+            yield copied(piece, model.data())
 
 
-def _files(
-    use: Written, i: int, cells: Int[Tensor, "t 4"], place: Int[Tensor, "t"], fifths: int, bar: int
-) -> Iterator[Answer]:
-    notes, stem = voices.notes(cells, use.tempo), use.out / str(i)
-    name = lambda ending: stem.with_name(stem.name + ending)  # noqa: E731
+def files(use: Filed, i: int, piece: Piece) -> Iterator[Answer]:
+    """The piece as MIDI, MusicXML, sound and pictures, under its number."""
+    notes, name = voices.notes(piece.cells, use.tempo), lambda ending: use.out / f"{i}{ending}"
     yield Document(midi.encoded(notes, use.tempo, voices.NAMES), name(".mid"))
-    score = musicxml.written(cells, place, fifths, f"Chorale {i}", use.tempo, bar)
+    score = musicxml.written(piece.cells, piece.place, piece.fifths, piece.name, use.tempo, piece.bar)
     yield Document(score, name(".musicxml"))
     yield Sound(synthesis.synthesise(notes), synthesis.RATE, name(".wav"))
     yield Picture(sheet.pianoroll(notes, voices.NAMES), name("-notes.png"))
@@ -169,11 +173,11 @@ def _files(
         yield Note("verovio draws the score where it is installed: uv pip install verovio")
 
 
-def _copied(cells: Int[Tensor, "t 4"], place: Int[Tensor, "t"], model: Composer) -> Note:
-    windows = music.windows([Piece("", cells, place, voices.BAR, 0)])
+def copied(piece: Piece, corpus: Chorales) -> Note:
+    windows = music.windows([piece])
     if not len(windows):
         return Note("no two whole bars of four quarters to look for")
-    found = music.nearest(windows, music.windows(model.data().train))
+    found = music.nearest(windows, music.windows(corpus.train))
     return Note(
         f"cells as in the nearest two bars of the training pieces, in the best key: {found.mean():.0%} on average, "
         f"{found.max():.0%} at most"

@@ -118,8 +118,7 @@ def evaluate(
     training = music.windows(corpus.train)
     own = music.scores(windows(written), training)
     bach = music.scores(music.windows(corpus.test), training)
-    lines += ["", f"{f'{n} chorales of {BARS} bars':<46}{'written':>10}{'Bach, test':>13}"]
-    lines += [f"{name:<46}{own[tag]:10.3f}{bach[tag]:13.3f}" for tag, name in music.NAMES.items()]
+    lines += ["", *music.table(own, bach, f"{n} chorales of {BARS} bars")]
     show(here, step, written[0])
     results = {"test/loss": free["cell"], "test/loss_given_soprano": given["cell"]}
     results |= {f"test/{name}": x for name, x in own.items()}

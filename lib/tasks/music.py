@@ -55,6 +55,17 @@ def scores(cells: Int[Tensor, "n t v"], training: Int[Tensor, "m t v"], near: in
     return found | {"nearest": float(agreement.mean()), "copied": float(agreement.max())}
 
 
+def unlike(own: dict[str, float], bach: dict[str, float]) -> float:
+    """One number to choose between runs: the mean distance of the shares among `scores`."""
+    shares = ("chord", "crossed", "outside", "scale", "onsets", "durations", "pitches")
+    return sum(abs(own[name] - bach[name]) for name in shares) / len(shares)
+
+
+def table(own: dict[str, float], bach: dict[str, float], what: str) -> list[str]:
+    lines = [f"{what:<46}{'written':>10}{'Bach, test':>13}"]
+    return lines + [f"{name:<46}{own[tag]:10.3f}{bach[tag]:13.3f}" for tag, name in NAMES.items()]
+
+
 def harmony(cells: Int[Tensor, "n t v"]) -> dict[str, float]:
     """What can be told without other music. A chord is a triad or a seventh chord, whole or without its fifth, a triad
     also without its third; rests make none. Parallels are counted where any pitch changes, for every two voices that

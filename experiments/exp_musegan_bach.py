@@ -1,0 +1,324 @@
+"""Two bars for four voices with a GAN whose voices share some of their noise (Dong et al. 2018, "MuseGAN").
+
+What it shows: a Wasserstein GAN on music as one-hot tokens; how far its bars are from Bach's, in chords, parallels,
+crossings, durations and copies; and what the book's mixing of time and voices does to both.
+`just run exp_musegan_bach`, then `just sample exp_musegan_bach vary --change groove`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lib import diagnose, gan, optim, parallel, random, run, tree
+from lib.answers import Answer
+from lib.data import batches, chorales, voices
+from lib.data.chorales import Chorales
+from lib.data.pieces import Piece
+from lib.faults import RunError
+from lib.models import musegan
+from lib.models.musegan import Config, Noise
+from lib.random import Key
+from lib.tasks import compose, composer, music, pictures
+from lib.transform import value_and_grad
+from lib.tree import Tree
+
+NAME = Path(__file__).stem
+
+
+@dataclass(frozen=True)
+class Args(run.Args):
+    """Train a generator of two bars in four voices against a critic."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Number format; auto is fp32: the critic's penalty is a derivative of a derivative."""
+    data: str = "default"
+    """default (music21's chorales), jsb (Jsb16thSeparated.npz under --data-dir, without bars and struck notes), or a
+    folder with pieces in four parts (MIDI or MusicXML)."""
+    mixed: bool = False
+    """Whether time and voices are mixed as in the book, which takes the numbers of four voices, one voice after the
+    other, for those of thirty-two sixteenths."""
+    transpose: bool = True
+    """Train in all keys in which every voice stays in its range."""
+    noise: run.Count = 32
+    """Numbers of each of the four kinds of noise."""
+    temporal: run.Count = 256
+    """Width of the networks that make bars' noises of a piece's."""
+    bar: run.Count = 256
+    """Channels of a bar's first position, which is doubled four times."""
+    least: run.Count = 128
+    """Channels of sixteenths at least."""
+    critic: run.Count = 128
+    """Width of the critic."""
+    output: Literal["hard", "soft"] = "hard"
+    """What the critic hears of the generator: its likeliest tokens, with the derivative of their probabilities, or
+    these probabilities."""
+    penalty: run.Amount = 10.0
+    """Weight of the gradient penalty."""
+    critic_steps: run.Count = 2
+    """Updates of the critic for each update of the generator."""
+    batch: run.Count = 32
+    """Windows of two bars of a batch."""
+    lr: run.Amount = 1e-3
+    """Learning rate of both networks, which falls linearly to 0."""
+    beta1: run.Fraction = 0.5
+    """Decay of Adam's first moment."""
+    ema_decay: run.Fraction = 0.99
+    """Decay of the averaged generator that is used; 0: the generator itself."""
+    samples: run.Free[run.Count] = 1000
+    """Windows that are generated for the final scores."""
+
+    def network(self) -> Config:
+        return Config(self.noise, self.temporal, self.bar, self.least, self.critic)
+
+
+PRESETS: dict[str, run.Args] = {
+    "small": Args(steps=1500, compile="off", eval_every=300, save_every=500),
+    # Chapter 13: five steps of the critic, 500 epochs of the first two bars of 229 pieces in batches of 64. Here all
+    # windows of two bars, a fresh point between real and generated for every example, no batch statistics.
+    "book": Args(
+        steps=1500, mixed=True, transpose=False, temporal=1024, bar=512, least=256, critic=256, output="soft",
+        critic_steps=5, batch=64, ema_decay=0.0, eval_every=150, save_every=500,
+    ),
+    "best": Args(
+        steps=20_000, temporal=512, bar=1024, least=512, critic=512, critic_steps=5, batch=128, lr=3e-4,
+        ema_decay=0.999, samples=5000, log_every=100, eval_every=2000, save_every=5000,
+    ),
+}  # fmt: skip
+
+
+# ---- model and loss: edit here ----
+
+
+class TrainState(NamedTuple):
+    params: gan.Pair
+    opt: gan.Pair
+    ema: Tree  # averaged parameters of the generator
+    key: Key
+    step: Int[Tensor, ""]
+
+
+class Windows(NamedTuple):
+    """`low` and `high`: by how many semitones each can be transposed."""
+
+    cells: Int[Tensor, "n t v"]
+    low: Int[Tensor, "n"]
+    high: Int[Tensor, "n"]
+
+
+def heard(g: Tree, z: Noise, args: Args) -> Float[Tensor, "b t v k"]:
+    """What the critic hears of a generator."""
+    p = musegan.generate(g, z, cfg=args.network())
+    return musegan.roll(musegan.straight_through(p) if args.output == "hard" else p)
+
+
+def real(data: Windows, index: Int[Tensor, "b"], key: Key, args: Args) -> Float[Tensor, "b t v k"]:
+    low, high = data.low[index], data.high[index]
+    cells = data.cells[index]
+    if args.transpose:
+        by = (low + random.uniform(key, (len(index),)) * (high - low + 1)).floor()
+        cells = voices.transposed(cells, torch.minimum(by, high.float()).long())
+    return musegan.roll(musegan.one_hot(cells))
+
+
+def critic_loss(
+    d: Tree, x: Tensor, fake: Tensor, key: Key, *, args: Args
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The loss, and the distance that the critic sees between real and generated music."""
+    distance = -gan.wasserstein_critic(*musegan.criticise(d, torch.cat([x, fake])).chunk(2))
+    return gan.gradient_penalty(partial(musegan.criticise, d), x, fake, key, args.penalty) - distance, distance
+
+
+def optimizer(args: Args, updates: int) -> optim.Optimizer:
+    """Of a network that is updated so often."""
+    return parallel.shard_optimizer(optim.adam(optim.linear(args.lr, updates), (args.beta1, 0.9)), args.shard_optimizer)
+
+
+def init_state(key: Key, args: Args) -> TrainState:
+    k_g, k_d, k_train = random.split(key, 3)
+    g, d = musegan.generator_init(k_g, args.network()), musegan.critic_init(k_d, args.network())
+    init = optimizer(args, args.steps).init
+    step = torch.zeros((), dtype=torch.int32, device=key.device)
+    return TrainState(gan.Pair(g, d), gan.Pair(init(g), init(d)), tree.map(torch.clone, g), k_train, step)
+
+
+def step(
+    state: TrainState, index: Int[Tensor, "b c"], data: Windows, *, args: Args
+) -> tuple[TrainState, dict[str, Tensor]]:
+    """c steps of the critic, then one of the generator against the new critic."""
+    keys = random.split(random.fold_in(state.key, state.step), 1 + args.critic_steps)
+    (g, d), opt_d, out = state.params, state.opt.d, dict[str, Tensor]()
+    for picked, key in zip(index.unbind(1), keys[1:], strict=True):
+        k_real, k_z, k_between = random.split(key, 3)
+        fake = heard(g, musegan.noise(k_z, len(picked), args.network()), args)
+        objective = value_and_grad(partial(critic_loss, args=args), has_aux=True)
+        (loss, distance), grads = parallel.mean(objective(d, real(data, picked, k_real, args), fake, k_between))
+        d, opt_d = optimizer(args, args.steps * args.critic_steps).update(grads, opt_d, d)
+        out = {"train/loss_d": loss, "train/distance": distance, "grad/norm_d": tree.global_norm(grads)}
+
+    def g_loss(g: Tree) -> Tensor:
+        z = musegan.noise(keys[0], len(index), args.network())
+        return gan.wasserstein_generator(musegan.criticise(d, heard(g, z, args)))
+
+    loss_g, grads_g = parallel.mean(value_and_grad(g_loss)(g))
+    g, opt_g = optimizer(args, args.steps).update(grads_g, state.opt.g, g)
+    ema = optim.ema(state.ema, g, args.ema_decay, state.step)
+    out |= {"train/loss_g": loss_g, "grad/norm_g": tree.global_norm(grads_g)}
+    return TrainState(gan.Pair(g, d), gan.Pair(opt_g, opt_d), ema, state.key, state.step + 1), out
+
+
+def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
+    """Each network's loss on (real music, noise) against the other as it is: of the scores alone."""
+
+    def scores(g: Tree, d: Tree, x: Tensor, z: Noise) -> tuple[Tensor, Tensor]:
+        return musegan.criticise(d, x), musegan.criticise(d, heard(g, z, args))
+
+    return {
+        "params.d": lambda d, examples: gan.wasserstein_critic(*scores(state.params.g, d, *examples)),
+        "params.g": lambda g, examples: gan.wasserstein_generator(scores(g, state.params.d, *examples)[1]),
+    }
+
+
+# ---- training: plumbing ----
+
+
+def windows(pieces: list[Piece], args: Args) -> Int[Tensor, "n t v"]:
+    """Raises RunError where there are none."""
+    cells = music.windows(pieces)
+    if not len(cells):
+        raise RunError("no piece has two whole bars of four quarters")
+    if args.mixed:
+        pitch = voices.sounding(cells).transpose(1, 2).reshape(cells.shape)
+        cells = voices.tokens(pitch, torch.zeros_like(pitch, dtype=torch.bool))
+    return cells
+
+
+@torch.no_grad()
+def generated(g: Tree, z: Noise, args: Args) -> Int[Tensor, "n t v"]:
+    parts = zip(*(x.split(250) for x in z), strict=True)
+    found = [musegan.cells(musegan.generate(g, Noise(*part), cfg=args.network())) for part in parts]
+    return torch.cat(found).cpu()
+
+
+def train(args: Args) -> None:
+    corpus = chorales.load(args.data, args.data_dir)
+    train, val, test = (windows(side, args) for side in corpus[1:])
+    here = run.Run(args, NAME, Path(__file__), unit="windows", minimise="val/unlike")
+    data = tree.to(Windows(train, *voices.shifts(voices.sounding(train))), here.device)
+    print(f"{corpus.name}: {len(train):,} windows of two bars to train on; {here.device}, {here.dtype}")
+    state = here.start(init_state)
+    print(tree.table(state.params, depth=2))
+    update = here.compile(step)
+    wide = args.batch * args.critic_steps
+    order = here.batches(partial(numbers, n=len(train), size=wide, columns=args.critic_steps))
+    k_val, k_test = random.split(here.show_key)
+    z_val, z_test = (musegan.noise(k, n, args.network()) for k, n in ((k_val, 256), (k_test, args.samples)))
+    bach = music.scores(val, train, near=64)
+
+    for n in here.progress():
+        index = next(order)
+        state, out = update(state, index, data)
+        here.record(n, state, out, units=index.numel())
+        if here.due(n, args.eval_every):
+            for one, s in here.each(state):
+                cells = generated(s.ema, z_val, args)
+                own = music.scores(cells, train, near=64)
+                one.log(n + 1, {f"generated/{tag}": x for tag, x in own.items()})
+                one.log(n + 1, {f"bach/{tag}": x for tag, x in bach.items()})
+                one.log(n + 1, {"val/unlike": music.unlike(own, bach)})
+                composer.show(one, n + 1, cells[:4].flatten(0, 1))
+                told = [
+                    f"{tag} {own[tag]:.2f} ({bach[tag]:.2f})" for tag in ("chord", "parallels", "crossed", "onsets")
+                ]
+                one.write(f"step {n + 1}, Bach's in brackets: {', '.join(told)}")
+        for one, before, after, i in here.diagnosed(n, state, index):
+            k_real, k_z = random.split(here.show_key)
+            z = musegan.noise(k_z, len(i), args.network())
+            examples = real(data, i[:, 0], k_real, args), z
+            diagnose.report(one, n + 1, before, after, objectives(after, args), examples)
+    if not here.evaluates(state):
+        return
+    results, bach = [], music.scores(test, train)
+    for one, s in here.each(state):
+        cells = generated(s.ema, z_test, args)
+        own = music.scores(cells, train)
+        composer.show(one, args.steps, cells[:4].flatten(0, 1))
+        found = {f"test/{tag}": x for tag, x in own.items()} | {f"bach/{tag}": x for tag, x in bach.items()}
+        results.append((found, music.table(own, bach, f"{len(cells):,} windows of two bars")))
+    here.finish(results)
+
+
+def numbers(key: Key, n: int, size: int, columns: int, first: int = 0) -> Iterator[Int[Tensor, "b c"]]:
+    """Batches for several steps of the critic, one a column."""
+    return (index.view(-1, columns) for index in batches.numbers(key, n, size, first))
+
+
+# ---- using a run ----
+
+
+class Model(NamedTuple):
+    generator: Tree
+    args: Args
+    data: Callable[[], Chorales]
+
+
+def load(path: Path, args: Args) -> Model:
+    generator = run.load(path, init_state(random.key(0), args).ema, "ema")
+    return Model(generator, args, functools.cache(partial(chorales.load, args.data, args.data_dir)))
+
+
+@dataclass(frozen=True)
+class Draw(compose.Filed):
+    """Generate pieces of two bars with the latest finished run."""
+
+    n: run.Count = 4
+    """How many."""
+
+
+@dataclass(frozen=True)
+class Way(compose.Filed):
+    """Go from one piece to another in eight steps, all in one file."""
+
+
+@dataclass(frozen=True)
+class Vary(compose.Filed):
+    """Keep three of a piece's noises and draw one anew, eight times, all in one file."""
+
+    change: Literal["chords", "style", "melody", "groove"] = "groove"
+    """Which noise."""
+
+
+Use = Draw | Way | Vary
+
+
+def answers(use: compose.Filed, model: Model) -> Iterator[Answer]:
+    """For each piece its files."""
+    cfg, key, bar = model.args.network(), random.key(use.seed), voices.BAR
+    match use:
+        case Draw():
+            z = musegan.noise(key, use.n, cfg)
+        case Way():
+            ends = musegan.noise(key, 2, cfg)
+            z = Noise(*(pictures.between(x[0], x[1], 8, circle=True) for x in (end.flatten(1) for end in ends)))
+            z = Noise(*(a.view(8, *b.shape[1:]) for a, b in zip(z, ends, strict=True)))
+        case Vary():
+            first, fresh = (musegan.noise(k, n, cfg) for k, n in zip(random.split(key), (1, 8), strict=True))
+            z = first._replace(**{use.change: getattr(fresh, use.change)})
+            z = Noise(*(x.expand(8, *x.shape[1:]) for x in z))
+    cells = generated(model.generator, z, model.args)
+    cells = cells if isinstance(use, Draw) else cells.flatten(0, 1)[None]
+    for i, x in enumerate(cells):
+        piece = Piece(f"Piece {i}", x, torch.arange(len(x)) % bar, bar, music.signature(x))
+        yield from compose.files(use, i, piece)
+        if use.copy_check:
+            yield compose.copied(piece, model.data())
+
+
+if __name__ == "__main__":
+    run.main(NAME, PRESETS, train, load, answers, Use)
