@@ -153,7 +153,8 @@ def step(
 ) -> tuple[TrainState, dict[str, Tensor]]:
     """c steps of the critic, then one of the generator against the new critic."""
     keys = random.split(random.fold_in(state.key, state.step), 1 + args.critic_steps)
-    (g, d), opt_d, out = state.params, state.opt.d, dict[str, Tensor]()
+    (g, d), opt_d = state.params, state.opt.d
+    out: dict[str, Tensor] = {}
     for picked, key in zip(index.unbind(1), keys[1:], strict=True):
         k_real, k_z, k_between = random.split(key, 3)
         fake = heard(g, musegan.noise(k_z, len(picked), args.network()), args)

@@ -29,13 +29,14 @@ from experiments import (
     exp_gpt_hemingway,
     exp_lstm_novel,
     exp_mixture_points,
+    exp_musegan_bach,
     exp_text2image_flowers,
     exp_transformer_fr,
     exp_transformer_music,
     exp_vae_faces,
 )
 from lib import nn, parallel, random, threefry, transformer, tree
-from lib.data import batches, excerpts, packing, tokens
+from lib.data import batches, excerpts, packing, tokens, voices
 from lib.data.domains import Domains
 from lib.data.images import Images
 from lib.data.pieces import Piece
@@ -247,6 +248,24 @@ def music_case(**change):
     return exp_transformer_music.init_state, step, args, [(next(data),) for _ in range(STEPS)]
 
 
+def musegan_case(**change):
+    args = replace(
+        exp_musegan_bach.PRESETS["small"],
+        noise=4,
+        temporal=8,
+        bar=16,
+        least=8,
+        critic=8,
+        lr=1e-4,
+        steps=STEPS,
+        **change,
+    )
+    cells = random.randint(random.key(6), (32, 32, 4), 1, 48).long()
+    data = exp_musegan_bach.Windows(cells, *voices.shifts(voices.sounding(cells)))
+    index = [random.randint(random.fold_in(random.key(2), i), (8, args.critic_steps), 0, 32) for i in range(STEPS)]
+    return exp_musegan_bach.init_state, partial(exp_musegan_bach.step, args=args), args, [(i, data) for i in index]
+
+
 def classify_case(**change):
     args = replace(exp_gpt2_classify.PRESETS["small"], tune="lora", rank=2, length=6, lr=1e-3, steps=STEPS, **change)
     cfg = gpt.Config(40, 8, 1, transformer.Config(**SIZE, dropout=0.0, **LLAMA))
@@ -267,7 +286,7 @@ CASES = {
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
     "classify": classify_case, "vae_faces": vae_case, "pretrain": partial(sentiment_case, "pretrain"),
     "sentiment": partial(sentiment_case, "finetune"), "text2image": text2image_case, "entities": entities_case,
-    "music": music_case,
+    "music": music_case, "musegan": musegan_case,
 }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from experiments import exp_gpt2_classify as classify
 from experiments import exp_gpt_hemingway as gpt
 from experiments import exp_lstm_novel as lstm
 from experiments import exp_mixture_points as mixture
+from experiments import exp_musegan_bach as musegan
 from experiments import exp_text2image_flowers as text2image
 from experiments import exp_transformer_fr as transformer
 from experiments import exp_transformer_music as music
@@ -96,6 +97,10 @@ SETTINGS = {
         text2image,
         {"small": 8, "fine": 8, "width": 16, "heads": 2, "blocks": 1, "widths": (8, 8), "pictures": 60, "batch": 8,
          "prompts": 4},
+    ),
+    "musegan": (
+        musegan,
+        {"noise": 4, "temporal": 8, "bar": 16, "least": 8, "critic": 8, "batch": 4, "samples": 4},
     ),
     "music": (
         music,
@@ -211,7 +216,12 @@ def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
     name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story, films, tiny_llama, tagged, songs
 ):
     exp, flags = SETTINGS[name]
-    needs = {transformer: {"data": sentences}, music: {"data": songs}, fashion: {"extractor": few_pictures}}
+    needs = {
+        transformer: {"data": sentences},
+        music: {"data": songs},
+        musegan: {"data": songs},
+        fashion: {"extractor": few_pictures},
+    }
     needs |= {one: {"data": story} for one in (gpt, gpt2, lstm)}
     needs |= {classify: {"data": films, "weights": tiny_llama}, sentiment: {"data": films}, named: {"data": tagged}}
     flags = {**COMMON, **flags, **needs.get(exp, {})}

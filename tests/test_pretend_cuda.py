@@ -33,6 +33,7 @@ USES = {
     "gpt2": [["The", "--n", 3]],
     "lstm": [["The", "--n", 3]],
     "mixture": [["--n", 3], ["score", 0.5, 0.5]],
+    "musegan": [["--n", 2], ["way"], ["vary"]],
     "music": [["--n", 2, "--bars", 1], ["harmonise", 0], ["fill", 0, "--bars", 1, 1], ["likelihood", 0]],
     "text2image": [
         ["--n", 2, "--steps", 2],
@@ -101,7 +102,7 @@ def test_an_experiment(
         "transformer": {"data": sentences}, "gan-fashion": {"extractor": few_pictures}, "gpt": {"data": story},
         "gpt2": {"data": story}, "lstm": {"data": story}, "classify": {"data": films, "weights": tiny_llama},
         "bert-sentiment": {"data": films, "pretrain_steps": 1}, "bert-entities": {"data": tagged},
-        "music": {"data": songs},
+        "music": {"data": songs}, "musegan": {"data": songs},
     }  # fmt: skip
     for recipe in ("FACES", "OTHERS"):
         monkeypatch.setattr(judge, recipe, getattr(judge, recipe)._replace(widths=(4, 4)))

@@ -100,7 +100,7 @@ def generate(p: Tree, z: Noise, *, cfg: Config) -> Float[Tensor, "b t v k"]:
 
 def straight_through(p: Float[Tensor, "*b k"]) -> Float[Tensor, "*b k"]:
     """The likeliest token as one-hot, with the derivative of the probabilities (Bengio et al. 2013)."""
-    return p + (F.one_hot(p.argmax(-1), p.shape[-1]).to(p.dtype) - p).detach()
+    return p + (one_hot(p.argmax(-1)).to(p.dtype) - p).detach()
 
 
 def roll(tokens: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t v k"]:
@@ -143,8 +143,8 @@ def criticise(p: Tree, heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b"]:
     return nn.linear(p["out"][1], leaky(nn.linear(p["out"][0], x.flatten(1)))).squeeze(-1)
 
 
-def one_hot(cells: Int[Tensor, "b t v"]) -> Float[Tensor, "b t v k"]:
-    return F.one_hot(cells.long(), voices.KINDS).float()
+def one_hot(cells: Int[Tensor, "*b"]) -> Float[Tensor, "*b k"]:
+    return (cells[..., None] == torch.arange(voices.KINDS, device=cells.device)).float()  # F.one_hot has no vmap
 
 
 def cells(probabilities: Float[Tensor, "b t v k"]) -> Int[Tensor, "b t v"]:
