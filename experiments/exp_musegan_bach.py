@@ -315,7 +315,7 @@ def answers(use: compose.Filed, model: Model) -> Iterator[Answer]:
     cells = generated(model.generator, z, model.args)
     cells = cells if isinstance(use, Draw) else cells.flatten(0, 1)[None]
     for i, x in enumerate(cells):
-        piece = Piece(f"Piece {i}", x, torch.arange(len(x)) % bar, bar, music.signature(x))
+        piece = Piece(f"Piece {i}", x, torch.arange(len(x)) % bar, bar, voices.signature(voices.sounding(x)))
         yield from compose.files(use, i, piece)
         if use.copy_check:
             yield compose.copied(piece, model.data())

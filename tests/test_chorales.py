@@ -290,4 +290,4 @@ def test_windows_are_whole_bars_that_begin_with_notes():
 @pytest.mark.parametrize(("by", "fifths"), [(0, 0), (2, 2), (7, 1), (5, -1), (3, -3)])
 def test_the_signature_is_of_the_key(by, fifths):
     scale = torch.tensor([60, 62, 64, 65, 67, 69, 71])[:, None].expand(7, 4) + (by - 12 if by > 7 else by)
-    assert music.signature(voices.tokens(scale, torch.ones_like(scale, dtype=torch.bool))) == fifths
+    assert voices.signature(scale) == fifths

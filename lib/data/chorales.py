@@ -163,4 +163,4 @@ def _from_pitches(name: str, array: np.ndarray) -> Piece:
     if pitch.ndim != 2 or pitch.shape[1] != 4:
         raise ValueError(f"{name} has shape {tuple(pitch.shape)}")
     cells = voices.tokens(pitch, torch.zeros_like(pitch, dtype=torch.bool)).to(torch.int8)
-    return Piece(name, cells, torch.arange(len(pitch)) % voices.BAR, voices.BAR, 0)
+    return Piece(name, cells, torch.arange(len(pitch)) % voices.BAR, voices.BAR, voices.signature(pitch))

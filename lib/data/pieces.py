@@ -103,7 +103,7 @@ def placed(name: str, parts: Sequence[Part]) -> Piece:
     if not 0 < bar <= LONGEST:
         raise DataError(f"{name} has bars of {bar} sixteenths, more than the {LONGEST} of any chorale")
     places = torch.tensor(list(_places(first.bars, bar, t)))
-    return Piece(name, cells, places, bar, first.keys[0][1] if first.keys else 0)
+    return Piece(name, cells, places, bar, first.keys[0][1] if first.keys else voices.signature(pitch))
 
 
 def _places(bars: list[Fraction], bar: int, t: int) -> Iterator[int]:

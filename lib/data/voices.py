@@ -74,3 +74,11 @@ def shifts(pitch: Int[Tensor, "*b t v"]) -> tuple[Int[Tensor, "*b"], Int[Tensor,
     least = torch.where(pitch > 0, pitch, 999).amin(-2)
     most = torch.where(pitch > 0, pitch, -999).amax(-2)
     return (low - least).amax(-1).clamp(max=0), (high - most).amin(-1).clamp(min=0)
+
+
+def signature(pitch: Int[Tensor, "*b"]) -> int:
+    """The key signature (sharps, below 0 flats) whose scale has most of the pitches (0: rest); of equals the
+    simplest."""
+    counts = torch.bincount(pitch[pitch > 0].flatten() % 12, minlength=12)
+    scale = lambda fifths: [(7 * (fifths + i)) % 12 for i in range(-1, 6)]  # noqa: E731
+    return max(sorted(range(-6, 7), key=abs), key=lambda fifths: int(counts[scale(fifths)].sum()))

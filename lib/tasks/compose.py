@@ -122,41 +122,48 @@ def answers(use: Use, model: Composer) -> Iterator[Answer]:
             f"{'piece':<24}{'nats a cell':>12}{'a sixteenth':>14}{'a note':>10}",
         )  # fmt: skip
         return
-    like, fifths, n = None, None, 1
-    match use:
-        case Compose():
-            given, n = composer.blank(use.n, voices.BAR * use.bars), use.n
-            known = torch.zeros_like(given.cells, dtype=torch.bool)
-        case Harmonise():
-            like, n = _melody(use.melody, model), use.n
-            given, known = _given(like, len(like.cells), n)
-            known[..., 1:] = False
-        case Continue():
-            like = _piece(use.piece, model)
-            given, known = _given(like, _bar(like, use.bars + 1), 1)
-            known[:, _bar(like, use.given + 1) :] = False
-        case Fill():
-            like = _piece(use.piece, model)
-            given, known = _given(like, len(like.cells), 1)
-            first, last = use.bars or (1, len(like.cells))
-            begin = 0 if use.bars is None else _bar(like, first)
-            if begin >= len(like.cells):
-                raise RunError(f"--bars {first} {last}: the piece ends before")
-            for letter in use.voices.upper():
-                known[:, begin : _bar(like, last + 1), LETTERS.index(letter)] = False
+    given, known, like = _asked(use, model)
     t = given.cells.shape[1]
     if t > model.length:
         raise RunError(f"{t} sixteenths are more than the {model.length} that this run has learnt to write")
     if isinstance(use, Harmonise) and (moved := pieces.moved(use.melody)):
         yield Note(f"{moved} notes of {use.melody} lay between two sixteenths: each was moved to the nearest")
     key = random.key(use.seed, model.device) if use.temperature > 0 else None
-    cells = model.write(given, known, key, use.temperature or 1.0, use.top_p)
-    for i in range(n):
-        fifths = like.fifths if like else music.signature(cells[i])
-        piece = Piece(f"Chorale {i}", cells[i], given.place[i], like.bar if like else voices.BAR, fifths)
+    for i, cells in enumerate(model.write(given, known, key, use.temperature or 1.0, use.top_p)):
+        bar, fifths = (like.bar, like.fifths) if like else (voices.BAR, voices.signature(voices.sounding(cells)))
+        piece = Piece(f"Chorale {i}", cells, given.place[i], bar, fifths)
         yield from files(use, i, piece)
         if use.copy_check:
             yield copied(piece, model.data())
+
+
+def _asked(use: Use, model: Composer) -> tuple[Music, Bool[Tensor, "n t 4"], Piece | None]:
+    """What is to be written: with cells and places, which of the cells are known, and of which piece they are. Raises
+    DataError, RunError."""
+    match use:
+        case Harmonise():
+            piece = _melody(use.melody, model)
+            given, known = _given(piece, len(piece.cells), use.n)
+            known[..., 1:] = False
+        case Continue():
+            piece = _piece(use.piece, model)
+            given, known = _given(piece, _bar(piece, use.bars + 1), 1)
+            known[:, _bar(piece, use.given + 1) :] = False
+        case Fill():
+            piece = _piece(use.piece, model)
+            given, known = _given(piece, len(piece.cells), 1)
+            first, last = use.bars or (1, len(piece.cells))
+            begin = 0 if use.bars is None else _bar(piece, first)
+            if begin >= len(piece.cells):
+                raise RunError(f"--bars {first} {last}: the piece ends before")
+            for letter in use.voices.upper():
+                known[:, begin : _bar(piece, last + 1), LETTERS.index(letter)] = False
+        case Compose():
+            given = composer.blank(use.n, voices.BAR * use.bars)
+            return given, torch.zeros_like(given.cells, dtype=torch.bool), None
+        case _:
+            raise TypeError(use)
+    return given, known, piece
 
 
 def files(use: Filed, i: int, piece: Piece) -> Iterator[Answer]:

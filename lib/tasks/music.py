@@ -137,10 +137,3 @@ def nearest(cells: Int[Tensor, "n t v"], training: Int[Tensor, "m t v"]) -> Floa
         for i, window in enumerate(moved):
             best[i] = torch.maximum(best[i], (other == window).float().mean(1).max())
     return best
-
-
-def signature(cells: Int[Tensor, "t v"]) -> int:
-    """The key signature (sharps, below 0 flats) whose scale has most of the sounding cells; of equals the simplest."""
-    shares = pitch_classes(cells[None])
-    scale = lambda fifths: [(7 * (fifths + i)) % 12 for i in range(-1, 6)]  # noqa: E731
-    return max(sorted(range(-6, 7), key=abs), key=lambda fifths: float(shares[scale(fifths)].sum()))
