@@ -36,8 +36,8 @@ NAME = Path(__file__).stem
 class Args(run.Args):
     """Train a generator of two bars in four voices against a critic."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Number format; auto is fp32: the critic's penalty is a derivative of a derivative."""
+    precision: Literal["fp32"] = "fp32"
+    """Number format: the critic's penalty is a derivative of a derivative."""
     data: str = "default"
     """default (music21's chorales), jsb (Jsb16thSeparated.npz under --data-dir, without bars and struck notes), or a
     folder with pieces in four parts (MIDI or MusicXML)."""
@@ -314,11 +314,14 @@ def answers(use: compose.Filed, model: Model) -> Iterator[Answer]:
             z = Noise(*(x.expand(8, *x.shape[1:]) for x in z))
     cells = generated(model.generator, z, model.args)
     cells = cells if isinstance(use, Draw) else cells.flatten(0, 1)[None]
+    learnt = windows(model.data().train, model.args) if use.copy_check else cells
     for i, x in enumerate(cells):
         piece = Piece(f"Piece {i}", x, torch.arange(len(x)) % bar, bar, voices.signature(voices.sounding(x)))
         yield from compose.files(use, i, piece)
         if use.copy_check:
-            yield compose.copied(piece, model.data())
+            yield compose.copied(
+                cells[i : i + 1] if isinstance(use, Draw) else cells[i].view(-1, music.WINDOW, 4), learnt
+            )
 
 
 if __name__ == "__main__":

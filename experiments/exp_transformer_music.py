@@ -108,13 +108,13 @@ PRESETS: dict[str, run.Args] = {
 
 
 def seen(batch: Excerpt, key: Key, args: Args) -> tuple[Music, Bool[Tensor, "b t v"], Bool[Tensor, "b t v"]]:
-    """An excerpt as a model is to see it, what of it is given, and what is to be predicted. Of half of those with
-    something given some voices are, of half all but a gap, of some both; for half of all it is told what is left."""
+    """An excerpt as a model is to see it, what of it is given, and what is to be predicted. Of those with
+    something given it is some voices, or all but a gap, or, of one in five, both; half of all are told what is left."""
     k_shift, k_left, k_kind, k_voice, k_gap = random.split(key, 5)
     b, t, v = batch.cells.shape
     cells, n = batch.cells, torch.arange(t, device=batch.cells.device)
     if args.transpose:
-        low, high = voices.shifts(torch.where(batch.counts[..., None], voices.sounding(cells), 0))
+        low, high = voices.shifts(voices.sounding(cells))
         by = (low + random.uniform(k_shift, (b,)) * (high - low + 1)).floor()
         cells = voices.transposed(cells, torch.minimum(by, high.float()).long())
     left = torch.where(random.bernoulli(k_left, 0.5, (b, 1)), batch.left, 0)

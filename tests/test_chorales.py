@@ -92,8 +92,10 @@ def test_a_bar_that_a_repeat_cuts_goes_on():
     ("parts", "fault"),
     [
         ([[note(0, 4, 90)]], "goes from 90 to 90, a soprano from 60 to 81"),
-        ([[note(0, 4, 65), note(2, 4, 67)]], "several notes at once 2 quarters in"),
+        ([[note(0, 4, 65), note(2, 4, 67)]], "several notes at once 2 quarters from its beginning"),
         ([[note(0, 1, 65)]], "shorter than a bar"),
+        ([[note(0, "1/8", 65), note("1/8", "1/8", 67), note("1/4", 4, 65)]], "shorter than a sixteenth 0 quarters"),
+        ([[note(0, "1/32", 65)]], "shorter than a bar"),
         ([[note(0, 4, 65)], [note(0, 4, 60)]], "has 2 parts: give the melody alone"),
         ([[]], "has no notes"),
     ],
@@ -122,6 +124,10 @@ def test_four_parts_survive_midi_and_musicxml(tmp_path):
     for name in ("a.mid", "a.musicxml"):
         found = pieces.four(tmp_path / name)
         assert found.cells.equal(own.cells) and found.place.equal(own.place)
+    notes = voices.notes(own.cells.long(), 90)
+    (tmp_path / "b.mid").write_bytes(midi.encoded(notes._replace(voice=3 - notes.voice), 90, voices.NAMES))
+    with pytest.raises(DataError, match="parts in another order"):
+        pieces.four(tmp_path / "b.mid")
     with pytest.raises(DataError, match=r"neither MIDI \(.mid\) nor MusicXML"):
         pieces.four(tmp_path / "a.txt")
 
@@ -229,6 +235,13 @@ def test_an_excerpt_begins_with_what_sounds():
     assert end.counts.tolist() == [True] * 16 + [False] * 4 and end.left[15:].tolist() == [1, 0, 0, 0, 0]
 
 
+def test_nothing_tells_where_a_piece_ends():
+    """But `left` and `counts`, which a model need not be shown."""
+    whole = excerpts.cut(piece(bars=3), 0, 40)
+    short = excerpts.cut(piece(bars=2), 0, 40)
+    assert whole.place.equal(short.place) and int(short.counts.sum()) == 32 and bool((short.cells[32:] == 0).all())
+
+
 def test_batches_are_a_function_of_key_and_number():
     some = [piece(bars=b) for b in (1, 2, 3, 5)]
 
@@ -261,6 +274,10 @@ def test_each_fault_is_counted():
     assert music.harmony(cells(((84 - 12, 64, 55, 30 + 6),), 32)[None])["outside"] == 0
     assert music.harmony(cells(((59, 57, 50, 45),), 32)[None])["outside"] == 0.25
     assert music.harmony(cells(((61, 60, 59, 58),), 32)[None])["chord"] == 0
+    fourths = music.harmony(cells(((60, 65, 50, 43), (62, 67, 53, 43)), 16)[None])  # of voices that cross
+    assert fourths["parallels"] == 0 and fourths["crossed"] == 1
+    none = music.scores(cells()[None], cells()[None][:0])
+    assert np.isnan(none["nearest"]) and np.isnan(none["copied"])
     rests = torch.full((1, 32, 4), voices.REST)
     assert np.isnan(music.harmony(rests)["chord"])
 

@@ -141,6 +141,15 @@ def test_the_step_is_one_graph(key):
         torch.testing.assert_close(x, tree.at(b.params, path), rtol=1e-3, atol=1e-4, msg=path)
 
 
+def test_what_only_shows_how_a_piece_sounds_stays_in_range(key):
+    """An excerpt's first pitches, which do not count, are transposed with the others."""
+    cells = torch.full((60, 4), 0, dtype=torch.int8)
+    cells[0], cells[30] = torch.tensor([47, 40, 30, 14]), torch.tensor([30, 28, 21, 14])
+    batch = tree.stack([excerpts.cut(Piece("", cells, torch.arange(60) % 16, 16, 0), 20, 32)] * 64)
+    music, _, _ = exp.seen(batch, key, tiny(rows=64))
+    assert int(music.cells.max()) <= 47 and music.cells[:, 0, 0].equal(batch.cells[:, 0, 0])
+
+
 def test_what_a_model_is_shown(key):
     """Some voices, all but a gap, both, or nothing; in all keys within the ranges; and what is left, at times."""
     args, high = tiny(rows=64, given=0.8), torch.tensor([34, 28, 21, 14], dtype=torch.int8)
@@ -189,6 +198,8 @@ def test_what_cannot_be_written(fit, call, tmp_path, songs):
     ask = lambda *words: call(exp, "sample", *words, "--run", run)  # noqa: E731
     status, _, told = ask(*flags(bars=4))
     assert status == 1 and "64 sixteenths are more than the 48 that this run has learnt to write" in told
+    status, _, told = ask("continue", 0, *flags(given=3, bars=3))
+    assert status == 2 and "leaves nothing to write" in told
     status, _, told = ask("harmonise", 99)
     assert status == 1 and re.search("test chorales have numbers from 0 to", told)
     status, _, told = ask("harmonise", melody(tmp_path / "low.mid", (40, 41, 42, 43)))

@@ -32,10 +32,12 @@ def cut(piece: Piece, start: int, length: int, shown: int = 0) -> Excerpt:
     if start:
         at = voices.sounding(piece.cells[: start + 1].long())[-1:]
         cells = torch.cat([voices.tokens(at, torch.ones_like(at, dtype=torch.bool)), cells[1:]])
-    spare, n = length - len(cells), torch.arange(length)
-    padded = lambda x: torch.cat([x, x.new_zeros(spare, *x.shape[1:])])  # noqa: E731
+    n = torch.arange(length)
+    rest = torch.arange(length - len(cells))  # where bars go on, so that nothing tells that the piece does not
+    cells = torch.cat([cells, torch.zeros(len(rest), cells.shape[1], dtype=cells.dtype)])
+    place = torch.cat([piece.place[start : start + length], (piece.place[-1] + 1 + rest) % piece.bar])
     counts = (n >= max(shown, int(start > 0))) & (start + n < t)
-    return Excerpt(padded(cells), padded(piece.place[start : start + length]), (t - start - n).clamp(min=0), counts)
+    return Excerpt(cells, place, (t - start - n).clamp(min=0), counts)
 
 
 def batches(pieces: Sequence[Piece], key: Key, rows: int, length: int, first: int = 0) -> Iterator[Excerpt]:

@@ -76,9 +76,13 @@ def _part(part: Element, name: str) -> Part:
                 if (steps := item.findtext("transpose/chromatic")) is not None:
                     shift = int(steps) + 12 * int(item.findtext("transpose/octave-change") or 0)
                 if (fifths := item.findtext("key/fifths")) is not None:
+                    if abs(int(fifths)) > 7:
+                        raise ValueError(f"a key of {fifths} fifths")
                     made.keys.append((now, int(fifths)))
                 if (beats := item.findtext("time/beats")) is not None:
                     made.times.append((now, (sum(map(int, beats.split("+"))), int(_text(item, "time/beat-type")))))
+                    if min(made.times[-1][1]) < 1:
+                        raise ValueError("a time of no beats")
             elif item.tag == "backup":
                 now -= Fraction(_text(item, "duration")) * unit
             elif item.tag == "forward":

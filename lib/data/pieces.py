@@ -70,15 +70,21 @@ def four(path: Path) -> Piece:
     found = parts(path)
     if len(found) != 4:
         raise DataError(f"{path} has {len(found)} parts with notes: soprano, alto, tenor and bass are needed")
+    heights = [sum(note.pitch for note in part.notes) / len(part.notes) for part in found]
+    if heights != sorted(heights, reverse=True):
+        raise DataError(f"{path} has its parts in another order: soprano, alto, tenor and bass are needed")
     return _sung(path, found)
 
 
 def _sung(path: Path, found: list[Part]) -> Piece:
     for part in found:
-        ordered = sorted((note.start, note.start + note.duration) for note in part.notes)
-        for (_, end), (start, _) in itertools.pairwise(ordered):
+        ordered = sorted((round(4 * note.start), round(4 * (note.start + note.duration))) for note in part.notes)
+        for (before, end), (start, _) in itertools.pairwise(ordered):
+            where = f"{start / 4:g} quarters from its beginning"
             if start < end:
-                raise DataError(f"{path} has several notes at once {float(start):g} quarters in: a voice sings one")
+                raise DataError(f"{path} has several notes at once {where}: a voice sings one")
+            if start == before:
+                raise DataError(f"{path} has notes shorter than a sixteenth {where}: there is no cell for them")
     piece = placed(path.stem, found)
     if len(piece.cells) < piece.bar:
         raise DataError(f"{path} is shorter than a bar: give more of it")
@@ -88,7 +94,7 @@ def _sung(path: Path, found: list[Part]) -> Piece:
 def placed(name: str, parts: Sequence[Part]) -> Piece:
     """Parts of a score on the grid, four or fewer, the highest first; the voices below rest. What begins between two
     sixteenths goes to the nearest. Raises DataError for a pitch that no voice has and for a bar that is too long."""
-    t, first = round(4 * max(part.length for part in parts)), parts[0]
+    t, first = max(1, round(4 * max(part.length for part in parts))), parts[0]
     pitch, struck = torch.zeros(t, 4, dtype=torch.int64), torch.zeros(t, 4, dtype=torch.bool)
     for voice, part in enumerate(parts):
         for note in part.notes:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 from tyro.conf import Positional, arg
 
 from lib import random, run
 from lib.answers import Answer, Document, Note, Picture, Sound, Table
 from lib.data import midi, musicxml, pieces, sheet, synthesis, voices
-from lib.data.chorales import Chorales
 from lib.data.pieces import Piece
 from lib.faults import RunError
 from lib.models.chorale import Music
@@ -81,6 +80,11 @@ class Continue(Written):
     bars: run.Count = composer.BARS
     """Bars in all."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.given >= self.bars:
+            raise ValueError(f"--given {self.given} of --bars {self.bars} in all leaves nothing to write")
+
 
 @dataclass(frozen=True)
 class Fill(Written):
@@ -125,16 +129,18 @@ def answers(use: Use, model: Composer) -> Iterator[Answer]:
     given, known, like = _asked(use, model)
     t = given.cells.shape[1]
     if t > model.length:
-        raise RunError(f"{t} sixteenths are more than the {model.length} that this run has learnt to write")
-    if isinstance(use, Harmonise) and (moved := pieces.moved(use.melody)):
-        yield Note(f"{moved} notes of {use.melody} lay between two sixteenths: each was moved to the nearest")
+        most = f"the {model.length} that this run has learnt to write"
+        raise RunError(f"{t} sixteenths are more than {most}: take a shorter piece, or train with a larger --length")
+    name = use.melody if isinstance(use, Harmonise) else getattr(use, "piece", "0")
+    if moved := pieces.moved(name):
+        yield Note(f"{moved} notes of {name} lay between two sixteenths: each was moved to the nearest")
     key = random.key(use.seed, model.device) if use.temperature > 0 else None
     for i, cells in enumerate(model.write(given, known, key, use.temperature or 1.0, use.top_p)):
         bar, fifths = (like.bar, like.fifths) if like else (voices.BAR, voices.signature(voices.sounding(cells)))
         piece = Piece(f"Chorale {i}", cells, given.place[i], bar, fifths)
         yield from files(use, i, piece)
         if use.copy_check:
-            yield copied(piece, model.data())
+            yield copied(music.windows([piece]), music.windows(model.data().train))
 
 
 def _asked(use: Use, model: Composer) -> tuple[Music, Bool[Tensor, "n t 4"], Piece | None]:
@@ -180,11 +186,11 @@ def files(use: Filed, i: int, piece: Piece) -> Iterator[Answer]:
         yield Note("verovio draws the score where it is installed: uv pip install verovio")
 
 
-def copied(piece: Piece, corpus: Chorales) -> Note:
-    windows = music.windows([piece])
-    if not len(windows):
-        return Note("no two whole bars of four quarters to look for")
-    found = music.nearest(windows, music.windows(corpus.train))
+def copied(windows: Int[Tensor, "n t 4"], training: Int[Tensor, "m t 4"]) -> Note:
+    """How near the nearest two bars of the training pieces are."""
+    if not len(windows) or not len(training):
+        return Note("no two whole bars of four quarters to compare")
+    found = music.nearest(windows, training)
     return Note(
         f"cells as in the nearest two bars of the training pieces, in the best key: {found.mean():.0%} on average, "
         f"{found.max():.0%} at most"
@@ -215,6 +221,6 @@ def _given(piece: Piece, t: int, n: int) -> tuple[Music, Bool[Tensor, "n t 4"]]:
 
 
 def _bar(piece: Piece, number: int) -> int:
-    """Where a bar begins, of those behind the pickup from 1 on."""
-    pickup = (piece.bar - int(piece.place[0])) % piece.bar
-    return pickup + (number - 1) * piece.bar
+    """Where a bar begins, of those behind the pickup from 1 on; behind the end bars are as long as before."""
+    starts = (piece.place == 0).nonzero().flatten().tolist() or [len(piece.cells)]
+    return starts[number - 1] if number <= len(starts) else starts[-1] + (number - len(starts)) * piece.bar

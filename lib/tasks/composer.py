@@ -20,7 +20,7 @@ from lib.random import Key
 from lib.tasks import music
 from lib.tree import Tree
 
-BARS = 8  # of what is written to be measured
+BARS = 8  # of what is written to be measured, at most
 ROWS = 32  # excerpts at a time
 TEMPO = 80.0
 
@@ -48,6 +48,10 @@ class Composer(NamedTuple):
         given = blank(n, voices.BAR * bars)
         return self.write(given, torch.zeros_like(given.cells, dtype=torch.bool), key, **sampling)
 
+    def bars(self) -> int:
+        """Of what is written to be measured."""
+        return min(BARS, self.length // voices.BAR)
+
     def nats(self, pieces: Sequence[Piece], shown: Sequence[int] = ()) -> dict[str, float]:
         """Negative log-likelihood of all cells but those of the voices `shown`, which are given from end to end: per
         cell, per sixteenth of all these voices, and per note that begins."""
@@ -57,7 +61,7 @@ class Composer(NamedTuple):
             batch = tree.to(tree.stack(found[i : i + ROWS]), self.device)
             given = torch.zeros_like(batch.cells, dtype=torch.bool)
             for voice in shown:
-                given[..., voice] = True
+                given[..., voice] = batch.left > 0
             counts = batch.counts[..., None] & ~given
             each = chorale.nats(
                 self.params, Music(batch.cells, batch.place, torch.zeros_like(batch.left)), given, cfg=self.cfg
@@ -82,7 +86,7 @@ def windows(cells: Int[Tensor, "n t v"]) -> Int[Tensor, "m t2 v"]:
 def watch(here: run.Place, step: int, model: Composer, corpus: Chorales, key: Key) -> None:
     """Figures on validation pieces and on what is written, beside those of Bach, with its sound and its notes."""
     value, given = model.nats(corpus.val)["cell"], model.nats(corpus.val, [0])["cell"]
-    written = model.chorales(8, BARS, key)
+    written = model.chorales(8, model.bars(), key)
     found = music.harmony(windows(written))
     bach = music.harmony(music.windows(corpus.val))
     here.log(step, {"val/loss": value, "val/loss_given_soprano": given})
@@ -114,11 +118,13 @@ def evaluate(
         ),
     ]
     key = random.key(3, model.device)
-    written = torch.cat([model.chorales(min(ROWS, n - i), BARS, random.fold_in(key, i)) for i in range(0, n, ROWS)])
+    written = torch.cat(
+        [model.chorales(min(ROWS, n - i), model.bars(), random.fold_in(key, i)) for i in range(0, n, ROWS)]
+    )
     training = music.windows(corpus.train)
     own = music.scores(windows(written), training)
     bach = music.scores(music.windows(corpus.test), training)
-    lines += ["", *music.table(own, bach, f"{n} chorales of {BARS} bars")]
+    lines += ["", *music.table(own, bach, f"{n} chorales of {model.bars()} bars")]
     show(here, step, written[0])
     results = {"test/loss": free["cell"], "test/loss_given_soprano": given["cell"]}
     results |= {f"test/{name}": x for name, x in own.items()}

@@ -29,12 +29,12 @@ NAMES = {
 }  # fmt: skip
 
 
-def windows(pieces: Sequence[Piece], step: int = voices.BAR) -> Int[Tensor, "n t v"]:
+def windows(pieces: Sequence[Piece]) -> Int[Tensor, "n t v"]:
     """All windows of two bars of four quarters that begin with a bar, each beginning with struck notes."""
     found = []
     for piece in pieces:
         pitch = voices.sounding(piece.cells.long())
-        for at in range(0, len(pitch) - WINDOW + 1, step if step < voices.BAR else 1):
+        for at in range(len(pitch) - WINDOW + 1):
             whole = (piece.place[at : at + WINDOW] == torch.arange(WINDOW) % voices.BAR).all()
             if piece.bar == voices.BAR and whole:
                 found.append(begun(piece.cells[at : at + WINDOW].long(), pitch[at]))
@@ -52,7 +52,8 @@ def scores(cells: Int[Tensor, "n t v"], training: Int[Tensor, "m t v"], near: in
     for name, count in (("durations", durations), ("pitches", pitch_classes)):
         found[name] = float((count(cells) - count(training)).abs().sum() / 2)
     agreement = nearest(cells[:near], training)
-    return found | {"nearest": float(agreement.mean()), "copied": float(agreement.max())}
+    most = float(agreement.max()) if len(agreement) else math.nan
+    return found | {"nearest": float(agreement.mean()), "copied": most}
 
 
 def unlike(own: dict[str, float], bach: dict[str, float]) -> float:
@@ -68,8 +69,8 @@ def table(own: dict[str, float], bach: dict[str, float], what: str) -> list[str]
 
 def harmony(cells: Int[Tensor, "n t v"]) -> dict[str, float]:
     """What can be told without other music. A chord is a triad or a seventh chord, whole or without its fifth, a triad
-    also without its third; rests make none. Parallels are counted where any pitch changes, for every two voices that
-    move the same way from a fifth to a fifth or from an octave to an octave."""
+    also without its third, or a unison; where a voice rests there is none. Parallels are counted where any pitch
+    changes, for every two voices that move the same way from a fifth to a fifth or from an octave to an octave."""
     pitch = voices.sounding(cells)
     full = (pitch > 0).all(-1)
     beat = pitch[:, :: voices.BAR // 4]
@@ -79,7 +80,7 @@ def harmony(cells: Int[Tensor, "n t v"]) -> dict[str, float]:
     parallel = torch.zeros_like(both, dtype=torch.int64)
     for a, b in itertools.combinations(range(4), 2):
         moves = pitch[:, 1:, [a, b]] - pitch[:, :-1, [a, b]]
-        before, after = ((x[..., a] - x[..., b]) % 12 for x in (pitch[:, :-1], pitch[:, 1:]))
+        before, after = ((x[..., a] - x[..., b]).abs() % 12 for x in (pitch[:, :-1], pitch[:, 1:]))
         perfect = (before == after) & ((after == 0) | (after == 7))
         parallel += both & perfect & (moves[..., 0] * moves[..., 1] > 0)
     order = (pitch[..., :-1] < pitch[..., 1:]) & (pitch[..., :-1] > 0) & (pitch[..., 1:] > 0)
@@ -129,7 +130,10 @@ def pitch_classes(cells: Int[Tensor, "n t v"]) -> Float[Tensor, "12"]:
 
 
 def nearest(cells: Int[Tensor, "n t v"], training: Int[Tensor, "m t v"]) -> Float[Tensor, "n"]:
-    """The share of cells in which a window sounds as its nearest training window, in the best of twelve keys."""
+    """The share of cells in which a window sounds as its nearest training window, in the best of twelve keys; nan where
+    there are none."""
+    if not len(training):
+        return torch.full((len(cells),), math.nan)
     pitch, other = (voices.sounding(x).flatten(1).to(torch.int8) for x in (cells, training))
     best = torch.zeros(len(pitch), device=cells.device)
     for by in range(-5, 7):
