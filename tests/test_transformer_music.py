@@ -84,13 +84,13 @@ def test_a_run_and_all_that_it_is_asked_for(fit, call, songs, device, tmp_path):
     whole = pieces.four(song)
     sung = melody(tmp_path / "melody.mid")
     assert ask("harmonise", sung, "--run", run, *flags(n=2, out="h"))[0] == 0
-    found = pieces.four(tmp_path / "h" / "1.musicxml")
+    found = pieces.placed("h", pieces.parts(tmp_path / "h" / "1.musicxml"))  # whatever the order of its voices
     assert voices.sounding(found.cells.long())[::4, 0].tolist() == [67, 69, 71, 72]
     assert ask("continue", song, "--run", run, *flags(given=1, bars=2, out="c"))[0] == 0
     found = pieces.parts(tmp_path / "c" / "0.musicxml")
     assert found[0].length == 8 and found[3].notes[0].pitch == int(voices.sounding(whole.cells.long())[0, 3])
     assert ask("fill", song, "--run", run, "--voices", "at", "--bars", 2, 2, "--copy-check", *flags(out="f"))[0] == 0
-    found = voices.sounding(pieces.four(tmp_path / "f" / "0.musicxml").cells.long())
+    found = voices.sounding(pieces.placed("f", pieces.parts(tmp_path / "f" / "0.musicxml")).cells.long())
     assert found[:16].equal(voices.sounding(whole.cells.long())[:16])
     assert found[:, [0, 3]].equal(voices.sounding(whole.cells.long())[:, [0, 3]])
     status, out, _ = ask("likelihood", song, 0, "--run", run)
@@ -147,7 +147,7 @@ def test_what_only_shows_how_a_piece_sounds_stays_in_range(key):
     cells[0], cells[30] = torch.tensor([47, 40, 30, 14]), torch.tensor([30, 28, 21, 14])
     batch = tree.stack([excerpts.cut(Piece("", cells, torch.arange(60) % 16, 16, 0), 20, 32)] * 64)
     music, _, _ = exp.seen(batch, key, tiny(rows=64))
-    assert int(music.cells.max()) <= 47 and music.cells[:, 0, 0].equal(batch.cells[:, 0, 0])
+    assert int(music.cells.max()) <= 47 and int(music.cells[:, 0].min()) >= 2
 
 
 def test_what_a_model_is_shown(key):
