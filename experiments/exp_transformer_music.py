@@ -56,7 +56,7 @@ class Args(run.Args):
     """Channels in which a voice sees those above it."""
     head: run.Count = 192
     """Width of each voice's head."""
-    dropout: run.Fraction = 0.35
+    dropout: run.Fraction = 0.1
     """Probability with which an activation is dropped in training."""
     rows: run.Count = 16
     """Excerpts of a batch."""
@@ -66,7 +66,7 @@ class Args(run.Args):
     """Train in all keys in which every voice stays in its range."""
     given: run.Share = 0.5
     """Share of the excerpts of which voices, or all but a gap, are given."""
-    lr: run.Amount = 2e-3
+    lr: run.Amount = 3e-3
     """Peak learning rate of both optimisers."""
     warmup: run.Natural = 50
     """Steps of the warm-up."""
@@ -96,9 +96,9 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=450, eval_every=150, save_every=150),
+    "small": Args(steps=1200, eval_every=300, save_every=300),
     "best": Args(
-        steps=6000, layers=8, around=2, width=384, heads=8, ff=1024, chord=128, head=384, rows=64,
+        steps=6000, layers=8, around=2, width=384, heads=8, ff=1024, chord=128, head=384, dropout=0.3, rows=64,
         lr=1e-3, warmup=300, ema_decay=0.999, samples=256, eval_every=500, save_every=1000, log_every=50,
     ),
 }  # fmt: skip

@@ -24,8 +24,6 @@ from lib.tree import Tree
 VOICES = len(voices.NAMES)
 PITCHES = 1 + voices.HIGHEST - voices.LOWEST + 1  # and a rest, which is 0
 HELD = 16  # sixteenths that a note has been held for: from here on they look the same
-FAR = 24  # semitones: from here on all intervals look the same
-PAIRS = [(w, v) for v in range(VOICES) for w in range(v)]  # of a voice and one below it, by the lower one
 LEFT = 64  # sixteenths that are left, where that is known: from here on they look the same
 
 
@@ -50,30 +48,31 @@ class Music(NamedTuple):
 
 def init(key: Key, cfg: Config) -> Tree:
     """{"embed": {"pitch": (v, p, d), "held": (v, held, d), "place", "left"}, "given": {"pitch": (v, p + 1, d),
-    "struck", "stack"}, "trunk", "chord": {"pitch": (v, p, c), "struck", "now", "then"}, "heads": {"in": (v, d + c, h),
-    "in_b", "out": (v, h, k + moves), "out_b"}}."""
-    d, c, keys = cfg.block.width, cfg.chord, iter(random.split(key, 14))
-    fan, out, far = d + c, voices.KINDS + 2 * FAR + 1, 2 * FAR + 2
-    table = lambda *shape: 0.02 * random.normal(next(keys), shape)  # noqa: E731
-    matrix = lambda i, o: nn.xavier(next(keys), (VOICES, i, o), i, o)  # noqa: E731
+    "struck", "stack"}, "trunk", "chord": {"pitch": (v, p, c), "struck": (v, c)}, "heads": {"in": (v, d + c, h), "in_b",
+    "out": (v, h, k), "out_b"}}."""
+    names = "pitch", "held", "place", "left", "given", "hit", "around", "trunk", "chord", "struck", "in", "out"
+    keys = dict(zip(names, random.split(key, len(names)), strict=True))
+    d = cfg.block.width
+    table = lambda name, *shape: 0.02 * random.normal(keys[name], shape)  # noqa: E731
     zeros = lambda *shape: torch.zeros(*shape, device=key.device)  # noqa: E731
+    fan = d + cfg.chord
     return {
         "embed": {
-            "pitch": table(VOICES, PITCHES + 1, d), "held": table(VOICES, HELD, d), "place": table(LONGEST, d),
-            "left": table(LEFT + 1, d),
+            "pitch": table("pitch", VOICES, PITCHES + 1, d), "held": table("held", VOICES, HELD, d),
+            "place": table("place", LONGEST, d), "left": table("left", LEFT + 1, d),
         },
         "given": {
-            "pitch": table(VOICES, PITCHES + 1, d), "struck": table(VOICES, 2, d),
-            "stack": transformer.stack_init(next(keys), cfg.around, cfg.block),
+            "pitch": table("given", VOICES, PITCHES + 1, d), "struck": table("hit", VOICES, 2, d),
+            "stack": transformer.stack_init(keys["around"], cfg.around, cfg.block),
         },
-        "trunk": transformer.stack_init(next(keys), cfg.layers, cfg.block),
+        "trunk": transformer.stack_init(keys["trunk"], cfg.layers, cfg.block),
         "chord": {
-            "pitch": table(VOICES, PITCHES, c), "struck": table(VOICES, 2, c), "now": table(len(PAIRS), far, c),
-            "then": table(len(PAIRS), far, c),
+            "pitch": table("chord", VOICES, PITCHES, cfg.chord), "struck": table("struck", VOICES, 2, cfg.chord),
         },
         "heads": {
-            "in": matrix(fan, cfg.head), "in_b": zeros(VOICES, cfg.head), "out": matrix(cfg.head, out),
-            "out_b": zeros(VOICES, out),
+            "in": nn.xavier(keys["in"], (VOICES, fan, cfg.head), fan, cfg.head), "in_b": zeros(VOICES, cfg.head),
+            "out": nn.xavier(keys["out"], (VOICES, cfg.head, voices.KINDS), cfg.head, voices.KINDS),
+            "out_b": zeros(VOICES, voices.KINDS),
         },
     }  # fmt: skip
 
@@ -131,47 +130,19 @@ def features(
     return transformer.stack(p["trunk"], x, mask, key=k_stack, cache=cache, cfg=cfg.block)
 
 
-def interval(a: Int[Tensor, "*b"], b: Int[Tensor, "*b"]) -> Int[Tensor, "*b"]:
-    """The number of semitones from b up to a; its last value where one of them is no pitch."""
-    pitch = (a > 0) & (a < PITCHES) & (b > 0) & (b < PITCHES)
-    return torch.where(pitch, (a - b).clamp(-FAR, FAR) + FAR, 2 * FAR + 1)
-
-
-def chord(
-    p: Tree, sounds: Int[Tensor, "*b v"], cells: Int[Tensor, "*b v"], before: Int[Tensor, "*b v"]
-) -> Float[Tensor, "*b v c"]:
-    """Of each voice, what those above it do in the same sixteenth: their pitches, whether they are struck, and how far
-    these pitches, and those `before`, are from the voice's own one before. Parallel fifths are of such distances."""
+def chord(p: Tree, sounds: Int[Tensor, "*b v"], cells: Int[Tensor, "*b v"]) -> Float[Tensor, "*b v c"]:
+    """Of each voice, what those above it do in the same sixteenth."""
     each = _looked_up(p["chord"]["pitch"], sounds) + _looked_up(p["chord"]["struck"], (cells != voices.HOLD).long())
-    above = F.pad(each.cumsum(-2)[..., :-1, :], (0, 0, 1, 0))
-    upper, lower = ([pair[i] for pair in PAIRS] for i in (0, 1))
-    picked = lambda x, which: torch.stack([x[..., i] for i in which], -1)  # noqa: E731
-    own = picked(before, lower)
-    far = _looked_up(p["chord"]["now"], interval(picked(sounds, upper), own))
-    far = far + _looked_up(p["chord"]["then"], interval(picked(before, upper), own))
-    parts = far.split(list(range(1, VOICES)), -2)
-    return above + torch.stack([torch.zeros_like(far[..., 0, :]), *(part.sum(-2) for part in parts)], -2)
+    return F.pad(each.cumsum(-2)[..., :-1, :], (0, 0, 1, 0))
 
 
 def logits(
-    p: Tree,
-    x: Float[Tensor, "*b d"],
-    above: Float[Tensor, "*b v c"],
-    before: Int[Tensor, "*b v"],
-    key: Key | None = None,
-    *,
-    cfg: Config,
+    p: Tree, x: Float[Tensor, "*b d"], above: Float[Tensor, "*b v c"], key: Key | None = None, *, cfg: Config
 ) -> Float[Tensor, "*b v k"]:
-    """Of each token, by what it is and, of a pitch, also by how far it is from the voice's pitch `before`."""
     heads = p["heads"]
     x = torch.cat([x[..., None, :].expand(*above.shape[:-1], x.shape[-1]), above], -1)
     h = F.gelu(torch.einsum("...vi,vih->...vh", x, heads["in"]) + heads["in_b"])
-    found = torch.einsum("...vh,vhk->...vk", nn.dropout(h, cfg.dropout, key), heads["out"]) + heads["out_b"]
-    tokens, moves = found.split([voices.KINDS, 2 * FAR + 1], -1)
-    moves = F.pad(moves, (0, 1))  # from no pitch none is near
-    high = torch.arange(1, PITCHES, device=x.device).expand(*before.shape, -1)
-    near = moves.gather(-1, interval(high, before[..., None].expand_as(high)))
-    return tokens + F.pad(near, (voices.KINDS - near.shape[-1], 0))
+    return torch.einsum("...vh,vhk->...vk", nn.dropout(h, cfg.dropout, key), heads["out"]) + heads["out_b"]
 
 
 def apply(
@@ -183,7 +154,7 @@ def apply(
     sounds, long = pitches(music.cells), held(music.cells)
     before = F.pad(sounds[:, :-1], (0, 0, 1, 0), value=PITCHES), F.pad(long[:, :-1], (0, 0, 1, 0))
     x, _ = features(p, before, music.place, music.left, known, k_trunk, cfg=cfg)
-    return logits(p, x, chord(p, sounds, music.cells, before[0]), before[0], k_head, cfg=cfg)
+    return logits(p, x, chord(p, sounds, music.cells), k_head, cfg=cfg)
 
 
 @torch.no_grad()
@@ -211,7 +182,7 @@ def generate(
         )
         cells, now = torch.zeros_like(sounds), torch.zeros_like(sounds)
         for v in range(VOICES):
-            found = logits(p, x, chord(p, now, cells, sounds), sounds, cfg=cfg)[:, 0, v].float()
+            found = logits(p, x, chord(p, now, cells), cfg=cfg)[:, 0, v].float()
             silent = (sounds[:, 0, v] == PITCHES)[:, None] & (
                 torch.arange(voices.KINDS, device=x.device) == voices.HOLD
             )
