@@ -122,7 +122,10 @@ def critic_init(key: Key, cfg: Config) -> Tree:
         "together": _dense(keys[1], 1, VOICES * heard, 2 * c),
         "mixed": _dense(keys[2], 1, 4 * c, 2 * c),
         "time": [_conv(k, 2 * c) for k in keys[3:6]],
-        "out": [nn.linear_init(keys[6], 2 * c * LAST, 2 * c), nn.linear_init(keys[7], 2 * c, 1)],
+        "out": [
+            nn.linear_init(keys[6], 2 * c * LAST, 2 * c),
+            nn.linear_init(keys[7], 2 * c, 1, bias=False),  # which would have no derivative
+        ],
     }
 
 
