@@ -31,12 +31,11 @@ NAMES = {
 
 def windows(pieces: Sequence[Piece]) -> Int[Tensor, "n t v"]:
     """All windows of two bars of four quarters that begin with a bar, each beginning with struck notes."""
-    found = []
-    for piece in pieces:
+    found, bars = [], torch.arange(WINDOW) % voices.BAR
+    for piece in (piece for piece in pieces if piece.bar == voices.BAR):
         pitch = voices.sounding(piece.cells.long())
-        for at in range(len(pitch) - WINDOW + 1):
-            whole = (piece.place[at : at + WINDOW] == torch.arange(WINDOW) % voices.BAR).all()
-            if piece.bar == voices.BAR and whole:
+        for at in (piece.place == 0).nonzero().flatten().tolist():
+            if torch.equal(piece.place[at : at + WINDOW].long(), bars):
                 found.append(begun(piece.cells[at : at + WINDOW].long(), pitch[at]))
     return torch.stack(found) if found else torch.zeros(0, WINDOW, 4, dtype=torch.int64)
 
