@@ -219,7 +219,7 @@ def step(
     def objective(params: Tree) -> tuple[Tensor, Tensor]:
         params = tree.cast(params, dtype)
         if args.objective == "meanflow":
-            each, error = meanflow.loss(velocity(params, args), x, noise, t, gap)
+            each, error = meanflow.loss(velocity(params, args), x, noise, t, gap, meanflow.EVERY)
             return each.mean(), error
         each = diffusion.loss(network(params, args), scales(args), x, sigma, noise, args.power)
         return each.mean(), each

@@ -19,15 +19,16 @@ from lib import random
 from lib.random import Key
 
 Velocity: TypeAlias = Callable[[Float[Tensor, "b ..."], Float[Tensor, "b"], Float[Tensor, "b"]], Float[Tensor, "b ..."]]
+EVERY = 4  # a quarter of the examples have a gap (table 1)
 FLOOR = 1e-3  # of the error that the loss is divided by
 
 
-def times(key: Key, n: int, share: float = 0.25, mean: float = -0.4, std: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(t, gap) of n examples, whose two times are logit-normal, with a gap in a `share` of them (table 1)."""
-    k_times, k_share = random.split(key)
-    one, other = (mean + std * random.normal(k_times, (n, 2))).sigmoid().unbind(1)
+def times(key: Key, n: int, every: int = EVERY, mean: float = -0.4, std: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(t, gap) of n examples, whose two times are logit-normal; each `every`th has a gap."""
+    one, other = (mean + std * random.normal(key, (n, 2))).sigmoid().unbind(1)
     later, earlier = torch.maximum(one, other), torch.minimum(one, other)
-    return later, torch.where(random.bernoulli(k_share, share, (n,)), later - earlier, torch.zeros_like(later))
+    chosen = torch.arange(n, device=later.device) % every == 0
+    return later, torch.where(chosen, later - earlier, torch.zeros_like(later))
 
 
 def loss(
@@ -36,13 +37,35 @@ def loss(
     noise: Float[Tensor, "b ..."],
     t: Float[Tensor, "b"],
     gap: Float[Tensor, "b"],
+    every: int = 1,
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """Each example's loss, and its mean square error, by which the loss is divided (equations 9 and 22, p = 1)."""
-    at, width = (part.reshape(-1, *[1] * (x.ndim - 1)) for part in (t, gap))
-    along, one = noise - x, torch.ones_like(t)
-    u, change = torch.func.jvp(velocity, ((1 - at) * x + at * noise, t, gap), (along, one, one))  # type: ignore[misc]
-    error = (u - (along - width * change).detach()).square().flatten(1).mean(1)
+    """Each example's loss, and its mean square error, by which the loss is divided (equations 9 and 22, p = 1). Where
+    only each `every`th of them has a gap, a derivative is taken of no other, if `every` divides their number."""
+    at = t.reshape(-1, *[1] * (x.ndim - 1))
+    z, along = (1 - at) * x + at * noise, noise - x
+    if every == 1 or len(t) % every:
+        error = gap_error(velocity, z, along, t, gap)
+    else:
+        groups = [part.unflatten(0, (-1, every)) for part in (z, along, t, gap)]
+        first = gap_error(velocity, *(group[:, 0].contiguous() for group in groups))
+        z, along, t, gap = (group[:, 1:].flatten(0, 1) for group in groups)
+        others = (velocity(z, t, gap) - along).square().flatten(1).mean(1)
+        error = torch.cat([first[:, None], others.unflatten(0, (-1, every - 1))], 1).flatten()
     return error / (error.detach() + FLOOR), error
+
+
+def gap_error(
+    velocity: Velocity,
+    z: Float[Tensor, "b ..."],
+    along: Float[Tensor, "b ..."],
+    t: Float[Tensor, "b"],
+    gap: Float[Tensor, "b"],
+) -> Float[Tensor, "b"]:
+    """The mean square of u - (along - gap du/dt) at z on lines that run `along`."""
+    one = torch.ones_like(t)
+    u, change = torch.func.jvp(velocity, (z, t, gap), (along, one, one))  # type: ignore[misc]
+    width = gap.reshape(-1, *[1] * (z.ndim - 1))
+    return (u - (along - width * change).detach()).square().flatten(1).mean(1)
 
 
 def sample(velocity: Velocity, noise: Float[Tensor, "b ..."], steps: int = 1) -> Float[Tensor, "b ..."]:

@@ -41,6 +41,14 @@ def test_the_true_mean_velocity_has_no_loss(known):
     assert error.min() > 1e-4
 
 
+@pytest.mark.parametrize("n", [8, 9])  # 9 is no multiple: a derivative of each is taken
+def test_only_examples_with_a_gap_need_a_derivative(known, n):
+    x, noise, t, gap = (part[:n] for part in known)
+    gap = torch.where(torch.arange(n) % 4 == 0, gap + 0.01, torch.zeros_like(gap))
+    wrong = lambda z, t, gap: (1.1 + t[:, None]) * exact(z, t, gap)  # noqa: E731
+    torch.testing.assert_close(meanflow.loss(wrong, x, noise, t, gap, 4), meanflow.loss(wrong, x, noise, t, gap))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_any_number_of_steps_gives_the_data(steps):
     noise = random.normal(random.key(1), (200, 4))
@@ -71,10 +79,10 @@ def test_a_velocity_is_learnt_through_its_own_derivative(compiled):
     def step(p, key):
         k_x, k_noise, k_times = random.split(key, 3)
         x, noise = S * random.normal(k_x, (256, 2)), random.normal(k_noise, (256, 2))
-        t, gap = meanflow.times(k_times, 256, share=0.75)
+        t, gap = meanflow.times(k_times, 256, every=2)
 
         def objective(p):
-            return meanflow.loss(lambda *given: velocity(p, *given), x, noise, t, gap)[1].mean()
+            return meanflow.loss(lambda *given: velocity(p, *given), x, noise, t, gap, every=2)[1].mean()
 
         value, grads = value_and_grad(objective)(p)
         return tree.map(lambda x, g: x - 0.1 * g, p, grads), {"loss": value}
