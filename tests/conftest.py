@@ -178,6 +178,20 @@ def songs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def recital(tmp_path):
+    """A folder of thirty MIDI files of some seconds of piano, every one different."""
+    folder = tmp_path / "recital"
+    folder.mkdir()
+    for i in range(30):
+        k_time, k_pitch, k_loud = random.split(random.fold_in(random.key(11), i), 3)
+        start = (random.uniform(k_time, (60,)) * 5).sort().values
+        pitch, loud = random.randint(k_pitch, (60,), 40, 90).long(), random.randint(k_loud, (60,), 20, 110).long()
+        notes = voices.Notes(start, torch.full((60,), 0.2 + i / 50), pitch, loud, torch.zeros(60, dtype=torch.int64))
+        (folder / f"{i:02}.mid").write_bytes(midi.encoded(notes, 120, ["piano"], midi.PIANO))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def drawn_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")

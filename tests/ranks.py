@@ -33,6 +33,7 @@ from experiments import (
     exp_text2image_flowers,
     exp_transformer_fr,
     exp_transformer_music,
+    exp_transformer_piano,
     exp_vae_faces,
 )
 from lib import nn, parallel, random, threefry, transformer, tree
@@ -248,6 +249,16 @@ def music_case(**change):
     return exp_transformer_music.init_state, step, args, [(next(data),) for _ in range(STEPS)]
 
 
+def piano_case(**change):
+    args = replace(
+        exp_transformer_piano.PRESETS["small"], layers=1, width=16, heads=2, ff=24, rows=4, length=16, warmup=2,
+        steps=STEPS, **change,
+    )  # fmt: skip
+    windows = [(random.randint(random.fold_in(random.key(6), i), (4, 17), 0, 389).long(),) for i in range(STEPS)]
+    step = partial(exp_transformer_piano.step, args=args, dtype=torch.float32)
+    return exp_transformer_piano.init_state, step, args, windows
+
+
 def musegan_case(**change):
     """Probabilities are heard, not the likeliest tokens, which a rounding error may change; and layers are wide enough
     that none is all but silent, where to normalise it would make rounding errors large."""
@@ -281,7 +292,7 @@ CASES = {
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
     "classify": classify_case, "vae_faces": vae_case, "pretrain": partial(sentiment_case, "pretrain"),
     "sentiment": partial(sentiment_case, "finetune"), "text2image": text2image_case, "entities": entities_case,
-    "music": music_case, "musegan": musegan_case,
+    "music": music_case, "piano": piano_case, "musegan": musegan_case,
 }  # fmt: skip
 
 

@@ -359,6 +359,7 @@ FROM_PYPI = dataclasses.replace(FROM_URL, file="corpus-1.0-py3-none-any.whl", ur
 FROM_DEBIAN = dataclasses.replace(FROM_URL, file="corpus_1.0_all.deb", url="", debian="corpus")
 FROM_NPM = dataclasses.replace(FROM_URL, file="corpus-1.0.tgz", url="", npm="corpus@1.0")
 UNKNOWN_SUM = dataclasses.replace(FROM_URL, sha256="", size=0)
+FROM_SOURCE = dataclasses.replace(FROM_PYPI, file="corpus-1.0.tar.gz")
 REGISTRIES = {"pypi": FROM_PYPI, "debian": FROM_DEBIAN, "npm": FROM_NPM}
 EACH = pytest.mark.parametrize("source", [FROM_URL, *REGISTRIES.values()], ids=["url", *REGISTRIES])
 
@@ -530,6 +531,16 @@ def test_the_clients_of_registries(name, cache, clients, capsys, monkeypatch, tm
     assert {p.name for p in set(tmp_path.rglob("*")) - before} == {"cache", "data", source.file, log.name} | (
         {"log.updated"} if name == "debian" else set()
     )
+
+
+def test_an_archive_of_sources_is_verified_before_it_is_opened(cache, clients, tmp_path):
+    """pip has metadata built of such an archive, so it is told which one is meant."""
+    log = clients(FROM_SOURCE.file)
+    script = tmp_path / "bin" / "python"
+    script.write_text(script.read_text().replace("while [", 'for last; do :; done; cat "$last" >> "$log"\nwhile [', 1))
+    assert fetch(FROM_SOURCE).read_bytes() == CONTENT
+    asked = log.read_text()
+    assert "--no-binary corpus --require-hashes" in asked and f"corpus==1.0 --hash=sha256:{FROM_SOURCE.sha256}" in asked
 
 
 @pytest.mark.parametrize("name", REGISTRIES)

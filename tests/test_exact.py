@@ -37,12 +37,13 @@ from experiments import exp_musegan_bach as musegan
 from experiments import exp_text2image_flowers as text2image
 from experiments import exp_transformer_fr as transformer
 from experiments import exp_transformer_music as music
+from experiments import exp_transformer_piano as piano
 from experiments import exp_vae_faces as vae
 from lib import checkpoint, nn, random, tree
 from lib.data import drawing, images, packing, pairs, tokens, typed
 from lib.models import bert, smollm
 from lib.models import gpt2 as released
-from lib.tasks import composer, generated, judge, writing
+from lib.tasks import composer, generated, judge, pianist, writing
 
 ROOT = Path(__file__).parent.parent
 HALF = 4
@@ -106,6 +107,10 @@ SETTINGS = {
         music,
         {"layers": 1, "width": 16, "heads": 2, "ff": 24, "chord": 6, "head": 12, "rows": 4, "length": 48, "warmup": 2,
          "samples": 2},
+    ),
+    "piano": (
+        piano,
+        {"layers": 1, "width": 16, "heads": 2, "ff": 24, "rows": 4, "length": 32, "warmup": 2, "dropout": 0.1},
     ),
     "transformer": (
         transformer,
@@ -213,12 +218,25 @@ def unrelated_draws(seed):
 
 @EACH
 def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
-    name, call, monkeypatch, few_pictures, few_faces, small_gpt2, sentences, story, films, tiny_llama, tagged, songs
+    name,
+    call,
+    monkeypatch,
+    few_pictures,
+    few_faces,
+    small_gpt2,
+    sentences,
+    story,
+    films,
+    tiny_llama,
+    tagged,
+    songs,
+    recital,
 ):
     exp, flags = SETTINGS[name]
     needs = {
         transformer: {"data": sentences},
         music: {"data": songs},
+        piano: {"data": recital},
         musegan: {"data": songs},
         fashion: {"extractor": few_pictures},
     }
@@ -227,6 +245,8 @@ def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
     flags = {**COMMON, **flags, **needs.get(exp, {})}
     monkeypatch.setattr(writing, "SHOWN", 9)
     monkeypatch.setattr(composer, "BARS", 2)
+    monkeypatch.setattr(pianist, "GIVEN", 1.0)
+    monkeypatch.setattr(pianist, "PLAYED", 0.5)
     unrelated_draws(1)
     status, _, err = call(exp, *words(run="straight", **flags))
     assert status == 0, err

@@ -233,6 +233,23 @@ def test_compiled_the_same_is_generated_by_one_graph(key, monkeypatch):
     torch._dynamo.reset()
 
 
+def test_only_what_is_allowed_is_picked(key):
+    """Each token by the one before it, also where the context slides; nothing else changes the draw."""
+    cfg, p, ids, asked = config(), make(key, config()), some(key, t=3), []
+
+    def allowed(token):
+        asked.append(token)
+        odd = torch.arange(cfg.vocabulary) % 2 == 1
+        return (odd if token is None else odd != (token[:, None] % 2 == 1)).expand(len(ids), -1)
+
+    found = list(itertools.islice(gpt.generate(p, ids, random.key(1), cfg=cfg, allowed=allowed), 3 * CONTEXT))
+    assert all((token % 2 == (n + 1) % 2).all() for n, token in enumerate(found))
+    assert asked[0] is None and all(map(torch.equal, asked[1:], found))
+    every = lambda _: torch.ones(1, cfg.vocabulary, dtype=torch.bool)  # noqa: E731
+    ways = [gpt.generate(p, ids, random.key(1), cfg=cfg, **more) for more in ({}, {"allowed": every})]
+    assert all(torch.equal(a, b) for a, b in itertools.islice(zip(*ways, strict=True), 5))
+
+
 def test_the_cache_is_as_long_as_the_room(key, monkeypatch):
     cfg, lengths, start = config(), [], gpt.start
     monkeypatch.setattr(

@@ -7,7 +7,7 @@ import torch
 from experiments import exp_smollm_chat as chat
 from lib import checkpoint, random, run, tree
 from lib.models import gpt, smollm
-from lib.tasks import composer, diffuser, judge, writing
+from lib.tasks import composer, diffuser, judge, pianist, writing
 from tests import pretend
 from tests import test_exact as exact
 from tests.test_smollm import byte_pairs
@@ -35,6 +35,7 @@ USES = {
     "mixture": [["--n", 3], ["score", 0.5, 0.5]],
     "musegan": [["--n", 2], ["way"], ["vary"]],
     "music": [["--n", 2, "--bars", 1], ["harmonise", 0], ["fill", 0, "--bars", 1, 1], ["likelihood", 0]],
+    "piano": [["--n", 2, "--seconds", 0.3], ["continue", 0, "--given", 1, "--seconds", 0.3], ["likelihood", 0]],
     "text2image": [
         ["--n", 2, "--steps", 2],
         ["words", "--steps", 2],
@@ -67,6 +68,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(run.Run, "compile", compiled)
     monkeypatch.setattr(writing, "SHOWN", 3)
     monkeypatch.setattr(composer, "BARS", 2)
+    monkeypatch.setattr(pianist, "GIVEN", 1.0)
+    monkeypatch.setattr(pianist, "PLAYED", 0.5)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of tiny operations: two threads that share a core take ten times as long
     with pretend.cuda() as device, torch.compiler.set_stance("force_eager"):
@@ -96,13 +99,14 @@ def test_an_experiment(
     tiny_llama,
     tagged,
     songs,
+    recital,
 ):
     exp, flags = exact.SETTINGS[name]
     needs = {
         "transformer": {"data": sentences}, "gan-fashion": {"extractor": few_pictures}, "gpt": {"data": story},
         "gpt2": {"data": story}, "lstm": {"data": story}, "classify": {"data": films, "weights": tiny_llama},
         "bert-sentiment": {"data": films, "pretrain_steps": 1}, "bert-entities": {"data": tagged},
-        "music": {"data": songs}, "musegan": {"data": songs},
+        "music": {"data": songs}, "piano": {"data": recital}, "musegan": {"data": songs},
     }  # fmt: skip
     for recipe in ("FACES", "OTHERS"):
         monkeypatch.setattr(judge, recipe, getattr(judge, recipe)._replace(widths=(4, 4)))

@@ -2,6 +2,7 @@
 here.
 """
 
+import bisect
 import itertools
 import math
 import struct
@@ -19,15 +20,22 @@ from lib.data.voices import Notes
 from lib.faults import DataError
 
 QUARTER = 480  # ticks
-CHOIR = 52  # General MIDI's "choir aahs": it holds a long note, which a piano does not
+PIANO, CHOIR = 0, 52  # General MIDI's "choir aahs": it holds a long note, which a piano does not
+ENDINGS = (".mid", ".midi")
 LONGEST = 3600.0  # seconds of a piece
 LEAST = 0.03  # seconds of a note: some files end a note where it begins
 
 
 def read(path: Path) -> Notes:
-    """The notes of a file of type 0 or 1, without drums. `voice`: which of the tracks that sound it is of. A note ends
-    where its track strikes the same pitch again; one that never ends is not there. Raises DataError."""
-    tracks = _sounding(_score(path).to("second"))
+    """The notes of a file of type 0 or 1, without drums. `voice`: which of the tracks that sound it is of. A note that
+    ends while the sustain pedal is down lasts until that is up, and any where its track strikes the same pitch again;
+    one that never ends is not there. Raises DataError."""
+    return notes(content(path), path)
+
+
+def notes(raw: bytes, path: Path) -> Notes:
+    """`read` of a file's content."""
+    tracks = _sounding(_score(raw, path).to("second"))
     rows = [row for number, track in enumerate(tracks) for row in _cut(track, number)]
     if not rows:
         raise DataError(f"{path} has no notes (drums are left out): choose another file")
@@ -41,7 +49,7 @@ def parts(path: Path) -> list[Part]:
     """The tracks that sound, in quarters, with bars by the first time signature (four quarters if there is none).
     Raises DataError as `read` does."""
     read(path)  # what is wrong is told as for any file
-    score = _score(path)
+    score = _score(content(path), path)
     unit, first = score.ticks_per_quarter, score.time_signatures[0] if score.time_signatures else None
     time = (first.numerator, first.denominator) if first else (4, 4)
     end, bar = Fraction(score.end(), unit), Fraction(4 * time[0], time[1])
@@ -50,17 +58,16 @@ def parts(path: Path) -> list[Part]:
     bars = [bar * i for i in range(math.ceil(end / bar))]
     made = []
     for track in _sounding(score):
-        notes = [
+        found = [
             Note(Fraction(n.time, unit), Fraction(max(n.duration, 1), unit), n.pitch, False, False)
-            for n in sorted(track, key=lambda n: (n.time, n.pitch))
+            for n in sorted(track.notes, key=lambda n: (n.time, n.pitch))
         ]
-        made.append(Part("", notes, bars, [], [(Fraction(0), time)], end))
+        made.append(Part("", found, bars, [], [(Fraction(0), time)], end))
     return made
 
 
-def _score(path: Path) -> Any:  # its types are those of all units of time at once
+def _score(raw: bytes, path: Path) -> Any:  # its types are those of all units of time at once
     """What symusic reads, checked. Raises DataError."""
-    raw = content(path)
     _check(raw, path)
     try:
         score: Any = symusic.Score.from_midi(raw)
@@ -72,7 +79,7 @@ def _score(path: Path) -> Any:  # its types are those of all units of time at on
 
 
 def _sounding(score: Any) -> list[Any]:
-    return [track.notes for track in score.tracks if track.notes and not track.is_drum]
+    return [track for track in score.tracks if track.notes and not track.is_drum]
 
 
 _AGAIN = "Save it again as a standard MIDI file of type 1"
@@ -97,7 +104,15 @@ def _check(raw: bytes, path: Path) -> None:
 
 def _cut(track: Any, voice: int) -> list[tuple[float, int, int, float, int]]:
     """The notes of a track, of the ones that strike the same pitch at once the longest."""
-    notes = sorted((n.pitch, n.time, max(n.duration, LEAST), min(max(n.velocity, 1), 127)) for n in track)
+    pedals = sorted((pedal.time, pedal.time + pedal.duration) for pedal in track.pedals)
+    downs = [down for down, _ in pedals]
+
+    def held(n: Any) -> float:
+        """How long it sounds, with the pedal."""
+        end, i = n.time + max(n.duration, LEAST), bisect.bisect_right(downs, n.time + n.duration) - 1
+        return (max(end, pedals[i][1]) if i >= 0 else end) - n.time
+
+    notes = sorted((n.pitch, n.time, held(n), min(max(n.velocity, 1), 127)) for n in track.notes)
     rows = list[tuple[float, int, int, float, int]]()
     for (pitch, start, duration, velocity), after in itertools.zip_longest(notes, notes[1:], fillvalue=(-1, 0, 0, 0)):
         room = after[1] - start if after[0] == pitch else math.inf
@@ -106,12 +121,12 @@ def _cut(track: Any, voice: int) -> list[tuple[float, int, int, float, int]]:
     return rows
 
 
-def encoded(notes: Notes, tempo: float, names: Sequence[str]) -> bytes:
+def encoded(notes: Notes, tempo: float, names: Sequence[str], program: int = CHOIR) -> bytes:
     """A MIDI file with a track for each name, that of a voice. `tempo`: quarters a minute, of which the file holds
-    4 to some thousands."""
+    4 to some thousands. `program`: General MIDI's number of the instrument, from 0."""
     made: Any = symusic.Score(QUARTER)
     made.tempos.append(symusic.Tempo(0, tempo))
-    tracks: list[Any] = [symusic.Track(name, CHOIR, False) for name in names]
+    tracks: list[Any] = [symusic.Track(name, program, False) for name in names]
     ticks = tempo / 60 * QUARTER
     for start, duration, pitch, velocity, voice in zip(*(column.tolist() for column in notes), strict=True):
         begin, end = round(start * ticks), round((start + duration) * ticks)

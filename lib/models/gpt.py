@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib import attention, decode, nn, random, transformer, tree
@@ -181,6 +181,7 @@ def generate(
     cfg: Config,
     room: int | None = None,
     compiled: bool = False,
+    allowed: Callable[[Int[Tensor, "b"] | None], Bool[Tensor, "b v"]] | None = None,
     **sampling: float,
 ) -> Iterator[Int[Tensor, "b"]]:
     """Token after token behind a prompt of at most `cfg.context` tokens (ValueError), for ever. Token n is picked with
@@ -190,7 +191,9 @@ def generate(
     the kind of positions, and text before it is forgotten. `room`: how many tokens will be asked for, where that is
     known: a token takes as long as its cache is large. More may be asked for: all is then read again into a whole one.
     `compiled`: tokens behind the prompt are read by one graph, made at the first and anew for caches of another length.
+    `allowed`: which tokens may come next, asked with the one picked before, None behind the prompt.
     """
+    token: Tensor | None = None
     length = cfg.context if room is None else min(prompt.shape[1] + room, cfg.context)
     cache, seen, unread, n = start(params, len(prompt), length, cfg=cfg), prompt, prompt, 0
     while True:
@@ -199,6 +202,8 @@ def generate(
             length = cfg.context
             cache = start(params, len(prompt), cfg=cfg)
         cache, logits = _read_on(cfg, compiled and unread.shape[1] == 1)(cache, params, unread)
+        if allowed is not None:
+            logits = torch.where(allowed(token), logits, -torch.inf)
         token = decode.pick(logits, random.fold_in(key, n), **sampling)  # type: ignore[arg-type]
         yield token
         unread = rearrange(token, "b -> b 1")

@@ -1,0 +1,139 @@
+"""What is asked of a model that plays the piano: play, play on, say how likely a performance is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from tyro.conf import Positional, arg
+
+from lib import random, run
+from lib.answers import Answer, Document, Note, Picture, Sound, Table
+from lib.data import midi, performances, sheet, synthesis
+from lib.data.performances import Performance
+from lib.data.voices import Notes
+from lib.faults import RunError
+from lib.tasks import pianist
+from lib.tasks.pianist import Pianist
+
+Seconds = Annotated[float, run.Range(0.1, 600)]
+TEMPO = 120.0  # of the files, which have no bars
+
+
+@dataclass(frozen=True)
+class Played(run.Use):
+    seconds: Seconds = 20.0
+    """How long to play."""
+    out: Path = Path("music")
+    """Folder for the files: MIDI, sound, and a picture of the notes."""
+    temperature: run.Amount = 1.0
+    """Above 1 the music is bolder, below 1 safer; 0: the likeliest event each time."""
+    top_p: run.Share = 0.98
+    """Sample among the likeliest events that together have this probability."""
+    seed: run.Seed = 0
+    """Decides what is played."""
+    copy_check: bool = False
+    """Also tell the longest run of notes that training performances have in some key."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out.parent.is_dir() or self.out.is_file():
+            raise ValueError(f"--out {self.out} cannot be a folder")
+
+
+@dataclass(frozen=True)
+class Play(Played):
+    """Play from nothing with the latest finished run."""
+
+    n: run.Count = 4
+    """How many pieces."""
+
+
+@dataclass(frozen=True)
+class Continue(Played):
+    """Play on behind the beginning of a performance."""
+
+    piece: Positional[Annotated[str, arg(metavar="NUMBER|FILE")]] = "0"
+    """A MIDI file, or the number of a test performance."""
+    start: Annotated[float, run.Range(0, 3600)] = 0.0
+    """Where in it what is given begins, in seconds."""
+    given: Seconds = pianist.GIVEN
+    """Seconds that are given."""
+    n: run.Count = 1
+    """In how many ways."""
+
+
+@dataclass(frozen=True)
+class Likelihood(run.Use):
+    """Say how likely performances are, in nats for each event, note and second."""
+
+    pieces: Positional[tuple[str, ...]] = ("0",)
+    """MIDI files, or numbers of test performances."""
+
+
+Use = Play | Continue | Likelihood
+
+
+def answers(use: Use, model: Pianist) -> Iterator[Answer]:
+    """For each piece its files. Raises DataError, RunError."""
+    if isinstance(use, Likelihood):
+        found = [model.nats([_piece(name, model)]) for name in use.pieces]
+        rows = [(name, *x.values()) for name, x in zip(use.pieces, found, strict=True)]
+        yield Table(
+            ("piece", "nats an event", "a note", "a second"), rows, "{:<24}{:>14.3f}{:>10.2f}{:>10.1f}",
+            f"{'piece':<24}{'nats an event':>14}{'a note':>10}{'a second':>10}",
+        )  # fmt: skip
+        return
+    prompt = performances.encode(_given(use, model)) if isinstance(use, Continue) else _NOTHING
+    if len(prompt) > model.cfg.context:
+        seen = f"the last {model.cfg.context} of them"
+        yield Note(f"what is given has {len(prompt)} events: the model sees {seen} when it begins to play")
+    key = random.key(use.seed, model.device) if use.temperature > 0 else None
+    sampling = {"temperature": use.temperature or 1.0, "top_p": use.top_p}
+    for i, notes in enumerate(model.play(prompt, use.seconds, key, use.n, **sampling)):
+        if not len(notes.start):
+            yield Note(f"{i}: nothing was played in this time: let it play longer, or take another --seed")
+            continue
+        yield from files(use, i, notes)
+        if use.copy_check:
+            yield copied(notes, model)
+
+
+_NOTHING = torch.tensor([performances.START])
+
+
+def _given(use: Continue, model: Pianist) -> Notes:
+    """Raises DataError, RunError."""
+    whole = _piece(use.piece, model).notes
+    given = pianist.cut(whole, use.start, use.start + use.given)
+    if not len(given.start):
+        raise RunError(
+            f"{use.piece} has no notes from second {use.start:g} to {use.start + use.given:g}: it goes from "
+            f"{float(whole.start.min()):.1f} to {float((whole.start + whole.duration).max()):.1f}"
+        )
+    return given
+
+
+def files(use: Played, i: int, notes: Notes) -> Iterator[Answer]:
+    """The piece as MIDI, sound and picture, under its number."""
+    name = lambda ending: use.out / f"{i}{ending}"  # noqa: E731
+    yield Document(midi.encoded(notes, TEMPO, pianist.HANDS, midi.PIANO), name(".mid"))
+    yield Sound(synthesis.synthesise(notes), synthesis.RATE, name(".wav"))
+    yield Picture(sheet.pianoroll(notes, pianist.HANDS), name("-notes.png"))
+
+
+def copied(notes: Notes, model: Pianist) -> Note:
+    training = "\0".join(pianist.intervals(piece.notes) for piece in model.data().train)
+    played = Notes(*(column[notes.voice == 1] for column in notes))
+    run_of = pianist.copied(played, training)
+    return Note(f"longest run of notes that training performances have in some key: {run_of} of {len(played.start)}")
+
+
+def _piece(name: str, model: Pianist) -> Performance:
+    if not name.isdecimal():
+        return performances.read(Path(name))
+    known = model.data().test
+    if int(name) >= len(known):
+        raise RunError(f"{name}: test performances have numbers from 0 to {len(known) - 1}")
+    return known[int(name)]
