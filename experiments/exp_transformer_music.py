@@ -96,7 +96,7 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=1200, eval_every=300, save_every=300),
+    "small": Args(steps=900, eval_every=300, save_every=300),
     "best": Args(
         steps=6000, layers=8, around=2, width=384, heads=8, ff=1024, chord=128, head=384, dropout=0.3, rows=64,
         lr=1e-3, warmup=300, ema_decay=0.999, samples=256, eval_every=500, save_every=1000, log_every=50,

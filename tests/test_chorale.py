@@ -125,3 +125,27 @@ def test_dropout_needs_a_key(params):
     plain = chorale.apply(params, music(), nothing(), cfg=cfg)
     assert plain.equal(chorale.apply(params, music(), nothing(), cfg=CFG))
     assert not plain.equal(chorale.apply(params, music(), nothing(), random.key(0), cfg=cfg))
+
+
+def test_what_moves_add_to_logits():
+    """One rule written by hand: a voice a fifth below one that goes up by two does not go up by two."""
+    p = chorale.init(random.key(0), CFG)
+    pair, rise = chorale.PAIRS.index((0, 3)), chorale.LEAP + 2
+    p["leading"][pair, 7 * chorale.MOVES + rise, rise] = -9
+    p["leading"][pair, 7 * chorale.MOVES + rise, chorale.MOVES] = 5  # but holds
+    before, now = torch.tensor([[40, 0, 30, 21], [40, 0, 30, 20]]), torch.tensor([[42, 0, 30, 0], [42, 0, 30, 0]])
+    found = chorale.leading(p, before, now)
+    assert found.shape == (2, 4, voices.KINDS) and found[:, :3].abs().max() == 0  # 21 is 19 below 40: a fifth, 20 not
+    assert found[0, 3, 21 + 2 + 1] == -9 and found[0, 3, voices.HOLD] == 5 and found[0, 3].count_nonzero() == 2
+    assert found[1].abs().max() == 0
+    higher = chorale.leading(p, before[:1] + 3, now[:1] + 3)
+    assert higher[0, 3, 21 + 3 + 2 + 1] == -9 and higher[0, 3].count_nonzero() == 2
+    at_rest = chorale.leading(p, torch.tensor([[40, 0, 30, 0]]), now[:1])
+    assert at_rest.abs().max() == 0
+
+
+def test_moves_count_in_every_voice_but_the_soprano(params):
+    sounds = chorale.pitches(music().cells)
+    found = chorale.leading(params, sounds[:, :-1], sounds[:, 1:])
+    assert found[..., 0, :].abs().max() == 0 and (found[..., 1:, :].abs().flatten(-2).amax((0, 1)) > 0).any()
+    assert (found[..., voices.REST] == 0).all() and found.shape == (B, T - 1, 4, voices.KINDS)

@@ -24,6 +24,9 @@ from lib.tree import Tree
 VOICES = len(voices.NAMES)
 PITCHES = 1 + voices.HIGHEST - voices.LOWEST + 1  # and a rest, which is 0
 HELD = 16  # sixteenths that a note has been held for: from here on they look the same
+PAIRS = [(above, below) for below in range(VOICES) for above in range(below)]
+LEAP = 12  # semitones: a larger one looks like this
+MOVES = 2 * LEAP + 1
 LEFT = 64  # sixteenths that are left, where that is known: from here on they look the same
 
 
@@ -48,8 +51,8 @@ class Music(NamedTuple):
 
 def init(key: Key, cfg: Config) -> Tree:
     """{"embed": {"pitch": (v, p, d), "held": (v, held, d), "place", "left"}, "given": {"pitch": (v, p + 1, d),
-    "struck", "stack"}, "trunk", "chord": {"pitch": (v, p, c), "struck": (v, c)}, "heads": {"in": (v, d + c, h), "in_b",
-    "out": (v, h, k), "out_b"}}."""
+    "struck", "stack"}, "trunk", "chord": {"pitch": (v, p, c), "struck": (v, c)}, "leading": (pairs, 12 moves + 1,
+    moves + 1), "heads": {"in": (v, d + c, h), "in_b", "out": (v, h, k), "out_b"}}."""
     names = "pitch", "held", "place", "left", "given", "hit", "around", "trunk", "chord", "struck", "in", "out"
     keys = dict(zip(names, random.split(key, len(names)), strict=True))
     d = cfg.block.width
@@ -69,6 +72,7 @@ def init(key: Key, cfg: Config) -> Tree:
         "chord": {
             "pitch": table("chord", VOICES, PITCHES, cfg.chord), "struck": table("struck", VOICES, 2, cfg.chord),
         },
+        "leading": zeros(len(PAIRS), 12 * MOVES + 1, MOVES + 1),
         "heads": {
             "in": nn.xavier(keys["in"], (VOICES, fan, cfg.head), fan, cfg.head), "in_b": zeros(VOICES, cfg.head),
             "out": nn.xavier(keys["out"], (VOICES, cfg.head, voices.KINDS), cfg.head, voices.KINDS),
@@ -136,13 +140,45 @@ def chord(p: Tree, sounds: Int[Tensor, "*b v"], cells: Int[Tensor, "*b v"]) -> F
     return F.pad(each.cumsum(-2)[..., :-1, :], (0, 0, 1, 0))
 
 
+def leading(p: Tree, before: Int[Tensor, "*b v"], now: Int[Tensor, "*b v"]) -> Float[Tensor, "*b v k"]:
+    """What is added to the logits of each voice's moves and of its hold for each voice above it, by how that one moves
+    and by the interval that was between them, from which parallels are told, in whatever key. `before`: `pitches` of
+    the sixteenth before, `now`: of this one. Nothing is added to rests, to larger moves, and where a voice rested."""
+    sounds = (before > 0) & (before < PITCHES)
+    own, other, moved, known = (
+        torch.stack([of(above, below) for above, below in PAIRS], -1)
+        for of in (
+            lambda _, below: before[..., below],
+            lambda above, _: before[..., above],
+            lambda above, _: now[..., above] - before[..., above],
+            lambda above, below: sounds[..., below] & sounds[..., above] & (now[..., above] > 0),
+        )
+    )
+    index = (other - own) % 12 * MOVES + moved.clamp(-LEAP, LEAP) + LEAP
+    each = _looked_up(p["leading"], torch.where(known, index, 12 * MOVES))
+    parts = each.split(list(range(1, VOICES)), -2)
+    moves = torch.stack([torch.zeros_like(each[..., 0, :]), *(part.sum(-2) for part in parts)], -2)
+    token = torch.arange(voices.KINDS, device=before.device)
+    move = token - 1 - before[..., None] + LEAP
+    may = (token >= 2) & (move >= 0) & (move < MOVES) & sounds[..., None]
+    at = torch.where(token == voices.HOLD, MOVES, torch.where(may, move, MOVES + 1))
+    return F.pad(moves, (0, 1)).gather(-1, at)
+
+
 def logits(
-    p: Tree, x: Float[Tensor, "*b d"], above: Float[Tensor, "*b v c"], key: Key | None = None, *, cfg: Config
+    p: Tree,
+    x: Float[Tensor, "*b d"],
+    above: Float[Tensor, "*b v c"],
+    led: Float[Tensor, "*b v k"],
+    key: Key | None = None,
+    *,
+    cfg: Config,
 ) -> Float[Tensor, "*b v k"]:
+    """From `features`, `chord` and `leading`."""
     heads = p["heads"]
     x = torch.cat([x[..., None, :].expand(*above.shape[:-1], x.shape[-1]), above], -1)
     h = F.gelu(torch.einsum("...vi,vih->...vh", x, heads["in"]) + heads["in_b"])
-    return torch.einsum("...vh,vhk->...vk", nn.dropout(h, cfg.dropout, key), heads["out"]) + heads["out_b"]
+    return torch.einsum("...vh,vhk->...vk", nn.dropout(h, cfg.dropout, key), heads["out"]) + heads["out_b"] + led
 
 
 def apply(
@@ -154,7 +190,7 @@ def apply(
     sounds, long = pitches(music.cells), held(music.cells)
     before = F.pad(sounds[:, :-1], (0, 0, 1, 0), value=PITCHES), F.pad(long[:, :-1], (0, 0, 1, 0))
     x, _ = features(p, before, music.place, music.left, known, k_trunk, cfg=cfg)
-    return logits(p, x, chord(p, sounds, music.cells), k_head, cfg=cfg)
+    return logits(p, x, chord(p, sounds, music.cells), leading(p, before[0], sounds), k_head, cfg=cfg)
 
 
 @torch.no_grad()
@@ -182,7 +218,7 @@ def generate(
         )
         cells, now = torch.zeros_like(sounds), torch.zeros_like(sounds)
         for v in range(VOICES):
-            found = logits(p, x, chord(p, now, cells), cfg=cfg)[:, 0, v].float()
+            found = logits(p, x, chord(p, now, cells), leading(p, sounds, now), cfg=cfg)[:, 0, v].float()
             silent = (sounds[:, 0, v] == PITCHES)[:, None] & (
                 torch.arange(voices.KINDS, device=x.device) == voices.HOLD
             )
