@@ -18,6 +18,7 @@ from lib.data import midi, performances
 from lib.data.performances import END, SHIFT, START
 from lib.tasks import pianist
 from lib.transform import jit
+from tests.test_soundfont import made
 
 TINY = {
     "layers": 1, "width": 16, "heads": 2, "ff": 24, "rows": 4, "length": 32, "warmup": 2, "compile": "off",
@@ -201,5 +202,12 @@ def test_what_cannot_be_played(fit, call, recital, tmp_path):
     assert status == 1 and "has no notes from second 3000 to" in told
     (tmp_path / "bad.mid").write_bytes(b"hello")
     assert ask("continue", tmp_path / "bad.mid")[0] == 1
+    for name, wanted in (
+        ("nowhere.sf2", "there is no soundfont nowhere.sf2: sums of sines are heard instead"),
+        (made(tmp_path / "one.sf2", number=0), ""),
+        (made(tmp_path / "other.sf2"), "the soundfont has no instrument of number 0"),
+    ):
+        status, _, told = ask(*flags(n=1, seconds=2, soundfont=name, out=f"s{status}"))
+        assert wanted in told and status == ("number 0" in wanted)
     status, _, told = ask("continue", sorted(recital.iterdir())[0], *flags(given=5, seconds=0.1))
     assert status == 0 and "the model sees the last 32 of them" in told

@@ -12,33 +12,23 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from lib import random, run
-from lib.answers import Answer, Document, Note, Picture, Sound, Table
-from lib.data import midi, musicxml, pieces, sheet, synthesis, voices
+from lib.answers import Answer, Document, Note, Picture, Table
+from lib.data import midi, musicxml, pieces, sheet, voices
 from lib.data.pieces import Piece
 from lib.faults import RunError
 from lib.models.chorale import Music
-from lib.tasks import composer, music
+from lib.tasks import composer, heard, music
 from lib.tasks.composer import Composer
+from lib.tasks.heard import Heard
 
 LETTERS = "SATB"
 Source = Positional[Annotated[str, arg(metavar="NUMBER|FILE")]]
 
 
 @dataclass(frozen=True)
-class Filed(run.Use):
-    out: Path = Path("music")
-    """Folder for the files: MIDI, MusicXML, sound, and pictures of the notes and the score."""
+class Filed(Heard):
     tempo: Annotated[float, run.Range(20, 300)] = composer.TEMPO
     """Quarters a minute."""
-    seed: run.Seed = 0
-    """Decides what is written."""
-    copy_check: bool = False
-    """Also tell how near the nearest two bars of the training pieces are."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.out.parent.is_dir() or self.out.is_file():
-            raise ValueError(f"--out {self.out} cannot be a folder")
 
 
 @dataclass(frozen=True)
@@ -174,14 +164,11 @@ def _asked(use: Use, model: Composer) -> tuple[Music, Bool[Tensor, "n t 4"], Pie
 
 def files(use: Filed, i: int, piece: Piece) -> Iterator[Answer]:
     """The piece as MIDI, MusicXML, sound and pictures, under its number."""
-    notes, name = voices.notes(piece.cells, use.tempo), lambda ending: use.out / f"{i}{ending}"
-    yield Document(midi.encoded(notes, use.tempo, voices.NAMES), name(".mid"))
+    yield from heard.files(use, i, voices.notes(piece.cells, use.tempo), voices.NAMES, use.tempo, midi.CHOIR)
     score = musicxml.written(piece.cells, piece.place, piece.fifths, piece.name, use.tempo, piece.bar)
-    yield Document(score, name(".musicxml"))
-    yield Sound(synthesis.synthesise(notes), synthesis.RATE, name(".wav"))
-    yield Picture(sheet.pianoroll(notes, voices.NAMES), name("-notes.png"))
+    yield Document(score, use.out / f"{i}.musicxml")
     if (drawn := sheet.score(score)) is not None:
-        yield Picture(drawn, name("-score.png"), scale=1)
+        yield Picture(drawn, use.out / f"{i}-score.png", scale=1)
     elif i == 0:
         yield Note("verovio draws the score where it is installed: uv pip install verovio")
 

@@ -9,12 +9,13 @@ import torch
 from tyro.conf import Positional, arg
 
 from lib import random, run
-from lib.answers import Answer, Document, Note, Picture, Sound, Table
-from lib.data import midi, performances, sheet, synthesis
+from lib.answers import Answer, Note, Table
+from lib.data import midi, performances
 from lib.data.performances import Performance
 from lib.data.voices import Notes
 from lib.faults import RunError
-from lib.tasks import pianist
+from lib.tasks import heard, pianist
+from lib.tasks.heard import Heard
 from lib.tasks.pianist import Pianist
 
 Seconds = Annotated[float, run.Range(0.1, 600)]
@@ -22,24 +23,13 @@ TEMPO = 120.0  # of the files, which have no bars
 
 
 @dataclass(frozen=True)
-class Played(run.Use):
+class Played(Heard):
     seconds: Seconds = 20.0
     """How long to play."""
-    out: Path = Path("music")
-    """Folder for the files: MIDI, sound, and a picture of the notes."""
     temperature: run.Amount = 1.0
     """Above 1 the music is bolder, below 1 safer; 0: the likeliest event each time."""
     top_p: run.Share = 0.98
     """Sample among the likeliest events that together have this probability."""
-    seed: run.Seed = 0
-    """Decides what is played."""
-    copy_check: bool = False
-    """Also tell the longest run of notes that training performances have in some key."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.out.parent.is_dir() or self.out.is_file():
-            raise ValueError(f"--out {self.out} cannot be a folder")
 
 
 @dataclass(frozen=True)
@@ -95,7 +85,7 @@ def answers(use: Use, model: Pianist) -> Iterator[Answer]:
         if not len(notes.start):
             yield Note(f"{i}: nothing was played in this time: let it play longer, or take another --seed")
             continue
-        yield from files(use, i, notes)
+        yield from heard.files(use, i, notes, pianist.HANDS, TEMPO, midi.PIANO)
         if use.copy_check:
             yield copied(notes, model)
 
@@ -113,14 +103,6 @@ def _given(use: Continue, model: Pianist) -> Notes:
             f"{float(whole.start.min()):.1f} to {float((whole.start + whole.duration).max()):.1f}"
         )
     return given
-
-
-def files(use: Played, i: int, notes: Notes) -> Iterator[Answer]:
-    """The piece as MIDI, sound and picture, under its number."""
-    name = lambda ending: use.out / f"{i}{ending}"  # noqa: E731
-    yield Document(midi.encoded(notes, TEMPO, pianist.HANDS, midi.PIANO), name(".mid"))
-    yield Sound(synthesis.synthesise(notes), synthesis.RATE, name(".wav"))
-    yield Picture(sheet.pianoroll(notes, pianist.HANDS), name("-notes.png"))
 
 
 def copied(notes: Notes, model: Pianist) -> Note:

@@ -1,0 +1,44 @@
+"""Music as files: notes as MIDI, as sound, and as a picture."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from lib import run
+from lib.answers import Answer, Document, Note, Picture, Sound
+from lib.data import midi, sheet, soundfont, synthesis
+from lib.data.voices import Notes
+
+
+@dataclass(frozen=True)
+class Heard(run.Use):
+    out: Path = Path("music")
+    """Folder for the files: MIDI, sound, and pictures; of chorales a score too."""
+    soundfont: Annotated[str | None, arg(metavar="{None}|timgm|FILE.sf2")] = None
+    """Recorded instruments to hear it on: a soundfont, or timgm, which is fetched (6 MB); None: sums of sines."""
+    seed: run.Seed = 0
+    """Decides what is written."""
+    copy_check: bool = False
+    """Also tell how near the nearest of the training pieces is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out.parent.is_dir() or self.out.is_file():
+            raise ValueError(f"--out {self.out} cannot be a folder")
+
+
+def files(use: Heard, i: int, notes: Notes, names: Sequence[str], tempo: float, program: int) -> Iterator[Answer]:
+    """Piece number i; `names` of its voices, `program`: General MIDI's number of the instrument. Raises DataError."""
+    name = lambda ending: use.out / f"{i}{ending}"  # noqa: E731
+    yield Document(midi.encoded(notes, tempo, names, program), name(".mid"))
+    path = soundfont.timgm(use.data_dir) if use.soundfont == "timgm" else Path(use.soundfont or "")
+    if path.is_file():
+        yield Sound(soundfont.play(soundfont.read(path), notes, program, synthesis.RATE), synthesis.RATE, name(".wav"))
+    else:
+        if use.soundfont and i == 0:
+            yield Note(f"there is no soundfont {path}: sums of sines are heard instead")
+        yield Sound(synthesis.synthesise(notes), synthesis.RATE, name(".wav"))
+    yield Picture(sheet.pianoroll(notes, names), name("-notes.png"))
