@@ -131,8 +131,8 @@ def test_what_moves_add_to_logits():
     """One rule written by hand: a voice a fifth below one that goes up by two does not go up by two."""
     p = chorale.init(random.key(0), CFG)
     pair, rise = chorale.PAIRS.index((0, 3)), chorale.LEAP + 2
-    p["leading"][pair, 7 * chorale.MOVES + rise, rise] = -9
-    p["leading"][pair, 7 * chorale.MOVES + rise, chorale.MOVES] = 5  # but holds
+    p["leading"][pair, 7 * chorale.MOVES + rise, rise] = -9 / chorale.BRISK
+    p["leading"][pair, 7 * chorale.MOVES + rise, chorale.MOVES] = 5 / chorale.BRISK  # but holds
     before, now = torch.tensor([[40, 0, 30, 21], [40, 0, 30, 20]]), torch.tensor([[42, 0, 30, 0], [42, 0, 30, 0]])
     found = chorale.leading(p, before, now)
     assert found.shape == (2, 4, voices.KINDS) and found[:, :3].abs().max() == 0  # 21 is 19 below 40: a fifth, 20 not

@@ -27,6 +27,7 @@ HELD = 16  # sixteenths that a note has been held for: from here on they look th
 PAIRS = [(above, below) for below in range(VOICES) for above in range(below)]
 LEAP = 12  # semitones: a larger one looks like this
 MOVES = 2 * LEAP + 1
+BRISK = 8.0  # times as fast as other parameters AdamW teaches what moves add: each of its numbers is seldom asked for
 LEFT = 64  # sixteenths that are left, where that is known: from here on they look the same
 
 
@@ -155,7 +156,7 @@ def leading(p: Tree, before: Int[Tensor, "*b v"], now: Int[Tensor, "*b v"]) -> F
         )
     )
     index = (other - own) % 12 * MOVES + moved.clamp(-LEAP, LEAP) + LEAP
-    each = _looked_up(p["leading"], torch.where(known, index, 12 * MOVES))
+    each = BRISK * _looked_up(p["leading"], torch.where(known, index, 12 * MOVES))
     parts = each.split(list(range(1, VOICES)), -2)
     moves = torch.stack([torch.zeros_like(each[..., 0, :]), *(part.sum(-2) for part in parts)], -2)
     token = torch.arange(voices.KINDS, device=before.device)
