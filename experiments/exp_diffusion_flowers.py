@@ -87,6 +87,8 @@ class Args(run.Args):
         self.network()
         if self.objective == "meanflow" and (self.levels != "lognormal" or self.power != 2):
             raise ValueError("--objective meanflow has its own times and loss: leave --levels and --power out")
+        if self.objective == "meanflow" and self.batch % meanflow.EVERY:
+            raise ValueError(f"--batch {self.batch}: --objective meanflow needs a multiple of {meanflow.EVERY}")
         if self.noise != Args.noise and (self.objective == "meanflow" or self.levels != "lognormal"):
             raise ValueError("--noise is of --levels lognormal and no mean flow: leave it out")
         if not min(self.noise):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib import diagnose, muon, optim, parallel, random, run, transformer, tree
 from lib.data import batches, performances
-from lib.data.performances import KINDS, PITCHES, SHIFT
+from lib.data.performances import KEYS, KINDS, PITCHES, SHIFT, START
 from lib.faults import RunError
 from lib.models import gpt
 from lib.random import Key
@@ -48,8 +48,8 @@ class Args(run.Args):
     """Attention heads of a layer."""
     ff: run.Count = 688
     """Width of the feed-forward layers, which have a gate."""
-    position: Literal["rotary", "learned", "sinusoidal"] = "rotary"
-    """How the model knows positions."""
+    position: Literal["rotary", "relative", "learned", "sinusoidal"] = "rotary"
+    """How the model knows positions; relative: as in the paper, each distance has an embedding."""
     dropout: run.Fraction = 0.0
     """Probability with which an activation is dropped in training."""
     rows: run.Count = 8
@@ -77,7 +77,7 @@ class Args(run.Args):
         """Raises ValueError for widths that cannot be."""
         block = transformer.Config(
             width=self.width, heads=self.heads, ff=self.ff, dropout=self.dropout, activation="swiglu",
-            position=self.position, bias="none",
+            position=self.position, bias="none", reach=self.length if self.position == "relative" else 0,
         )  # fmt: skip
         return gpt.Config(KINDS, self.length, self.layers, block)
 
@@ -95,9 +95,12 @@ PRESETS: dict[str, run.Args] = {
 
 
 def transposed(window: Int[Tensor, "b n"], by: Int[Tensor, "b"]) -> Int[Tensor, "b n"]:
-    """All pitches so many semitones higher, and none beyond the ends of their range."""
-    pitch = (window % PITCHES + by[:, None]).clamp(0, PITCHES - 1)
-    return torch.where(window < SHIFT, window // PITCHES * PITCHES + pitch, window)
+    """All pitches so many semitones higher, or as many as keep a window on the piano."""
+    pitch, of_pitch = window % PITCHES, window < SHIFT
+    lowest = torch.where(of_pitch, pitch, PITCHES).amin(1)
+    highest = torch.where(of_pitch, pitch, 0).amax(1)
+    by = torch.minimum(torch.maximum(by, (KEYS[0] - lowest).clamp(max=0)), (KEYS[1] - highest).clamp(min=0))
+    return torch.where(of_pitch, window + by[:, None], window)
 
 
 def loss(
@@ -159,8 +162,9 @@ def train(args: Args) -> None:
     corpus = performances.load(args.data, args.data_dir)
     speeds = SPEEDS if args.speeds else (1.0,)
     ids = torch.cat([performances.encode(piece.notes, speed) for speed in speeds for piece in corpus.train])
+    beginnings = (ids == START).nonzero().flatten()  # where a piece begins, a window does in each epoch
     here = run.Run(args, NAME, Path(__file__), unit="events")
-    data = here.batches(lambda key, first: batches.windows(ids, key, args.rows, args.length, first))
+    data = here.batches(lambda key, first: batches.windows(ids, key, args.rows, args.length, first, beginnings))
     window = next(data)  # too few events are told before anything is computed
     each = f"{len(ids) // len(speeds):,} events"
     print(f"{corpus.name}: {each} at {len(speeds)} speeds to train on; {here.device}, {here.dtype}")

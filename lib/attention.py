@@ -26,11 +26,14 @@ Mask = Bool[Tensor, "..."] | Literal["causal"] | None
 Rotation = tuple[Float[Tensor, "*b t n"], Float[Tensor, "*b t n"]]  # cosines and sines of n pairs of channels
 
 
-def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: int = 0, normed: bool = False) -> Tree:
+def attention_init(
+    key: Key, d: int, heads: int, bias: bool = False, kv_heads: int = 0, normed: bool = False, reach: int = 0
+) -> Tree:
     """{"w_q", "w_k", "w_v": (d, heads, c), "w_o": (heads, c, d), with `bias` "b_q" ... "b_o"}: Xavier-uniform
     projections, and biases that are vectors of zeros. `kv_heads`: heads of keys and values, each of which serves as
     many of the queries (Ainslie et al. 2023); 0: one for each. `normed`: queries and keys have a norm each, "norm_q"
-    and "norm_k", so that scores cannot grow without bound (Dehghani et al. 2023, "ViT-22B"). Raises ValueError where
+    and "norm_k", so that scores cannot grow without bound (Dehghani et al. 2023, "ViT-22B"). `reach`: how
+    many distances back have embeddings, "relative": (heads, reach, c), for `relative`; 0: none. Raises ValueError where
     heads do not divide the width, or kv_heads the heads."""
     g = kv_heads or heads
     if d % heads:
@@ -47,6 +50,8 @@ def attention_init(key: Key, d: int, heads: int, bias: bool = False, kv_heads: i
     }
     if normed:
         p |= {name: nn.norm_init("rms", c, key.device) for name in ("norm_q", "norm_k")}
+    if reach:
+        p["relative"] = 0.02 * random.normal(random.fold_in(key, 4), (heads, reach, c))
     sizes = {"b_q": d, "b_k": g * c, "b_v": g * c, "b_o": d}
     return p | {name: torch.zeros(n, device=key.device) for name, n in sizes.items() if bias}
 
@@ -105,9 +110,11 @@ def attention(
     *,
     dropout: float = 0.0,
     weights: bool = False,
+    start: Int[Tensor, ""] | int = 0,
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b h t s"] | None]:
     """Attend from x to keys and values. `weights=True` also returns the attention weights, otherwise None. `rotation`:
-    of the queries; the keys have had theirs.
+    of the queries; the keys have had theirs. `start`: the first query's position among the keys, where distances have
+    embeddings.
 
     The framework's fused attention is used where it can be: it draws dropout from the global generator and shows no
     weights, nor has it forward-mode or second derivatives. On a CPU its backward is slower than the plain formula for
@@ -116,9 +123,10 @@ def attention(
     q = rotate(project(p, "q", x), rotation)
     k, v = kv
     short = not x.is_cuda and q.shape[2] * k.shape[2] <= SHORT
-    if weights or short or (key is not None and dropout > 0) or second_order():
+    far = relative(p["relative"], q, k.shape[2], start) if "relative" in p else None
+    if weights or short or (key is not None and dropout > 0) or second_order() or far is not None:
         mask = causal_mask(q.shape[2], x.device) if isinstance(mask, str) else mask
-        y, w = math_attention(q, k, v, mask, key, dropout=dropout)
+        y, w = math_attention(q, k, v, mask, key, dropout=dropout, far=far)
     else:
         given: dict = {"is_causal": True} if isinstance(mask, str) else {"attn_mask": mask}
         if q.shape[1] != k.shape[1]:
@@ -136,17 +144,32 @@ def math_attention(
     key: Key | None = None,
     *,
     dropout: float = 0.0,
+    far: Float[Tensor, "b h t s"] | None = None,
 ) -> tuple[Float[Tensor, "b h t c"], Float[Tensor, "b h t s"]]:
     """softmax(q k^T / sqrt(c)) v written out: for dropout, pictures, forward-mode and second derivatives, and where it
-    is faster. Heads of queries that share keys and values read them one after another."""
+    is faster. Heads of queries that share keys and values read them one after another.
+    `far`: what is added to the scores."""
     t, g = q.shape[2], k.shape[1]
     grouped = rearrange(q * q.shape[-1] ** -0.5, "b (g n) t c -> b g (n t) c", g=g)
     scores = rearrange(grouped @ k.mT, "b g (n t) s -> b (g n) t s", t=t)
+    scores = scores if far is None else scores + far
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     w = torch.softmax(scores.float(), dim=-1).to(q.dtype)
     y = rearrange(nn.dropout(w, dropout, key), "b (g n) t s -> b g (n t) s", g=g) @ v
     return rearrange(y, "b g (n t) c -> b (g n) t c", t=t), w
+
+
+def relative(
+    table: Float[Tensor, "h r c"], q: Float[Tensor, "b h t c"], s: int, start: Int[Tensor, ""] | int = 0
+) -> Float[Tensor, "b h t s"]:
+    """What is added to the scores of queries from position `start` on for s keys: q e / sqrt(c) with e the embedding of
+    how far back a key is (Shaw et al. 2018; Huang et al. 2018, equation 3), from r - 1 on the last one. Keys ahead,
+    which a mask must hide, count as those at the query. The paper's skewing is a gather here, so that a cache may be
+    longer than what is in it."""
+    each = (q * q.shape[-1] ** -0.5) @ table.mT
+    back = start + torch.arange(q.shape[2], device=q.device)[:, None] - torch.arange(s, device=q.device)
+    return each.gather(-1, back.clamp(0, table.shape[1] - 1).expand(*q.shape[:2], -1, -1))
 
 
 def causal_mask(t: int, device: torch.device | str = "cpu") -> Bool[Tensor, "t t"]:

@@ -40,10 +40,10 @@ def loss(
     every: int = 1,
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
     """Each example's loss, and its mean square error, by which the loss is divided (equations 9 and 22, p = 1). Where
-    only each `every`th of them has a gap, a derivative is taken of no other, if `every` divides their number."""
+    only each `every`th of them has a gap, a derivative is taken of no other; it must divide their number."""
     at = t.reshape(-1, *[1] * (x.ndim - 1))
     z, along = (1 - at) * x + at * noise, noise - x
-    if every == 1 or len(t) % every:
+    if every == 1:
         error = gap_error(velocity, z, along, t, gap)
     else:
         groups = [part.unflatten(0, (-1, every)) for part in (z, along, t, gap)]

@@ -39,7 +39,9 @@ class Config:
     dropout: float = 0.0
     norm: str = "rms"  # or "layer"
     activation: str = "relu"  # one of ACTIVATIONS; with one of GATES a second map gates the first
-    position: str = "sinusoidal"  # or "learned": whoever embeds adds them; "rotary": queries and keys are turned here
+    position: str = "sinusoidal"  # or "learned": whoever embeds adds them; "rotary": queries and keys are turned here;
+    # "relative": distances back have embeddings, which are added to scores (of causal stacks)
+    reach: int = 0  # of relative positions: how many distances
     bias: str = "ff"  # the feed-forward maps have biases; "attention": those of attention; "all": both; "none"
     order: str = "pre"  # or "post": where the norms are
     kv_heads: int = 0  # of keys and values; 0: as many as heads
@@ -50,6 +52,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if (self.position == "relative") != (self.reach > 0):
+            raise ValueError(f"relative positions need a reach, and others have none: not {self.reach}")
         parts = {"sinusoidal": ("width", self.width), "rotary": ("width / heads", self.width // self.heads)}
         name, channels = parts.get(self.position, ("", 0))
         if channels % 2:
@@ -75,8 +79,8 @@ def block_init(key: Key, cfg: Config, cross: bool = False) -> Tree:
     k_self, k_cross, k_in, k_out = random.split(key, 4)
     new_norm = lambda: nn.norm_init(cfg.norm, cfg.width, key.device)  # noqa: E731
     biased = cfg.bias in ("attention", "all")
-    attention = lambda k: attn.attention_init(k, cfg.width, cfg.heads, biased, cfg.kv_heads)  # noqa: E731
-    p = {"norm_attn": new_norm(), "attn": attention(k_self)}
+    attention = partial(attn.attention_init, d=cfg.width, heads=cfg.heads, bias=biased, kv_heads=cfg.kv_heads)
+    p = {"norm_attn": new_norm(), "attn": attention(k_self, reach=cfg.reach)}
     if cross:
         p |= {"norm_cross": new_norm(), "cross": attention(k_cross)}
     bias = cfg.bias in ("ff", "all")
@@ -121,7 +125,8 @@ def block(
         after |= attn.cache_write(cache, kv, cache["position"])
         after["position"] = cache["position"] + x.shape[1]
         kv = after["k"], after["v"]
-    h, _ = attn.attention(p["attn"], h, kv, mask, k_attn, rotation, dropout=cfg.dropout)
+    start = 0 if cache is None else cache["position"]
+    h, _ = attn.attention(p["attn"], h, kv, mask, k_attn, rotation, dropout=cfg.dropout, start=start)
     x = x + nn.dropout(h, cfg.dropout, k_attn_out)
     x = x if pre else norm(p["norm_attn"], x, cfg)
 

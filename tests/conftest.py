@@ -184,7 +184,7 @@ def recital(tmp_path):
     folder = tmp_path / "recital"
     folder.mkdir()
     for i in range(30):
-        k_time, k_pitch, k_loud = random.split(random.fold_in(random.key(11), i), 3)
+        k_time, k_pitch, k_loud = random.split(random.fold_in(random.key(15), i), 3)
         start = (random.uniform(k_time, (60,)) * 5).sort().values
         pitch, loud = random.randint(k_pitch, (60,), 40, 90).long(), random.randint(k_loud, (60,), 20, 110).long()
         notes = voices.Notes(start, torch.full((60,), 0.2 + i / 50), pitch, loud, torch.zeros(60, dtype=torch.int64))

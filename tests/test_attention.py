@@ -327,3 +327,31 @@ def test_cache_write_fills_its_slots_and_nothing_else(key, position, t):
     for name in ("k", "v"):
         assert torch.equal(after[name], expected[name])
         assert torch.equal(cache[name], before[name])
+
+
+@pytest.mark.parametrize("start, s", [(0, 6), (3, 9), (0, 12)])  # 12: a cache with room
+def test_relative_scores_are_their_definition(key, start, s):
+    """Huang et al. 2018, equation 3, written as loops."""
+    k_q, k_table = random.split(key)
+    q, table = random.normal(k_q, (2, 3, 6, 4)), random.normal(k_table, (3, 5, 4))
+    found = attn.relative(table, q, s, start)
+    for t in range(6):
+        for j in range(min(start + t + 1, s)):
+            wanted = (q[:, :, t] * table[:, min(start + t - j, 4)]).sum(-1) / 2
+            torch.testing.assert_close(found[:, :, t, j], wanted)
+
+
+def test_relative_positions_change_scores_alone(key):
+    """With embeddings of 0 it is attention without them; with others, weights are a softmax of both sums."""
+    p = attn.attention_init(key, 8, 2, reach=5)
+    x = random.normal(random.fold_in(key, 1), (2, 5, 8))
+    kv = attn.keys_values(p, x)
+    plain = {name: w for name, w in p.items() if name != "relative"}
+    none = attn.attention({**plain, "relative": 0 * p["relative"]}, x, kv, "causal")[0]
+    torch.testing.assert_close(none, attn.attention(plain, x, kv, "causal")[0])
+    p["relative"] = random.normal(random.fold_in(key, 2), (2, 5, 4))
+    _, w = attn.attention(p, x, kv, "causal", weights=True)
+    q = attn.project(p, "q", x)
+    scores = q @ kv[0].mT / 2 + attn.relative(p["relative"], q, 5)
+    scores = scores.masked_fill(~attn.causal_mask(5), -torch.inf)
+    torch.testing.assert_close(w, scores.softmax(-1))

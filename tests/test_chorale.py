@@ -140,8 +140,16 @@ def test_what_moves_add_to_logits():
     assert found[1].abs().max() == 0
     higher = chorale.leading(p, before[:1] + 3, now[:1] + 3)
     assert higher[0, 3, 21 + 3 + 2 + 1] == -9 and higher[0, 3].count_nonzero() == 2
-    at_rest = chorale.leading(p, torch.tensor([[40, 0, 30, 0]]), now[:1])
-    assert at_rest.abs().max() == 0
+
+
+def test_rests_add_nothing(params):
+    moved = torch.tensor([[42, 30, 24, 20]])
+    all_sound = chorale.leading(params, torch.tensor([[40, 30, 24, 20]]), moved)
+    assert (all_sound[:, 1:].abs().amax(-1) > 0).all()
+    for before, now in (([0, 30, 24, 20], moved), ([40, 0, 24, 20], moved), ([47, 47, 47, 47], moved)):
+        found = chorale.leading(params, torch.tensor([before]), now)
+        assert found[:, 1].abs().max() == 0
+    assert chorale.leading(params, torch.tensor([[40, 30, 24, 20]]), torch.tensor([[0, 0, 0, 0]])).abs().max() == 0
 
 
 def test_moves_count_in_every_voice_but_the_soprano(params):

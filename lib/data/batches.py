@@ -37,21 +37,28 @@ def numbers(key: Key, n: int, size: int, first: int = 0) -> Iterator[Int[Tensor,
 
 
 def windows(
-    ids: Int[Tensor, "n"], key: Key, rows: int, length: int, first: int = 0
+    ids: Int[Tensor, "n"],
+    key: Key,
+    rows: int,
+    length: int,
+    first: int = 0,
+    also: Int[Tensor, "k"] | None = None,
 ) -> Iterator[Int[Tensor, "rows length_plus_1"]]:
     """Endless batches of random windows of `length` + 1 tokens, from batch number `first`: a function of key and
     number alone. In each epoch the text is cut anew, at a random offset, into windows that share only their ends (what
-    one predicts last the next reads first), each drawn once; the rest that fills no batch is dropped. Raises DataError
-    where the text does not fill one batch."""
+    one predicts last the next reads first), each drawn once; the rest that fills no batch is dropped. `also`: where
+    further windows of every epoch begin. Raises DataError where the text does not fill one batch."""
     count = len(ids) // length - 1  # whole windows, whatever the offset
-    per_epoch = count // rows
+    further = torch.zeros(0, dtype=torch.int64) if also is None else also[also + length < len(ids)]
+    per_epoch = (count + len(further)) // rows if count > 0 else 0
     if per_epoch < 1:
         raise DataError(_too_small(ids, (rows + 1) * length, rows, length))
     epoch, at = divmod(first, per_epoch)
     while True:
         k_offset, k_order = random.split(random.fold_in(key, epoch))
         offset = random.randint(k_offset, (), 0, len(ids) - length * count)
-        starts = offset + length * random.permutation(k_order, count)
+        starts = torch.cat([offset + length * torch.arange(count), further])
+        starts = starts[random.permutation(k_order, len(starts))]
         for start in starts[: per_epoch * rows].view(per_epoch, rows)[at:]:
             yield ids[start[:, None] + torch.arange(length + 1)]
         epoch, at = epoch + 1, 0

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ QUARTER = 480  # ticks
 PIANO, CHOIR = 0, 52  # General MIDI's "choir aahs": it holds a long note, which a piano does not
 ENDINGS = (".mid", ".midi")
 LONGEST = 3600.0  # seconds of a piece
-LEAST = 0.03  # seconds of a note: some files end a note where it begins
+LEAST = 0.03  # seconds of a note that a file ends where it begins
+SUSTAIN = 64  # the pedal among controls
 
 
 def read(path: Path) -> Notes:
     """The notes of a file of type 0 or 1, without drums. `voice`: which of the tracks that sound it is of. A note that
-    ends while the sustain pedal is down lasts until that is up, and any where its track strikes the same pitch again;
-    one that never ends is not there. Raises DataError."""
+    ends while its track's sustain pedal is down lasts until that is up, and any where its track strikes the same pitch
+    again; one that never ends is not there. Raises DataError."""
     return notes(content(path), path)
 
 
@@ -104,12 +105,12 @@ def _check(raw: bytes, path: Path) -> None:
 
 def _cut(track: Any, voice: int) -> list[tuple[float, int, int, float, int]]:
     """The notes of a track, of the ones that strike the same pitch at once the longest."""
-    pedals = sorted((pedal.time, pedal.time + pedal.duration) for pedal in track.pedals)
+    pedals = list(_pedals(track))
     downs = [down for down, _ in pedals]
 
     def held(n: Any) -> float:
         """How long it sounds, with the pedal."""
-        end, i = n.time + max(n.duration, LEAST), bisect.bisect_right(downs, n.time + n.duration) - 1
+        end, i = n.time + (n.duration or LEAST), bisect.bisect_right(downs, n.time + n.duration) - 1
         return (max(end, pedals[i][1]) if i >= 0 else end) - n.time
 
     notes = sorted((n.pitch, n.time, held(n), min(max(n.velocity, 1), 127)) for n in track.notes)
@@ -119,6 +120,19 @@ def _cut(track: Any, voice: int) -> list[tuple[float, int, int, float, int]]:
         if room > 0:
             rows.append((start, voice, pitch, min(duration, room), velocity))
     return rows
+
+
+def _pedals(track: Any) -> Iterator[tuple[float, float]]:
+    """From when to when the sustain pedal is down; one that stays down is so to the end of the last note."""
+    down: float | None = None
+    for control in sorted(track.controls, key=lambda control: control.time):
+        if control.number == SUSTAIN and control.value >= 64 and down is None:
+            down = control.time
+        elif control.number == SUSTAIN and control.value < 64 and down is not None:
+            yield down, control.time
+            down = None
+    if down is not None:
+        yield down, max(n.time + n.duration for n in track.notes)
 
 
 def encoded(notes: Notes, tempo: float, names: Sequence[str], program: int = CHOIR) -> bytes:

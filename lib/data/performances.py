@@ -58,9 +58,10 @@ class Performances(NamedTuple):
 # ---- events ----
 
 
-def encode(notes: Notes, speed: float = 1.0) -> Int[Tensor, "n"]:
+def encode(notes: Notes, speed: float = 1.0, until: float | None = None) -> Int[Tensor, "n"]:
     """The events of notes, START first; silence before the first note is left out. What a pitch has when it is struck
-    again ends there. `speed`: how many times faster."""
+    again ends there. `speed`: how many times faster. `until`: a second behind the last strike at which the music goes
+    on: what sounds there does not end, and time passes up to there."""
     begin = (notes.start / speed / STEP).round().long()
     end = torch.maximum(((notes.start + notes.duration) / speed / STEP).round().long(), begin + 1)
     order = (begin * PITCHES + notes.pitch).argsort(stable=True)
@@ -76,6 +77,8 @@ def encode(notes: Notes, speed: float = 1.0) -> Int[Tensor, "n"]:
     kind = torch.cat([END + pitch, STRIKE + pitch])
     rank = time * 2 * PITCHES + torch.cat([pitch, PITCHES + pitch])
     order = rank.argsort()
+    if until is not None:
+        order = order[time[order] < round(until / speed / STEP)]
     time, kind = time[order], kind[order]
     hard = torch.cat([torch.full_like(loud, -1), loud])[order]  # -1: the end of a note, which has no velocity
     strikes = (hard >= 0).nonzero().flatten()
@@ -90,18 +93,21 @@ def encode(notes: Notes, speed: float = 1.0) -> Int[Tensor, "n"]:
     ids[last] = kind
     ids[(last - 1)[changes]] = VELOCITY + hard[changes]
     ids[(last - count + 1 + whole)[rest > 0]] = SHIFT + rest[rest > 0] - 1
+    if until is not None:
+        seconds, more = divmod(max(0, round(until / speed / STEP) - int(time[-1])), STEPS)
+        ids = torch.cat([ids, torch.tensor([SHIFT + STEPS - 1] * seconds + [SHIFT + more - 1] * (more > 0)).long()])
     return torch.cat([torch.tensor([START]), ids])
 
 
 def decode(ids: Int[Tensor, "n"]) -> Notes:
-    """The notes of events. A pitch that is struck again ends there, one that never ends does so with the last event,
-    and an end of what does not sound is nothing."""
+    """The notes of events. A pitch that is struck again ends there, one that never ends does so with the last event;
+    ends of what does not sound, and notes that take no time, are nothing."""
     time, loud, sounding = 0, LOUD // 2, dict[int, tuple[int, int]]()
     rows = list[tuple[int, int, int, int]]()
 
     def finish(pitch: int) -> None:
-        if pitch in sounding and time > sounding[pitch][0]:
-            begin, hard = sounding.pop(pitch)
+        begin, hard = sounding.pop(pitch, (time, loud))
+        if time > begin:
             rows.append((begin, pitch, time - begin, hard))
 
     for event in ids.tolist():
@@ -122,7 +128,7 @@ def decode(ids: Int[Tensor, "n"]) -> Notes:
 
 
 class Hands:
-    """What may come next in each of b pieces: only a sounding pitch ends and only a silent one is struck, in the order
+    """What may come next in each of b pieces: only a sounding pitch ends and only a silent key is struck, in the order
     of `encode`; a velocity is a new one, before a strike; shorter shifts than a second are not divided."""
 
     def __init__(self, b: int, device: torch.device) -> None:
@@ -147,7 +153,8 @@ class Hands:
         pitch = torch.arange(PITCHES, device=self.rank.device)
         start, told = self.last == START, (self.last >= VELOCITY) & (self.last < START)
         short = (self.last >= SHIFT) & (self.last < SHIFT + STEPS - 1)
-        free = ~self.sounding & (PITCHES + pitch > self.rank[:, None])
+        keys = (pitch >= KEYS[0]) & (pitch <= KEYS[1])
+        free = keys & ~self.sounding & (PITCHES + pitch > self.rank[:, None])
         strike = free & (self.loud >= 0)[:, None]
         end = self.sounding & (pitch > self.rank[:, None]) & ~told[:, None]
         shift = (~start & ~told & ~short)[:, None].expand(-1, STEPS)
@@ -161,7 +168,7 @@ class Hands:
 
 def load(data: str = "default", data_dir: Path | None = None) -> Performances:
     """`data`: default, ten performances of MAESTRO, of which one is for validation and one for tests; maestro, all
-    1,276 in its own split; or a folder of MIDI files, split by their content. Raises DataError."""
+    1,276 in its own split; or a folder of MIDI files, split by the hash of their music. Raises DataError."""
     if data == "default":
         return _ten(fetch(TEN, data_dir))
     if data == "maestro":
@@ -200,6 +207,7 @@ def _maestro(path: Path) -> Performances:
         with zipfile.ZipFile(path) as archive:
             table = next(name for name in archive.namelist() if name.endswith(".csv"))
             folder = table.rpartition("/")[0]
+            print(f"reading the performances of {path.name}: a minute or two", file=sys.stderr)
             for row in csv.DictReader(io.StringIO(archive.read(table).decode())):
                 name = f"{folder}/{row['midi_filename']}"
                 sides[PLACES[row["split"]]].append(_performance(Path(name).stem, archive.read(name), Path(name)))
@@ -216,13 +224,13 @@ def _folder(path: Path) -> Performances:
         if file.suffix.lower() not in midi.ENDINGS:
             continue
         try:
-            raw = files.content(file)
-            found = _performance(file.stem, raw, file)
+            found = read(file)
         except DataError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        at = files.place(raw, "performances")
-        sides["val" if at < 0.1 else "test" if at < 0.2 else "train"][raw] = found
+        music = encode(found.notes).numpy().tobytes()  # the same, whatever the file says besides
+        at = files.place(music, "performances")
+        sides["val" if at < 0.1 else "test" if at < 0.2 else "train"][music] = found
     kept = {side: list(pieces.values()) for side, pieces in sides.items()}
     if not all(kept.values()):
         told = ", ".join(f"{len(pieces)} for {side}" for side, pieces in kept.items())

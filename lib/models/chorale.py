@@ -52,7 +52,7 @@ class Music(NamedTuple):
 
 def init(key: Key, cfg: Config) -> Tree:
     """{"embed": {"pitch": (v, p, d), "held": (v, held, d), "place", "left"}, "given": {"pitch": (v, p + 1, d),
-    "struck", "stack"}, "trunk", "chord": {"pitch": (v, p, c), "struck": (v, c)}, "leading": (pairs, 12 moves + 1,
+    "struck", "stack"}, "trunk", "chord": {"pitch": (v, p, c), "struck": (v, c)}, "leading": (pairs, 12 moves,
     moves + 1), "heads": {"in": (v, d + c, h), "in_b", "out": (v, h, k), "out_b"}}."""
     names = "pitch", "held", "place", "left", "given", "hit", "around", "trunk", "chord", "struck", "in", "out"
     keys = dict(zip(names, random.split(key, len(names)), strict=True))
@@ -73,7 +73,7 @@ def init(key: Key, cfg: Config) -> Tree:
         "chord": {
             "pitch": table("chord", VOICES, PITCHES, cfg.chord), "struck": table("struck", VOICES, 2, cfg.chord),
         },
-        "leading": zeros(len(PAIRS), 12 * MOVES + 1, MOVES + 1),
+        "leading": zeros(len(PAIRS), 12 * MOVES, MOVES + 1),
         "heads": {
             "in": nn.xavier(keys["in"], (VOICES, fan, cfg.head), fan, cfg.head), "in_b": zeros(VOICES, cfg.head),
             "out": nn.xavier(keys["out"], (VOICES, cfg.head, voices.KINDS), cfg.head, voices.KINDS),
@@ -156,7 +156,8 @@ def leading(p: Tree, before: Int[Tensor, "*b v"], now: Int[Tensor, "*b v"]) -> F
         )
     )
     index = (other - own) % 12 * MOVES + moved.clamp(-LEAP, LEAP) + LEAP
-    each = BRISK * _looked_up(p["leading"], torch.where(known, index, 12 * MOVES))
+    table = F.pad(BRISK * p["leading"], (0, 0, 0, 1))  # with zeros for what is not known
+    each = _looked_up(table, torch.where(known, index, 12 * MOVES))
     parts = each.split(list(range(1, VOICES)), -2)
     moves = torch.stack([torch.zeros_like(each[..., 0, :]), *(part.sum(-2) for part in parts)], -2)
     token = torch.arange(voices.KINDS, device=before.device)

@@ -66,6 +66,7 @@ def shapes(cfg: Config) -> Tree:
     norm = {"scale": empty(d)} | ({"bias": empty(d)} if block.norm == "layer" else {})
     attn = {"w_q": empty(d, block.heads, c), "w_k": empty(d, g, c), "w_v": empty(d, g, c)}
     attn["w_o"] = empty(block.heads, c, d)
+    attn |= {"relative": empty(block.heads, block.reach, c)} if block.reach else {}
     if block.bias in ("attention", "all"):
         attn |= {"b_q": empty(d), "b_k": empty(g * c), "b_v": empty(g * c), "b_o": empty(d)}
     ff = {"in": linear(d, block.ff), "out": linear(block.ff, d)}

@@ -24,6 +24,8 @@ TEMPO = 120.0  # of the files, which have no bars
 
 @dataclass(frozen=True)
 class Played(Heard):
+    out: Path = Path("piano")
+    """Folder for the files: MIDI, sound, and a picture of the notes."""
     seconds: Seconds = 20.0
     """How long to play."""
     temperature: run.Amount = 1.0
@@ -75,17 +77,22 @@ def answers(use: Use, model: Pianist) -> Iterator[Answer]:
             f"{'piece':<24}{'nats an event':>14}{'a note':>10}{'a second':>10}",
         )  # fmt: skip
         return
-    prompt = performances.encode(_given(use, model)) if isinstance(use, Continue) else _NOTHING
+    prompt = _NOTHING
+    if isinstance(use, Continue):
+        prompt = performances.encode(_given(use, model), until=use.given)
     if len(prompt) > model.cfg.context:
-        seen = f"the last {model.cfg.context} of them"
-        yield Note(f"what is given has {len(prompt)} events: the model sees {seen} when it begins to play")
+        seen = f"the last {model.cfg.context // 2} of them"
+        yield Note(f"what is given has {len(prompt)} events: the model hears {seen}")
     key = random.key(use.seed, model.device) if use.temperature > 0 else None
     sampling = {"temperature": use.temperature or 1.0, "top_p": use.top_p}
-    for i, notes in enumerate(model.play(prompt, use.seconds, key, use.n, **sampling)):
-        if not len(notes.start):
+    played, reached = model.play(prompt, use.seconds, key, use.n, **sampling)
+    if reached < use.seconds - performances.STEP:
+        yield Note(f"{reached:.1f} seconds took as many events as {use.seconds:g} may: take a lower --temperature")
+    for i, notes in enumerate(played):
+        if not (notes.voice == 1).any():
             yield Note(f"{i}: nothing was played in this time: let it play longer, or take another --seed")
-            continue
-        yield from heard.files(use, i, notes, pianist.HANDS, TEMPO, midi.PIANO)
+        if len(notes.start):
+            yield from heard.files(use, i, notes, pianist.VOICES, TEMPO, midi.PIANO)
         if use.copy_check:
             yield copied(notes, model)
 
@@ -107,7 +114,7 @@ def _given(use: Continue, model: Pianist) -> Notes:
 
 def copied(notes: Notes, model: Pianist) -> Note:
     training = "\0".join(pianist.intervals(piece.notes) for piece in model.data().train)
-    played = Notes(*(column[notes.voice == 1] for column in notes))
+    played = pianist.behind(notes)
     run_of = pianist.copied(played, training)
     return Note(f"longest run of notes that training performances have in some key: {run_of} of {len(played.start)}")
 

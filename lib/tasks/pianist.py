@@ -23,7 +23,8 @@ from lib.tree import Tree
 DENSEST = 200  # events a second at which writing ends before its time; people's have 41
 GIVEN, PLAYED = 10.0, 10.0  # seconds of a prompt that is played on, and of what is played
 PROMPTS = 8
-HANDS = "given", "played"
+VOICES = "given", "played"
+TOGETHER = 0.04  # seconds between strikes of one chord
 
 
 class Pianist(NamedTuple):
@@ -36,9 +37,10 @@ class Pianist(NamedTuple):
 
     def play(
         self, prompt: Int[Tensor, "n"], seconds: float, key: Key | None, copies: int = 1, **sampling: float
-    ) -> list[Notes]:
-        """What is played behind a prompt, which it comes with as voice 0, in as many seconds or some events that hardly
-        take time; a prompt longer than the context is remembered by its end."""
+    ) -> tuple[list[Notes], float]:
+        """What is played behind a prompt, which it comes with as voice 0; and how many seconds each at least has come
+        to, fewer than asked for where it took more than DENSEST events a second. Of a prompt longer than the context
+        the last half of that is heard."""
         hands, prompt = Hands(copies, self.device), prompt.to(self.device)
         for event in prompt:
             hands.play(event.expand(copies))
@@ -49,16 +51,18 @@ class Pianist(NamedTuple):
                 hands.play(event)
             return hands.allowed()
 
-        shown = prompt[-self.cfg.context :].expand(copies, -1)
+        if len(shown := prompt) > self.cfg.context:
+            shown = prompt[-max(1, self.cfg.context // 2) :]  # as much as where it slides
         ticks, found = round(seconds / performances.STEP), list[Tensor]()
-        go_on = gpt.generate(self.params, shown, key, cfg=self.cfg, allowed=allowed, **sampling)  # type: ignore[arg-type]
+        go_on = gpt.generate(self.params, shown.expand(copies, -1), key, cfg=self.cfg, allowed=allowed, **sampling)  # type: ignore[arg-type]
         for event in itertools.islice(go_on, int(seconds * DENSEST)):
             found.append(event)
             if (hands.time - began >= ticks).all():
                 break
         given = float(began[0]) * performances.STEP
         rows = torch.cat([prompt.expand(copies, -1), torch.stack(found, 1)], 1).cpu()
-        return [_marked(cut(performances.decode(row), 0, given + seconds), given) for row in rows]
+        reached = float((hands.time - began).min()) * performances.STEP
+        return [_marked(cut(performances.decode(row), 0, given + seconds), given) for row in rows], reached
 
     def nats(self, pieces: Sequence[Performance]) -> dict[str, float]:
         """Negative log-likelihood per event, note and second."""
@@ -119,9 +123,13 @@ def joined(pieces: Sequence[Notes]) -> Notes:
 
 
 def intervals(notes: Notes) -> str:
-    """From pitch to pitch in the order of strikes, as a text: what two pieces share in whatever key."""
-    order = (notes.start / performances.STEP).round().long() * performances.PITCHES + notes.pitch
-    return "".join(chr(0x100 + step) for step in torch.diff(notes.pitch[order.argsort()]).tolist())
+    """From pitch to pitch in the order of strikes, of a chord from its lowest, as a text: what two pieces share in
+    whatever key and at whatever speed."""
+    start, order = notes.start.sort(stable=True)
+    chord = (torch.diff(start, prepend=start[:1]) > TOGETHER).cumsum(0)
+    pitch = notes.pitch[order]
+    ordered = pitch[(chord * performances.PITCHES + pitch).argsort()]
+    return "".join(chr(0x100 + step) for step in torch.diff(ordered).tolist())
 
 
 def copied(notes: Notes, training: str) -> int:
@@ -132,7 +140,7 @@ def copied(notes: Notes, training: str) -> int:
 
 def trigrams(train: Sequence[Int[Tensor, "n"]], test: Sequence[Int[Tensor, "n"]]) -> float:
     """Nats per event by counts of three events, each order leaning on the one below where its context is rare (Witten
-    and Bell 1991)."""
+    and Bell 1991), of all test events but a piece's first two. Training events are counted as they are, in one key."""
 
     def pairs(ids: Tensor, order: int) -> tuple[Tensor, Tensor]:
         """(context, context and event) as numbers, for all events that have so many before them; none: the first two
@@ -167,11 +175,11 @@ def watch(here: run.Place, step: int, model: Pianist, corpus: Performances, key:
     """Figures on validation performances, and ten seconds from nothing to hear and see."""
     found = model.nats(corpus.val)
     here.log(step, {"val/loss": found["event"], "val/loss_note": found["note"]})
-    played = model.play(torch.tensor([performances.START]), PLAYED, key)[0]
+    (played,), reached = model.play(torch.tensor([performances.START]), PLAYED, key)
     show(here, step, played, "samples")
     here.write(
         f"step {step}: held out {found['event']:.3f} nats an event, {found['note']:.2f} a note; "
-        f"{len(played.start) / PLAYED:.1f} notes a second (people's {density(corpus.val):.1f})"
+        f"{len(played.start) / max(reached, performances.STEP):.1f} notes a second (people's {density(corpus.val):.1f})"
     )
 
 
@@ -181,7 +189,7 @@ def density(pieces: Sequence[Performance]) -> float:
 
 
 def show(here: run.Place, step: int, notes: Notes, name: str) -> None:
-    here.writer.add_figure(f"{name}/notes", sheet.pianoroll(notes, HANDS), step)
+    here.writer.add_figure(f"{name}/notes", sheet.pianoroll(notes, VOICES), step)
     sound.add_sound(here.writer, f"{name}/sound", synthesis.synthesise(notes), synthesis.RATE, step)
 
 
@@ -196,40 +204,47 @@ def evaluate(here: run.Place, step: int, model: Pianist, corpus: Performances) -
         f"{'':<46}{found['event']:10.3f}{found['note']:10.2f}{found['second']:10.1f}",
         f"{'trigrams':<46}{counts:10.3f}",
     ]
-    own, theirs = list[Notes](), list[Notes]()
-    for i, (given, true) in enumerate(prompts(corpus.test)):
-        whole = model.play(performances.encode(given), PLAYED, random.fold_in(key, i))[0]
-        own.append(Notes(*(column[whole.voice == 1] for column in whole)))
-        theirs.append(true)
-        if i == 0:
-            show(here, step, whole, "continuation")
-    others = [true for _, true in prompts(corpus.val)]
-    training = "\0".join(intervals(piece.notes) for piece in corpus.train)
-    mine, floor = variation(joined(own), joined(theirs)), variation(joined(others), joined(theirs))
-    rows = {name.replace("_", " ") + ", variation": (mine[name], floor[name]) for name in mine}
-    rate = lambda pieces: sum(len(notes.start) for notes in pieces) / (len(pieces) * PLAYED)  # noqa: E731
-    rows["notes a second"] = rate(own), rate(theirs)
-    rows["longest run in training performances, notes"] = (
-        float(max(copied(notes, training) for notes in own)), float(max(copied(notes, training) for notes in theirs)),
-    )  # fmt: skip
-    lines += ["", f"{f'{len(own)} continuations of {PLAYED:.0f} seconds':<46}{'played':>10}{'people':>10}"]
-    lines += [f"{name:<46}{a:10.3f}{b:10.3f}" for name, (a, b) in rows.items()]
-    lines.append("(variation: to what people played there; of people: what they played in validation performances)")
     results = {f"test/{name}": value for name, value in (("loss", found["event"]), ("loss_note", found["note"]))}
     results |= {"test/loss_second": found["second"], "test/trigrams": counts}
+    asked, others = prompts(corpus.test), [true for _, true in prompts(corpus.val)]
+    if not asked or not others:
+        return results, [*lines, f"no performance is longer than {GIVEN + PLAYED:g} seconds: none was played on"]
+    own, theirs = list[Notes](), [true for _, true in asked]
+    for i, (given, _) in enumerate(asked):
+        (whole,), _ = model.play(performances.encode(given, until=GIVEN), PLAYED, random.fold_in(key, i))
+        own.append(behind(whole))
+        if i == 0:
+            show(here, step, whole, "continuation")
+    training = "\0".join(intervals(piece.notes) for piece in corpus.train)
+    mine, floor = variation(joined(own), joined(theirs)), variation(joined(others), joined(theirs))
+    rows = {name.replace("_", " ") + ", total variation": (mine[name], floor[name]) for name in mine}
+    rate = lambda pieces: sum(len(notes.start) for notes in pieces) / (len(pieces) * PLAYED)  # noqa: E731
+    longest = lambda pieces: float(max(copied(notes, training) for notes in pieces))  # noqa: E731
+    rows["notes a second"] = rate(own), rate(theirs)
+    rows["longest run in training performances, notes"] = longest(own), longest(theirs)
+    lines += ["", f"{f'{len(own)} continuations of {PLAYED:g} seconds':<46}{'played':>10}{'people':>10}"]
+    lines += [f"{name:<46}{a:10.3f}{b:10.3f}" for name, (a, b) in rows.items()]
+    lines.append("(total variation: to what people played there; of people: what they play in validation performances)")
     return results | {f"test/{name}": value for name, value in mine.items()}, lines
 
 
+def behind(notes: Notes) -> Notes:
+    """What was played, without what was given."""
+    return Notes(*(column[notes.voice == 1] for column in notes))
+
+
 def prompts(pieces: Sequence[Performance]) -> list[tuple[Notes, Notes]]:
-    """(what is given, what people played behind it), evenly spread over the performances that are long enough."""
+    """(what is given, what people played behind it, as events have it), evenly spread over those performances that are
+    long enough."""
     long = [piece.notes for piece in pieces if length(piece.notes) > GIVEN + PLAYED]
+    long = long[:: max(1, len(long) // PROMPTS)][:PROMPTS]
     each = -(-PROMPTS // max(1, len(long)))
     found = []
-    for notes in long[:PROMPTS]:
+    for notes in long:
         room = length(notes) - GIVEN - PLAYED
         for i in range(each):
             at = float(notes.start.min()) + room * (i + 0.5) / each
             given, true = cut(notes, at, at + GIVEN), cut(notes, at + GIVEN, at + GIVEN + PLAYED)
             if len(given.start) and len(true.start):
-                found.append((given, true))
+                found.append((given, performances.decode(performances.encode(true))))
     return found
