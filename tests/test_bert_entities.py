@@ -18,15 +18,12 @@ from lib.data import tokens
 from lib.data.entities import Sentence, Tagged
 from lib.models import bert, minilm
 from lib.transform import jit
+from tests.flags import flags
 
 TINY = {
     "width": 16, "heads": 2, "ff": 24, "layers": 1, "rows": 8, "length": 12, "vocabulary": 120, "start": "scratch",
     "compile": "off", "precision": "fp32", "device": "cpu", "log_every": 1,
 }  # fmt: skip
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture

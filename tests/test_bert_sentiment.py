@@ -20,6 +20,7 @@ from lib import checkpoint, random, tree
 from lib.data import batches, tokens
 from lib.models import bert, minilm
 from lib.transform import jit
+from tests.flags import flags
 
 WHO, WHAT = ("film", "story", "actor", "ending", "music", "script"), ("the", "this", "that", "its", "one", "our")
 TINY = {
@@ -27,10 +28,6 @@ TINY = {
     "compile": "off", "precision": "fp32", "device": "cpu", "log_every": 1,
 }  # fmt: skip
 SCRATCH = {"start": "scratch", "pretrain_steps": 3, "steps": 6}
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture

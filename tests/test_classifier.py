@@ -24,6 +24,7 @@ from lib.data import images
 from lib.data.images import Images
 from lib.faults import RunError
 from lib.transform import jit
+from tests.flags import flags
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["down", "left", "up"]
@@ -31,11 +32,6 @@ TINY = {
     "widths": (4, 6), "hidden": (12, 8), "batch": 16, "compile": "off", "precision": "fp32", "device": "cpu",
     "log_every": 1,
 }  # fmt: skip
-
-
-def flags(**values):
-    words = ((f"--{k.replace('_', '-')}", *map(str, v if isinstance(v, tuple) else (v,))) for k, v in values.items())
-    return [word for words in words for word in words]
 
 
 @pytest.fixture(scope="module")

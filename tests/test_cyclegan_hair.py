@@ -25,6 +25,7 @@ from lib.run import replicas
 from lib.tasks import judge, unpaired
 from lib.tasks.unpaired import Translators
 from lib.transform import jit
+from tests.flags import flags
 
 SMALL = {"size": 16, "width": 4, "blocks": 1, "disc_width": 4, "disc_downs": 1, "batch": 2, "buffer": 4}
 TINY = {
@@ -45,10 +46,6 @@ def few(tmp_path_factory):
         patch.setattr(exp, "VAL", 6)
         patch.setattr(exp, "TEST", 6)
         yield
-
-
-def flags(**values):
-    return [str(w) for k, v in values.items() for w in (f"--{k.replace('_', '-')}", v)]
 
 
 def made(seed=0, **more):

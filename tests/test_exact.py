@@ -44,6 +44,7 @@ from lib.data import drawing, images, packing, pairs, tokens, typed
 from lib.models import bert, smollm
 from lib.models import gpt2 as released
 from lib.tasks import composer, generated, judge, pianist, writing
+from tests.flags import flags as to_flags
 
 ROOT = Path(__file__).parent.parent
 HALF = 4
@@ -123,18 +124,6 @@ SETTINGS = {
     "vae": (vae, {"size": 16, "faces": 60, "width": 4, "code": 6, "batch": 16, "kl_warmup": 6}),
 }  # fmt: skip
 EACH = pytest.mark.parametrize("name", SETTINGS)
-
-
-def words(**values):
-    """Flags as they are typed."""
-    found = []
-    for name, value in values.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            found += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return found
 
 
 def saved(path, n):
@@ -248,7 +237,7 @@ def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
     monkeypatch.setattr(pianist, "GIVEN", 1.0)
     monkeypatch.setattr(pianist, "PLAYED", 0.5)
     unrelated_draws(1)
-    status, _, err = call(exp, *words(run="straight", **flags))
+    status, _, err = call(exp, *to_flags(run="straight", **flags))
     assert status == 0, err
 
     save = checkpoint.save_tree
@@ -261,7 +250,7 @@ def test_a_run_interrupted_and_resumed_is_the_run_bit_for_bit(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_tree", save_and_interrupt)
-        status, out, err = call(exp, *words(run="halves", **flags))
+        status, out, err = call(exp, *to_flags(run="halves", **flags))
     assert status == 0 and f"stopped at step {HALF}; " in out and not Path("halves", "result.json").exists(), err
     half = saved("halves", HALF)
     assert same(half, saved("straight", HALF))
@@ -476,9 +465,9 @@ def test_a_run_killed_at_fifty_moments_is_the_run_bit_for_bit(server, tmp_path):
     where it goes on, and what was logged before it stays as it was."""
     steps, straight = 20, tmp_path / "straight"
     flags = {**TOY, "steps": steps, "save_every": 2, "eval_every": 0}
-    server(*words(run=tmp_path / "first", **flags))  # loads what is loaded late
+    server(*to_flags(run=tmp_path / "first", **flags))  # loads what is loaded late
     before = time.perf_counter()
-    assert server(*words(run=straight, **flags))
+    assert server(*to_flags(run=straight, **flags))
     life, chance, killed, finished = time.perf_counter() - before, Random(0), Counter(), 0
     expected, losses = saved(straight, steps), logged(straight, "train/", "grad/")
     assert [n for n, _ in losses] == list(range(1, steps + 1))
@@ -497,7 +486,7 @@ def test_a_run_killed_at_fifty_moments_is_the_run_bit_for_bit(server, tmp_path):
         seconds = None if enough() else chance.uniform(0, life * (1 + 2 * left) / 3)
         if killed.total() < 3:
             seconds = 0.02 * life  # while it starts
-        ended = server(*(["--resume", *words(run=path)] if done else words(run=path, **flags)), seconds=seconds)
+        ended = server(*(["--resume", *to_flags(run=path)] if done else words(run=path, **flags)), seconds=seconds)
         ended = ended or (path / "result.json").exists()  # killed when all was done
         assert lines_to(path, steps)[: len(kept)] == kept
         now = checkpoints(path)
@@ -522,7 +511,7 @@ EVERYTHING = ("train/", "grad/", "val/", "final/")
 def whole(server, tmp_path_factory):
     """A run of the toy that nothing disturbs."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    assert server(*words(run=path, **WHOLE))
+    assert server(*to_flags(run=path, **WHOLE))
     return path
 
 
@@ -549,8 +538,8 @@ def test_a_run_killed_while_it_does_something_with_a_file(server, whole, tmp_pat
     """It goes on with --resume, ends with the same parameters, and has logged every value once and in order."""
     path = tmp_path / "run"
     for i, moment in enumerate(moments):
-        assert not server(*(["--resume", *words(run=path)] if i else words(run=path, **WHOLE)), moment=moment)
-    assert server("--resume", *words(run=path))
+        assert not server(*(["--resume", *to_flags(run=path)] if i else words(run=path, **WHOLE)), moment=moment)
+    assert server("--resume", *to_flags(run=path))
     assert same(saved(path, 8), saved(whole, 8))
     assert logged(path, *EVERYTHING) == logged(whole, *EVERYTHING)
     assert (path / "result.json").read_text() == (whole / "result.json").read_text()
@@ -558,6 +547,6 @@ def test_a_run_killed_while_it_does_something_with_a_file(server, whole, tmp_pat
 
 def test_no_half_written_checkpoint_is_left_by_a_resumed_run(server, tmp_path):
     path = tmp_path / "run"
-    assert not server(*words(run=path, **WHOLE), moment=("os.rename", ".step-4"))
-    assert server("--resume", *words(run=path))
+    assert not server(*to_flags(run=path, **WHOLE), moment=("os.rename", ".step-4"))
+    assert server("--resume", *to_flags(run=path))
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["step-6.safetensors", "step-8.safetensors"]

@@ -20,16 +20,13 @@ from lib.data import sources, tokens
 from lib.models import gpt, gpt2
 from lib.tasks import writing
 from lib.transform import jit, value_and_grad
+from tests.flags import flags
 
 V, CONTEXT = 301, 64
 TINY = {
     "scored": 90, "rows": 4, "length": 16, "compile": "off", "precision": "fp32", "device": "cpu", "log_every": 1,
 }  # fmt: skip
 CFG = gpt2._config(1, 16, 2, 24, V, CONTEXT, 1e-5, 0.0)
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 def small_tokenizer(data_dir=None):

@@ -26,6 +26,7 @@ from lib.models import seq2seq
 from lib.run import cli, settings
 from lib.tasks import doubt, robust
 from lib.transform import jit
+from tests.flags import flags
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -33,10 +34,6 @@ TINY = {
     "vocabulary": 300, "warmup": 2, "compile": "off", "precision": "fp32", "device": "cpu", "log_every": 1,
 }  # fmt: skip
 HARD = "C'est l'été, n'est-ce pas ? \"Oui\" -- $HOME *"
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,13 @@ from lib.models import gpt, gpt2, smollm
 from lib.tasks import classify
 from lib.tasks.classify import Encoded
 from lib.transform import jit, value_and_grad
+from tests.flags import flags
 
 TUNES = ["full", "last", "lora", "head"]
 COMMON = {
     "length": 12, "batch": 8, "blocks": 1, "rank": 2, "compile": "off", "precision": "fp32", "device": "cpu",
     "log_every": 1, "eval_every": 2,
 }  # fmt: skip
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from lib.data import tokens
 from lib.models import gpt
 from lib.tasks import writing
 from lib.transform import jit
+from tests.flags import flags
 
 TINY = {
     "width": 16, "heads": 2, "ff": 24, "layers": 1, "rows": 4, "length": 16, "vocabulary": 320, "warmup": 2,
@@ -27,10 +28,6 @@ TINY = {
 BOOK = {
     "norm": "layer", "position": "learned", "activation": "gelu", "bias": "all", "head": "untied", "optimizer": "adamw"
 }  # fmt: skip
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture(autouse=True)

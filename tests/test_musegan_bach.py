@@ -16,6 +16,7 @@ from lib.data import pieces, voices
 from lib.models import musegan
 from lib.models.musegan import Config, Noise
 from lib.transform import jit
+from tests.flags import flags
 
 CFG = Config(noise=4, temporal=8, bar=16, least=8, critic=8)
 TINY = {
@@ -23,10 +24,6 @@ TINY = {
     "device": "cpu", "log_every": 1,
 }  # fmt: skip
 B, T = 3, 32
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture

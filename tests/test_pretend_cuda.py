@@ -115,7 +115,7 @@ def test_an_experiment(
         diffuser, "log_likelihood", lambda denoise, x, levels, key: denoise(x, levels[0]).sum((1, 2, 3))
     )
     monkeypatch.setattr(exact.autoencoder, "range", lambda *of: range(*of)[:3], raising=False)  # its probe's 300 steps
-    status, _, err = call(exp, *exact.words(**{**TINY, **flags, **needs.get(name, {})}, run="run"))
+    status, _, err = call(exp, *exact.to_flags(**{**TINY, **flags, **needs.get(name, {})}, run="run"))
     assert status == 0, err
     status, _, err = call(exp, "--resume", "--run", "run", "--steps", STEPS + 2)
     assert status == 0, err

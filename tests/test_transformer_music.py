@@ -16,15 +16,12 @@ from lib.data import excerpts, midi, pieces, voices
 from lib.data.pieces import Piece
 from lib.tasks import composer
 from lib.transform import jit
+from tests.flags import flags
 
 TINY = {
     "layers": 1, "width": 16, "heads": 2, "ff": 24, "chord": 6, "head": 12, "rows": 4, "length": 48, "warmup": 2,
     "samples": 2, "compile": "off", "precision": "fp32", "device": "cpu", "log_every": 1,
 }  # fmt: skip
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture(autouse=True)

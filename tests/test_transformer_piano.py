@@ -18,16 +18,13 @@ from lib.data import midi, performances
 from lib.data.performances import END, SHIFT, START
 from lib.tasks import pianist
 from lib.transform import jit
+from tests.flags import flags
 from tests.test_soundfont import made
 
 TINY = {
     "layers": 1, "width": 16, "heads": 2, "ff": 24, "rows": 4, "length": 32, "warmup": 2, "compile": "off",
     "precision": "fp32", "device": "cpu", "log_every": 1,
 }  # fmt: skip
-
-
-def flags(**values):
-    return [word for k, v in values.items() for word in (f"--{k.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture(autouse=True)
