@@ -121,8 +121,8 @@ def test_train_resume_and_sample(call, few_flowers, tmp_path):
     status, out, err = use("likelihood", 0, 1, "--run", "r")
     assert status == 0 and len(out.strip().splitlines()) >= 2, err
     status, out, err = use("compare", 1, 3, "--n", 6, "--run", "r")
-    assert status == 0 and [line.split()[:2] for line in out.splitlines()[-7:]] == [
-        *([sampler, str(k)] for sampler in ("dpm", "heun", "ddim") for k in (1, 3)), ["training", "0"]
+    assert status == 0 and [line.split()[:2] for line in out.splitlines()[-9:]] == [
+        *([sampler, str(k)] for sampler in ("dpm", "heun", "ddim", "ancestral") for k in (1, 3)), ["training", "0"]
     ], err  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_bad_flags_are_told(call, few_flowers, tmp_path):
         (["--levels", "cosine", "--noise", 1, 1], "--noise is of --levels lognormal"),
         (["--noise", 0, 0], "must be above 0"),
         (["--levels", "cosine", "--sample-steps", 1001], "a chain has 1000 at most"),
-        (["--samples", 1], "two pictures at least"),
+        (["--samples", 1], "--samples must be at least 2"),
         (["--batch", 100], "training examples are fewer than a batch of 100"),
     ]:
         status, _, err = call(exp, *few_flowers, *TINY, *words)

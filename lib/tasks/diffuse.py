@@ -30,16 +30,23 @@ class Shown(run.Use):
 
 
 @dataclass(frozen=True)
-class Sampled(Shown):
-    steps: run.Count = 20
-    """Steps from noise to picture."""
+class Seeded(Shown):
     seed: run.Seed = 0
     """Decides what is drawn."""
 
 
 @dataclass(frozen=True)
-class Draw(Sampled):
+class Sampled(Seeded):
+    steps: run.Count = 20
+    """Steps from noise to picture."""
+
+
+@dataclass(frozen=True)
+class Draw(Seeded):
     """Draw pictures from noise with the latest finished run."""
+
+    steps: run.Count | None = None
+    """Steps from noise to picture; if not given, as many as the run's own samples have."""
 
     n: run.Count = 64
     """How many pictures; they are numbered from 0, row by row."""
@@ -128,7 +135,7 @@ def answers(use: Use, model: Diffuser) -> Iterator[Answer]:
             yield Table(("picture", "bits per dimension"), list(zip(use.pictures, bits, strict=True)), "{:<12}{:8.3f}")
             return
         case Draw():
-            x = model.drawn(model.noise(range(use.n), use.seed), use.sampler, use.steps, use.eta)
+            x = model.drawn(model.noise(range(use.n), use.seed), use.sampler, use.steps or model.steps, use.eta)
         case Strip():
             x = scaled(use.pictures)
             noise = model.noise(range(len(x)), use.seed)

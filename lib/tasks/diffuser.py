@@ -25,13 +25,14 @@ Sampler = Literal["dpm", "heun", "ddim", "meanflow"]
 
 class Diffuser(NamedTuple):
     """`levels`: of a number of steps, from the most noise to 0. `data`: gives the pictures it was trained on.
-    `velocity`: the mean one between two times, where that is what was learnt."""
+    `velocity`: the mean one between two times, where that is what was learnt. `steps`: that samples have."""
 
     denoise: diffusion.Denoise
     levels: Callable[[int], Float[Tensor, "k"]]
     size: int
     data: Callable[[], Pictures]
     velocity: Velocity | None = None
+    steps: int = 20
 
     def noise(self, numbers: Sequence[int], seed: int) -> Float[Tensor, "n 3 h w"]:
         """The same number is the same noise, whatever else is drawn."""
@@ -122,16 +123,17 @@ def inversion(model: Diffuser, x: Float[Tensor, "n 3 h w"]) -> float:
 
 
 def compared(model: Diffuser, steps: Sequence[int], n: int) -> Iterator[tuple[str, int, float, float]]:
-    """Sampler, steps, KID against test pictures and detail, of n pictures from the same noise; last, those of
-    training pictures."""
+    """Sampler, steps, KID against test pictures and detail, of n pictures from the same noise; ancestral is ddim with
+    an eta of 1. Last, those of training pictures."""
     data = model.data()
     noise = model.noise(range(n), 2)
     judge = generated.judge_of(data, noise.device)
     test = data.test.pixels.to(noise.device) / 127.5 - 1
     real = judge.features(test)
-    for sampler in get_args(Sampler):
+    plain: list[tuple[str, Sampler, float]] = [(sampler, sampler, 0.0) for sampler in get_args(Sampler)]
+    for name, sampler, eta in [*plain, ("ancestral", "ddim", 1.0)]:
         for k in () if sampler == "meanflow" and model.velocity is None else steps:
-            x = generated.quantised(model.drawn(noise, sampler, k))
-            yield sampler, k, metrics.kid(real, judge.features(x))[0], generated.detail(x)
+            x = generated.quantised(model.drawn(noise, sampler, k, eta))
+            yield name, k, metrics.kid(real, judge.features(x))[0], generated.detail(x)
     shown = data.train.pixels[:n].to(noise.device) / 127.5 - 1
     yield "training", 0, metrics.kid(real, judge.features(shown))[0], generated.detail(shown)
