@@ -79,6 +79,8 @@ class Args(run.Args):
     """Decay of the averaged parameters that are used."""
     sample_steps: run.Free[run.Count] = 20
     """Steps of DPM-Solver++ from noise to picture."""
+    least: run.Free[Annotated[float, run.Range(0.001, 10)]] = 0.005
+    """Noise of EDM's levels from which samples go to none in one step: more gives smoother pictures."""
     samples: run.Free[Annotated[int, run.Range(2)]] = 1000
     """Pictures that are drawn for the final scores."""
 
@@ -103,7 +105,9 @@ class Args(run.Args):
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=2500, eval_every=700, save_every=700, compile="off", sample_steps=5),  # the last two: LOG.md
+    "small": Args(
+        steps=2500, eval_every=700, save_every=700, compile="off", sample_steps=5, least=0.05,  # the last three: LOG.md
+    ),
     # Chapter 15: epsilon by L1, a clipped cosine chain, batches of 4; so many steps are 100 epochs of Oxford's 8,189.
     "book": Args(
         steps=204_800, objective="epsilon", levels="clipped", power=1, widths=(128, 256, 512, 1024), blocks=2, patch=1,
@@ -125,12 +129,7 @@ BANDS = (0.13, 0.3, 0.7)  # noise levels between which the loss is told apart
 
 def chain(args: Args, device: torch.device) -> Float[Tensor, "k"] | None:
     """The levels of a chain of 1,000 steps, from the least noise to the most; None where levels are continuous."""
-    made: dict[str, Callable[[], Tensor]] = {
-        "cosine": diffusion.cosine,
-        "clipped": partial(diffusion.cosine, least=1e-4, most=0.02),
-        "linear": diffusion.linear,
-    }
-    return made[args.levels]().to(device) if args.levels in made else None
+    return diffusion.CHAINS[args.levels]().to(device) if args.levels in diffusion.CHAINS else None
 
 
 def training_levels(key: Key, n: int, args: Args, of_chain: Float[Tensor, "k"] | None) -> Float[Tensor, "n"]:
@@ -142,7 +141,7 @@ def training_levels(key: Key, n: int, args: Args, of_chain: Float[Tensor, "k"] |
     return diffusion.lognormal(key, n, math.log(args.noise[0]), args.noise[1])
 
 
-def sampling_levels(steps: int, args: Args, device: torch.device) -> Float[Tensor, "k"]:
+def sampling_levels(steps: int, least: float, *, args: Args, device: torch.device) -> Float[Tensor, "k"]:
     of_chain = chain(args, device)
     if of_chain is not None:
         if steps > len(of_chain):
@@ -151,7 +150,7 @@ def sampling_levels(steps: int, args: Args, device: torch.device) -> Float[Tenso
     if args.levels == "uniform":
         t = torch.linspace(0.99, 0, steps + 1, device=device)
         return t / (1 - t)
-    return diffusion.karras(steps, 0.005, 80.0).to(device)
+    return diffusion.karras(steps, least, 80.0).to(device)
 
 
 def velocity(params: Tree, args: Args) -> meanflow.Velocity:
@@ -249,10 +248,12 @@ def dataset(args: Args) -> Pictures:
 
 def model_of(params: Tree, args: Args, dtype: torch.dtype, device: torch.device) -> Diffuser:
     params = tree.cast(params, dtype)
-    levels = functools.cache(partial(sampling_levels, args=args, device=device))
+    levels = functools.cache(partial(sampling_levels, args=args, device=device))  # once, not in each drawing
     jumps = velocity(params, args) if args.objective == "meanflow" else None
     denoise = diffusion.denoiser(network(params, args), scales(args))
-    return Diffuser(denoise, levels, args.size, functools.cache(partial(dataset, args)), jumps, args.sample_steps)
+    return Diffuser(
+        denoise, levels, args.size, functools.cache(partial(dataset, args)), jumps, args.sample_steps, args.least
+    )
 
 
 def train(args: Args) -> None:
@@ -314,15 +315,13 @@ def evaluate(
     """Final scores, each beside what real pictures have, and the lines to print."""
     x = generated.quantised(model.drawn(model.noise(range(args.samples), 2), steps=args.sample_steps))
     scores, lines, near = generated.scored(extractor, x, splits, args.flip)
-    few = splits.test.pixels[:32].to(x.device)
-    bits = float(model.bits(few, random.key(3, x.device)).mean())
-    decibels = diffuser.inversion(model, few[:16] / 127.5 - 1)
-    lines += [f"{'bits per dimension':<28}{bits:.3f}", f"{'inversion':<28}{decibels:.1f} dB"]
+    exact = diffuser.exact(model, splits.test.pixels[:32].to(x.device))
+    lines += [f"{'bits per dimension':<28}{exact['bits']:.3f}", f"{'inversion':<28}{exact['inversion_db']:.1f} dB"]
     plot.save(plot.tile(x[:32] / 2 + 0.5, 8), here.path / "samples.png", scale=2)
     copies = plot.tile(generated.beside(x, splits.train.pixels.to(x.device), near) / 2 + 0.5, 8)
     here.writer.add_image("samples/beside_nearest", copies, args.steps)
     plot.save(copies, here.path / "nearest.png", scale=2)
-    return scores | {"test/bits": bits, "test/inversion_db": decibels}, lines
+    return scores | {f"test/{name}": value for name, value in exact.items()}, lines
 
 
 def show(here: run.Place, n: int, model: Diffuser, args: Args, real: UInt8[Tensor, "4 3 s s"]) -> None:

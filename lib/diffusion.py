@@ -10,6 +10,7 @@ Axes: b batch, k noise levels; "..." those of one example. A noise level is one 
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -139,6 +140,13 @@ def cosine(n: int = 1000, s: float = 0.008, least: float = 0.0, most: float = 0.
 def linear(n: int = 1000, first: float = 1e-4, last: float = 0.02) -> Float[Tensor, "k"]:
     """The linear schedule of n steps (Ho et al. 2020), from the least noise to the most."""
     return of_betas(torch.linspace(first, last, n, dtype=torch.float64))
+
+
+CHAINS: dict[str, Callable[[], Tensor]] = {
+    "cosine": cosine,
+    "clipped": partial(cosine, least=1e-4, most=0.02),  # the book's
+    "linear": linear,
+}
 
 
 def strided(levels: Float[Tensor, "k"], n: int) -> Float[Tensor, "m"]:

@@ -139,6 +139,7 @@ def test_bad_flags_are_told(call, few_flowers, tmp_path):
         (["--levels", "cosine", "--noise", 1, 1], "--noise is of --levels lognormal"),
         (["--noise", 0, 0], "must be above 0"),
         (["--levels", "cosine", "--sample-steps", 1001], "a chain has 1000 at most"),
+        (["--least", 0], "--least must be at least 0.001"),
         (["--samples", 1], "--samples must be at least 2"),
         (["--batch", 100], "training examples are fewer than a batch of 100"),
     ]:
@@ -160,8 +161,22 @@ def test_bad_flags_are_told(call, few_flowers, tmp_path):
 
 def model(x0=0.25, size=8):
     """All pictures are one: whatever the noise, the denoiser says so."""
-    levels = lambda n: diffusion.karras(n, 0.01, 20.0)  # noqa: E731
+    levels = lambda n, least: diffusion.karras(n, max(least, 0.01), 20.0)  # noqa: E731
     return diffuser.Diffuser(lambda x, sigma: torch.full_like(x, x0), levels, size, lambda: None)
+
+
+def test_samples_end_at_the_least_noise_and_what_is_exact_at_the_faintest():
+    seen = []
+    watched = lambda x, sigma: seen.append(float(sigma)) or torch.zeros_like(x)  # noqa: E731
+    one = model()._replace(denoise=watched, levels=lambda n, least: diffusion.karras(n, least, 20.0), least=0.5)
+    noise = one.noise([0], 0)
+    one.drawn(noise, "dpm", 5)
+    assert len(seen) == 5 and seen[-1] == pytest.approx(0.5)
+    one.back(noise)
+    assert min(seen) == pytest.approx(diffuser.FAINT)
+    seen.clear()
+    one.inverted(noise)
+    assert min(seen) == pytest.approx(diffuser.FAINT)
 
 
 def test_drawing_and_editing_end_at_the_only_picture():

@@ -123,14 +123,14 @@ Use = Draw | Strip | Way | Edit | Inpaint | Likelihood | Compare
 def answers(use: Use, model: Diffuser) -> Iterator[Answer]:
     """One picture or table. Raises DataError, RunError."""
     picked = lambda asked: pictures.picked(asked, lambda: model.data().test.pixels, model.size)[0]  # noqa: E731
-    scaled = lambda asked: picked(asked).to(model.levels(1).device) / 127.5 - 1  # noqa: E731
+    scaled = lambda asked: picked(asked).to(model.levels(1, model.least).device) / 127.5 - 1  # noqa: E731
     columns = 8
     match use:
         case Compare():
             yield Table(("sampler", "steps", "KID", "detail"), list(diffuser.compared(model, use.steps, use.n)), ROW)
             return
         case Likelihood():
-            device = model.levels(1).device
+            device = model.levels(1, model.least).device
             bits = model.bits(picked(use.pictures).to(device), random.key(0, device)).tolist()
             yield Table(("picture", "bits per dimension"), list(zip(use.pictures, bits, strict=True)), "{:<12}{:8.3f}")
             return
@@ -144,7 +144,7 @@ def answers(use: Use, model: Diffuser) -> Iterator[Answer]:
         case Way():
             a, b = model.inverted(scaled(use.pictures)).flatten(1)
             between = pictures.between(a, b, 10, circle=True).unflatten(1, (3, model.size, model.size))
-            x, columns = model.drawn(between, "heun", diffuser.EXACT), 10
+            x, columns = model.back(between), 10
         case Edit():
             x = scaled(use.pictures)
             x = torch.cat([x, model.edited(x, use.strength, model.noise(range(len(x)), use.seed), use.steps)])
