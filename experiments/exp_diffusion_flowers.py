@@ -89,8 +89,6 @@ class Args(run.Args):
         self.network()
         if self.objective == "meanflow" and (self.levels != "lognormal" or self.power != 2):
             raise ValueError("--objective meanflow has its own times and loss: leave --levels and --power out")
-        if self.objective == "meanflow" and self.batch % meanflow.EVERY:
-            raise ValueError(f"--batch {self.batch}: --objective meanflow needs a multiple of {meanflow.EVERY}")
         if self.noise != Args.noise and (self.objective == "meanflow" or self.levels != "lognormal"):
             raise ValueError("--noise is of --levels lognormal and no mean flow: leave it out")
         if not min(self.noise):
@@ -259,6 +257,8 @@ def model_of(params: Tree, args: Args, dtype: torch.dtype, device: torch.device)
 def train(args: Args) -> None:
     if args.shard_optimizer and args.muon_lr:
         raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
+    if args.objective == "meanflow" and args.batch % (meanflow.EVERY * parallel.size()):
+        raise RunError(f"--objective meanflow: --batch must be {meanflow.EVERY} times the processes, or twice that ...")
     splits = dataset(args)
     metrics.check_kid(splits.name, splits.train.pixels, splits.val.pixels, splits.test.pixels)
     if len(splits.train.pixels) < args.batch:

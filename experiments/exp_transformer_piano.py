@@ -162,7 +162,7 @@ def train(args: Args) -> None:
     corpus = performances.load(args.data, args.data_dir)
     speeds = SPEEDS if args.speeds else (1.0,)
     ids = torch.cat([performances.encode(piece.notes, speed) for speed in speeds for piece in corpus.train])
-    beginnings = (ids == START).nonzero().flatten()  # where a piece begins, a window does in each epoch
+    beginnings = (ids == START).nonzero().flatten()  # where a piece begins, a window does too
     here = run.Run(args, NAME, Path(__file__), unit="events")
     data = here.batches(lambda key, first: batches.windows(ids, key, args.rows, args.length, first, beginnings))
     window = next(data)  # too few events are told before anything is computed

@@ -101,9 +101,11 @@ def test_whatever_is_drawn_of_what_is_allowed_comes_back(seed):
 
 
 def test_music_that_goes_on():
-    """What sounds where it is cut does not end, and time passes up to there."""
-    ids = performances.encode(played((0.0, 9.0, 60, 64), (1.0, 0.5, 67, 64)), until=3.25)
-    assert ids.tolist()[-3:] == [END + 67, SHIFT + STEPS - 1, SHIFT + 74] and END + 60 not in ids.tolist()
+    """What sounds where it is cut does not end, and whole seconds pass up to there."""
+    ids = performances.encode(played((0.0, 9.0, 60, 64), (1.0, 0.5, 67, 64)), until=3.25).tolist()
+    assert ids[-2:] == [END + 67, SHIFT + STEPS - 1] and END + 60 not in ids
+    late = performances.encode(played((0.097, 1.0, 60, 64)), until=0.095).tolist()  # rounded, the strike is behind it
+    assert late[-1] == STRIKE + 60
 
 
 def test_strange_events():

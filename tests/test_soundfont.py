@@ -107,6 +107,28 @@ def test_a_low_pass(tmp_path):
     x = soundfont.play(font, notes((0.0, 1.0, 45, 127), (2.0, 1.0, 69, 127)), 5, RATE)
     loud = lambda at: float(x[int(at * RATE) : int((at + 0.5) * RATE)].abs().max())  # noqa: E731
     assert loud(2.2) / loud(0.2) == pytest.approx(2**0.5 / (1 + 4.0**4) ** 0.5, rel=0.05)
+    one = soundfont.play(font, notes((0.0, 0.5, 69, 127)), 5, RATE)
+    assert float(one[-5:].abs().max()) < 2e-3 * float(one.abs().max())  # its beginning is not heard at its end
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        [(soundfont.COARSE, 32767)], [(soundfont.COARSE, -32768)], [(soundfont.ATTENUATION, -32768)],
+        [(soundfont.START, -5000)], [(soundfont.LOOPS, 1), (soundfont.LOOP_START, -5000)], [(soundfont.ATTACK, 32767)],
+        [(soundfont.END, 32767), (soundfont.START, 32767)], [(soundfont.RELEASE, 32767)], [(soundfont.FILTER, -32768)],
+    ],
+)  # fmt: skip
+def test_absurd_numbers_are_silent_or_finite(tmp_path, zone):
+    font = soundfont.read(made(tmp_path / "a.sf2", [(zone, 0)]))
+    x = soundfont.play(font, notes((0.0, 0.2, 57, 100)), 5, RATE)
+    assert x.isfinite().all() and (len(x) == 0 or x.abs().max() <= 1)
+
+
+@pytest.mark.parametrize("sample", [99, -1, 2])  # 2 ends the list
+def test_samples_that_are_not_there(tmp_path, sample):
+    with pytest.raises(DataError, match="is damaged"):
+        soundfont.read(made(tmp_path / "a.sf2", [([], sample)]))
 
 
 def test_what_is_no_soundfont(tmp_path):

@@ -16,7 +16,7 @@ from experiments import exp_transformer_piano as exp
 from lib import random, tree
 from lib.data import midi, performances
 from lib.data.performances import END, SHIFT, START
-from lib.tasks import pianist
+from lib.tasks import pianist, playing
 from lib.transform import jit
 from tests.flags import flags
 from tests.test_soundfont import made
@@ -76,7 +76,7 @@ def test_a_run_and_all_that_it_is_asked_for(fit, call, recital, device, tmp_path
     words = ["continue", song, "--run", run, "--copy-check", *flags(start=1, given=1, seconds=3, n=2, out="c")]
     status, out, told = ask(*words)
     assert status == 0 and "longest run of notes that training performances have in some key" in told
-    given = pianist.cut(midi.read(song), 1, 2)
+    given = playing.cut(midi.read(song), 1, 2)
     whole = midi.read(tmp_path / "c" / "1.mid")
     first = performances.encode(given)
     again = performances.encode(whole)
@@ -152,33 +152,33 @@ def test_trigrams(key):
 
     pieces = test.tolist()
     by_hand = [-math.log(p(tuple(pieces[i - 2 : i]), pieces[i])) for i in range(2, 40)]
-    assert pianist.trigrams([train], [test]) == pytest.approx(sum(by_hand) / 38)
+    assert playing.trigrams([train], [test]) == pytest.approx(sum(by_hand) / 38)
 
 
 def test_a_run_of_notes_in_another_key(recital):
     notes = performances.read(sorted(recital.iterdir())[0]).notes
-    training = pianist.intervals(notes)
-    some = pianist.cut(notes, 1, 3)
-    assert pianist.copied(some._replace(pitch=some.pitch + 5), training) == len(some.start) > 5
-    late = pianist.cut(notes, 1.0037, 3)
+    training = playing.intervals(notes)
+    some = playing.cut(notes, 1, 3)
+    assert playing.copied(some._replace(pitch=some.pitch + 5), training) == len(some.start) > 5
+    late = playing.cut(notes, 1.0037, 3)
     faster = performances.decode(performances.encode(late, 1.02))
-    assert pianist.copied(faster, training) >= len(late.start) * 0.7  # a chord may become two
-    assert pianist.copied(some._replace(pitch=some.pitch % 2 * 40 + 30 + torch.arange(len(some.pitch)) ** 2), "ab") == 0
+    assert playing.copied(faster, training) >= len(late.start) * 0.7  # a chord may become two
+    assert playing.copied(some._replace(pitch=some.pitch % 2 * 40 + 30 + torch.arange(len(some.pitch)) ** 2), "ab") == 0
 
 
 def test_variation(recital):
     one, other = (performances.read(path).notes for path in sorted(recital.iterdir())[:2])
-    assert set(pianist.variation(one, one).values()) == {0.0}
-    assert all(0 <= value <= 1 for value in pianist.variation(one, other).values())
+    assert set(playing.variation(one, one).values()) == {0.0}
+    assert all(0 <= value <= 1 for value in playing.variation(one, other).values())
     softer = one._replace(velocity=torch.full_like(one.velocity, 3))
-    found = pianist.variation(one, softer)
+    found = playing.variation(one, softer)
     assert found["velocities"] == 1 and found["pitch_classes"] == found["onsets"] == found["durations"] == 0
 
 
 def test_short_performances_are_not_played_on(fit, monkeypatch):
     monkeypatch.setattr(pianist, "GIVEN", 10.0)
     path, out = fit()
-    assert "no performance is longer than 10.5 seconds: none was played on" in out
+    assert "no test performance is longer than 10.5 seconds: none was played on" in out
     assert "test/loss" in json.loads((path / "result.json").read_text())
 
 
@@ -188,6 +188,8 @@ def test_prompts_are_spread_over_performances(recital):
     assert len(found) == pianist.PROMPTS and not found[0][0].start.equal(found[1][0].start)
     assert all(given.start.max() < pianist.GIVEN and len(true.start) for given, true in found)
     assert len(pianist.prompts(pieces[:3])) == 9 and pianist.prompts([]) == []
+    asked = pianist.prompts(pieces[:15])  # of the first, and of every second or so to the last but one
+    assert len(asked) == 8 and asked[-1][0].pitch.equal(pianist.prompts([pieces[13]] * 8)[0][0].pitch)
 
 
 # ---- bad input ----
@@ -219,11 +221,11 @@ def test_what_cannot_be_played(fit, call, recital, tmp_path):
     (tmp_path / "bad.mid").write_bytes(b"hello")
     assert ask("continue", tmp_path / "bad.mid")[0] == 1
     for name, wanted in (
-        ("nowhere.sf2", "there is no soundfont nowhere.sf2: sums of sines are heard instead"),
+        ("nowhere.sf2", "--soundfont nowhere.sf2 is no file: sums of sines are heard instead"),
         (made(tmp_path / "one.sf2", number=0), ""),
         (made(tmp_path / "other.sf2"), "the soundfont has no instrument of number 0"),
     ):
         status, _, told = ask(*flags(n=1, seconds=2, soundfont=name, out=f"s{status}"))
-        assert wanted in told and status == ("number 0" in wanted)
+        assert wanted in told and status == ("number 0" in wanted) and ("sums of sines" in told) == ("sines" in wanted)
     status, _, told = ask("continue", sorted(recital.iterdir())[0], *flags(given=5, seconds=0.1))
     assert status == 0 and "the model hears the last 16 of them" in told

@@ -47,7 +47,7 @@ def windows(
     """Endless batches of random windows of `length` + 1 tokens, from batch number `first`: a function of key and
     number alone. In each epoch the text is cut anew, at a random offset, into windows that share only their ends (what
     one predicts last the next reads first), each drawn once; the rest that fills no batch is dropped. `also`: where
-    further windows of every epoch begin. Raises DataError where the text does not fill one batch."""
+    further windows begin. Raises DataError where the text does not fill one batch."""
     count = len(ids) // length - 1  # whole windows, whatever the offset
     further = torch.zeros(0, dtype=torch.int64) if also is None else also[also + length < len(ids)]
     per_epoch = (count + len(further)) // rows if count > 0 else 0

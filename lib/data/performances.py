@@ -60,8 +60,8 @@ class Performances(NamedTuple):
 
 def encode(notes: Notes, speed: float = 1.0, until: float | None = None) -> Int[Tensor, "n"]:
     """The events of notes, START first; silence before the first note is left out. What a pitch has when it is struck
-    again ends there. `speed`: how many times faster. `until`: a second behind the last strike at which the music goes
-    on: what sounds there does not end, and time passes up to there."""
+    again ends there. `speed`: how many times faster. `until`: a second at which the music goes on: what sounds there
+    does not end, and of the time up to there whole seconds pass."""
     begin = (notes.start / speed / STEP).round().long()
     end = torch.maximum(((notes.start + notes.duration) / speed / STEP).round().long(), begin + 1)
     order = (begin * PITCHES + notes.pitch).argsort(stable=True)
@@ -78,7 +78,7 @@ def encode(notes: Notes, speed: float = 1.0, until: float | None = None) -> Int[
     rank = time * 2 * PITCHES + torch.cat([pitch, PITCHES + pitch])
     order = rank.argsort()
     if until is not None:
-        order = order[time[order] < round(until / speed / STEP)]
+        order = order[(time[order] < round(until / speed / STEP)) | (order >= len(pitch))]  # or a strike
     time, kind = time[order], kind[order]
     hard = torch.cat([torch.full_like(loud, -1), loud])[order]  # -1: the end of a note, which has no velocity
     strikes = (hard >= 0).nonzero().flatten()
@@ -94,8 +94,8 @@ def encode(notes: Notes, speed: float = 1.0, until: float | None = None) -> Int[
     ids[(last - 1)[changes]] = VELOCITY + hard[changes]
     ids[(last - count + 1 + whole)[rest > 0]] = SHIFT + rest[rest > 0] - 1
     if until is not None:
-        seconds, more = divmod(max(0, round(until / speed / STEP) - int(time[-1])), STEPS)
-        ids = torch.cat([ids, torch.tensor([SHIFT + STEPS - 1] * seconds + [SHIFT + more - 1] * (more > 0)).long()])
+        seconds = max(0, round(until / speed / STEP) - int(time[-1])) // STEPS
+        ids = torch.cat([ids, torch.full((seconds,), SHIFT + STEPS - 1)])
     return torch.cat([torch.tensor([START]), ids])
 
 
@@ -228,7 +228,7 @@ def _folder(path: Path) -> Performances:
         except DataError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        music = encode(found.notes).numpy().tobytes()  # the same, whatever the file says besides
+        music = encode(found.notes).numpy().tobytes()  # the same, whatever else a file says of the same times
         at = files.place(music, "performances")
         sides["val" if at < 0.1 else "test" if at < 0.2 else "train"][music] = found
     kept = {side: list(pieces.values()) for side, pieces in sides.items()}

@@ -27,6 +27,7 @@ TIMGM = Source(
     licence="Tim Brechbill's TimGM6mb, GPL-2.0, in pretty_midi",
     sha256="a3e2321736245a9c92259716d85a4762f16b7bde2f591fb0dba95bdb6e793d8a",
 )  # fmt: skip
+LARGEST = 12_000  # cents by which a sample is played higher or lower, at most
 LONGEST = 2.0  # seconds that a note goes on for when it is released, at most
 
 # Generators by their numbers in the specification (section 8.1.2), and what they are where nothing is said.
@@ -83,7 +84,7 @@ def read(path: Path) -> Soundfont:
     if raw[:4] != b"RIFF" or raw[8:12] != b"sfbk":
         raise DataError(f"{path} is not a soundfont: it does not begin as one. Choose a file with the ending .sf2")
     try:
-        chunks = dict(_chunks(raw, 12, len(raw)))
+        chunks = dict(_chunks(raw, 12, len(raw), within=True))
         tables = {name: np.frombuffer(chunks[name], layout) for name, layout in _LAYOUT.items()}
         if (tables["shdr"]["kind"][:-1] & 0x10).any():
             raise DataError(f"{path} is compressed (.sf3): take it as .sf2")
@@ -94,17 +95,20 @@ def read(path: Path) -> Soundfont:
         for header, found in zip(tables["phdr"], zones, strict=False):
             if header["bank"] == 0:
                 presets[int(header["preset"])] = [(zone, instruments[zone[INSTRUMENT]]) for zone in found]
+        linked = [zone[SAMPLE] for zones in instruments for zone in zones]
+        if len(samples) < 2 or min(linked, default=0) < 0 or max(linked, default=0) > len(tables["shdr"]) - 2:
+            raise IndexError("samples that are not there")
     except (KeyError, IndexError, ValueError) as error:
         raise DataError(f"{path} is damaged: {error!r}. Get it again") from error
     return Soundfont(samples, tables["shdr"], presets)
 
 
-def _chunks(raw: bytes, at: int, end: int) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of all chunks, those within lists too."""
+def _chunks(raw: bytes, at: int, end: int, within: bool) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of all chunks, and of those `within` the lists among them."""
     while at + 8 <= end:
         name, size = raw[at : at + 4], int.from_bytes(raw[at + 4 : at + 8], "little")
-        if name == b"LIST":
-            yield from _chunks(raw, at + 12, min(at + 8 + size, end))
+        if name == b"LIST" and within:
+            yield from _chunks(raw, at + 12, min(at + 8 + size, end), False)
         else:
             yield name.decode("latin1"), raw[at + 8 : at + 8 + size]
         at += 8 + size + size % 2
@@ -117,6 +121,8 @@ def _zones(bags: np.ndarray, firsts: np.ndarray, gens: np.ndarray, link: int) ->
         for bag in range(begin, end):
             some = gens[int(firsts[bag]) : int(firsts[bag + 1])]
             zone = common | dict(zip(some["oper"].tolist(), some["amount"].tolist(), strict=True))
+            if zone.get(link, 0) < 0:
+                raise IndexError(f"bag {bag}")
             if link in zone:
                 found.append(zone)
             elif bag == begin:
@@ -164,21 +170,20 @@ def _tone(font: Soundfont, zone: Zone, pitch: int, velocity: int, duration: floa
     seconds = {g: 2 ** (zone[g] / 1200) for g in (ATTACK, HOLD, DECAY, RELEASE)}
     release = min(seconds[RELEASE], LONGEST)
     t = torch.arange(math.ceil((duration + release) * rate), dtype=torch.float64)
-    at = first + t * (2 ** (cents / 1200) * int(header["rate"]) / rate)
+    at = first + t * (2 ** (min(max(cents, -LARGEST), LARGEST) / 1200) * int(header["rate"]) / rate)
     if zone.get(LOOPS, 0) & 1 and loop_end > loop_start:
         at = torch.where(at < loop_end, at, loop_start + (at - loop_start) % (loop_end - loop_start))
-    sounds = at < min(last, len(font.samples) - 1)
+    sounds = (at >= 0) & (at < min(last, len(font.samples) - 1))
     index = at.long().clamp(0, len(font.samples) - 2)
-    x = torch.lerp(font.samples[index], font.samples[index + 1], (at - index).float()) * sounds
+    x = torch.lerp(font.samples[index], font.samples[index + 1], (at - index).clamp(0, 1).float()) * sounds
+    if zone[FILTER] < USUAL[FILTER]:  # before the envelope, so that what rings on is let go as well
+        edge, spectrum = 8.176 * 2 ** (zone[FILTER] / 1200), torch.fft.rfft(x, 2 * len(x))
+        frequency = torch.arange(len(spectrum)) * rate / max(2 * len(x), 1)
+        x = torch.fft.irfft(spectrum / (1 + (frequency / edge) ** 4).sqrt(), 2 * len(x))[: len(x)]
 
     t = (t / rate).float()
     rise, fall = t / seconds[ATTACK], (t - seconds[ATTACK] - seconds[HOLD]) / seconds[DECAY]
     quieter = (100 * fall.clamp(min=0)).clamp(max=max(0.0, zone.get(SUSTAIN, 0) / 10))  # in dB: 100 in the whole decay
     let_go = 100 * ((t - duration) / release).clamp(min=0)
-    decibels = quieter + let_go + zone.get(ATTENUATION, 0) / 10
-    x = x * rise.clamp(max=1) * 10 ** (-decibels / 20) * (velocity / 127) ** 2
-    if zone[FILTER] < USUAL[FILTER]:
-        edge, spectrum = 8.176 * 2 ** (zone[FILTER] / 1200), torch.fft.rfft(x)
-        frequency = torch.arange(len(spectrum)) * rate / max(len(x), 1)
-        x = torch.fft.irfft(spectrum / (1 + (frequency / edge) ** 4).sqrt(), n=len(x))
-    return x
+    decibels = quieter + let_go + max(0, zone.get(ATTENUATION, 0)) / 10
+    return x * rise.clamp(max=1) * 10 ** (-decibels / 20) * (velocity / 127) ** 2

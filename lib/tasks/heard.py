@@ -39,6 +39,6 @@ def files(use: Heard, i: int, notes: Notes, names: Sequence[str], tempo: float, 
         yield Sound(soundfont.play(soundfont.read(path), notes, program, synthesis.RATE), synthesis.RATE, name(".wav"))
     else:
         if use.soundfont and i == 0:
-            yield Note(f"there is no soundfont {path}: sums of sines are heard instead")
+            yield Note(f"--soundfont {path} is no file: sums of sines are heard instead")
         yield Sound(synthesis.synthesise(notes), synthesis.RATE, name(".wav"))
     yield Picture(sheet.pianoroll(notes, names), name("-notes.png"))

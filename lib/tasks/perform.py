@@ -14,7 +14,7 @@ from lib.data import midi, performances
 from lib.data.performances import Performance
 from lib.data.voices import Notes
 from lib.faults import RunError
-from lib.tasks import heard, pianist
+from lib.tasks import heard, pianist, playing
 from lib.tasks.heard import Heard
 from lib.tasks.pianist import Pianist
 
@@ -77,17 +77,19 @@ def answers(use: Use, model: Pianist) -> Iterator[Answer]:
             f"{'piece':<24}{'nats an event':>14}{'a note':>10}{'a second':>10}",
         )  # fmt: skip
         return
-    prompt = _NOTHING
+    prompt, until = _NOTHING, 0.0
     if isinstance(use, Continue):
-        prompt = performances.encode(_given(use, model), until=use.given)
+        prompt, until = pianist.goes_on(_given(use, model), use.given)
     if len(prompt) > model.cfg.context:
         seen = f"the last {model.cfg.context // 2} of them"
         yield Note(f"what is given has {len(prompt)} events: the model hears {seen}")
     key = random.key(use.seed, model.device) if use.temperature > 0 else None
     sampling = {"temperature": use.temperature or 1.0, "top_p": use.top_p}
-    played, reached = model.play(prompt, use.seconds, key, use.n, **sampling)
+    played, reached = model.play(prompt, use.seconds, key, use.n, until, **sampling)
     if reached < use.seconds - performances.STEP:
-        yield Note(f"{reached:.1f} seconds took as many events as {use.seconds:g} may: take a lower --temperature")
+        yield Note(
+            f"{reached:.1f} seconds took as many events as {use.seconds:g} may: take another --temperature or --seed"
+        )
     for i, notes in enumerate(played):
         if not (notes.voice == 1).any():
             yield Note(f"{i}: nothing was played in this time: let it play longer, or take another --seed")
@@ -103,7 +105,7 @@ _NOTHING = torch.tensor([performances.START])
 def _given(use: Continue, model: Pianist) -> Notes:
     """Raises DataError, RunError."""
     whole = _piece(use.piece, model).notes
-    given = pianist.cut(whole, use.start, use.start + use.given)
+    given = playing.cut(whole, use.start, use.start + use.given)
     if not len(given.start):
         raise RunError(
             f"{use.piece} has no notes from second {use.start:g} to {use.start + use.given:g}: it goes from "
@@ -113,9 +115,9 @@ def _given(use: Continue, model: Pianist) -> Notes:
 
 
 def copied(notes: Notes, model: Pianist) -> Note:
-    training = "\0".join(pianist.intervals(piece.notes) for piece in model.data().train)
+    training = "\0".join(playing.intervals(piece.notes) for piece in model.data().train)
     played = pianist.behind(notes)
-    run_of = pianist.copied(played, training)
+    run_of = playing.copied(played, training)
     return Note(f"longest run of notes that training performances have in some key: {run_of} of {len(played.start)}")
 
 
