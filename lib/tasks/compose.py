@@ -33,9 +33,9 @@ class Filed(Heard):
 
 @dataclass(frozen=True)
 class Written(Filed):
-    temperature: run.Amount = 1.0
+    temperature: run.Amount = composer.TEMPERATURE
     """Above 1 the music is bolder, below 1 safer; 0: the likeliest cell each time."""
-    top_p: run.Share = 0.98
+    top_p: run.Share = composer.TOP_P
     """Sample among the likeliest tokens that together have this probability."""
 
 

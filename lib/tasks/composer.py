@@ -23,6 +23,7 @@ from lib.tree import Tree
 BARS = 8  # of what is written to be measured, at most
 ROWS = 32  # excerpts at a time
 TEMPO = 80.0
+TEMPERATURE, TOP_P = 0.95, 0.95  # of what is written: chosen beside validation chorales (LOG.md)
 
 
 class Composer(NamedTuple):
@@ -43,10 +44,10 @@ class Composer(NamedTuple):
             self.params, given, known, key, cfg=self.cfg, temperature=temperature, top_p=top_p
         ).cpu()
 
-    def chorales(self, n: int, bars: int, key: Key, **sampling: float) -> Int[Tensor, "n t v"]:
+    def chorales(self, n: int, bars: int, key: Key) -> Int[Tensor, "n t v"]:
         """From nothing, each of so many bars of four quarters, with its end at the last one's."""
         given = blank(n, voices.BAR * bars)
-        return self.write(given, torch.zeros_like(given.cells, dtype=torch.bool), key, **sampling)
+        return self.write(given, torch.zeros_like(given.cells, dtype=torch.bool), key, TEMPERATURE, TOP_P)
 
     def bars(self) -> int:
         """Of what is written to be measured."""
