@@ -486,7 +486,7 @@ def test_a_run_killed_at_fifty_moments_is_the_run_bit_for_bit(server, tmp_path):
         seconds = None if enough() else chance.uniform(0, life * (1 + 2 * left) / 3)
         if killed.total() < 3:
             seconds = 0.02 * life  # while it starts
-        ended = server(*(["--resume", *to_flags(run=path)] if done else words(run=path, **flags)), seconds=seconds)
+        ended = server(*(["--resume", *to_flags(run=path)] if done else to_flags(run=path, **flags)), seconds=seconds)
         ended = ended or (path / "result.json").exists()  # killed when all was done
         assert lines_to(path, steps)[: len(kept)] == kept
         now = checkpoints(path)
@@ -538,7 +538,7 @@ def test_a_run_killed_while_it_does_something_with_a_file(server, whole, tmp_pat
     """It goes on with --resume, ends with the same parameters, and has logged every value once and in order."""
     path = tmp_path / "run"
     for i, moment in enumerate(moments):
-        assert not server(*(["--resume", *to_flags(run=path)] if i else words(run=path, **WHOLE)), moment=moment)
+        assert not server(*(["--resume", *to_flags(run=path)] if i else to_flags(run=path, **WHOLE)), moment=moment)
     assert server("--resume", *to_flags(run=path))
     assert same(saved(path, 8), saved(whole, 8))
     assert logged(path, *EVERYTHING) == logged(whole, *EVERYTHING)
