@@ -112,9 +112,8 @@ def _folder(path: Path) -> Chorales:
     """A tenth of a folder's pieces, by the hash of their music, for validation and as much for the test. A file that
     cannot be used is told and left out."""
     if not path.is_dir():
-        raise DataError(
-            f"--data {path}: neither default, jsb nor a folder with pieces in four parts; a piano's are of exp_transformer_piano"
-        )
+        told = "neither default, jsb nor a folder with pieces in four parts"
+        raise DataError(f"--data {path}: {told} (piano performances: exp_transformer_piano)")
     sides: dict[str, list[Piece]] = {"train": [], "val": [], "test": []}
     for file in files.visible(path):
         if file.suffix.lower() not in pieces.ENDINGS:

@@ -143,10 +143,7 @@ def evaluate(here: run.Place, step: int, model: Pianist, corpus: Performances) -
         if i == 0:
             show(here, step, whole, "continuation")
     training = "\0".join(playing.intervals(piece.notes) for piece in corpus.train)
-    mine, floor = (
-        playing.variation(playing.joined(own), playing.joined(theirs)),
-        playing.variation(playing.joined(others), playing.joined(theirs)),
-    )
+    mine, floor = (playing.variation(playing.joined(notes), playing.joined(theirs)) for notes in (own, others))
     rows = {name.replace("_", " ") + ", total variation": (mine[name], floor[name]) for name in mine}
     rate = lambda pieces: sum(len(notes.start) for notes in pieces) / (len(pieces) * PLAYED)  # noqa: E731
     longest = lambda pieces: float(max(playing.copied(notes, training) for notes in pieces))  # noqa: E731
