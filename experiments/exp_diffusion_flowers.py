@@ -258,7 +258,7 @@ def train(args: Args) -> None:
     if args.shard_optimizer and args.muon_lr:
         raise RunError("--shard-optimizer cuts matrices, which Muon needs whole: leave it out, or --muon-lr 0")
     if args.objective == "meanflow" and args.batch % (meanflow.EVERY * parallel.size()):
-        raise RunError(f"--objective meanflow: --batch must be {meanflow.EVERY} times the processes, or twice that ...")
+        raise RunError(f"--batch must be a multiple of {meanflow.EVERY} times the number of processes for a mean flow")
     splits = dataset(args)
     metrics.check_kid(splits.name, splits.train.pixels, splits.val.pixels, splits.test.pixels)
     if len(splits.train.pixels) < args.batch:

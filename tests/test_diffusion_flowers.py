@@ -135,7 +135,7 @@ def test_bad_flags_are_told(call, few_flowers, tmp_path):
         (["--sample-steps", 0], "at least 1"),
         (["--data", "nothing"], "neither default"),
         (["--objective", "meanflow", "--levels", "cosine"], "has its own times and loss"),
-        (["--objective", "meanflow", "--batch", "30"], "--batch must be 4 times the processes"),
+        (["--objective", "meanflow", "--batch", "30"], "--batch must be a multiple of 4 times the number of processes"),
         (["--levels", "cosine", "--noise", 1, 1], "--noise is of --levels lognormal"),
         (["--noise", 0, 0], "must be above 0"),
         (["--levels", "cosine", "--sample-steps", 1001], "a chain has 1000 at most"),

@@ -185,12 +185,7 @@ def copied(windows: Int[Tensor, "n t 4"], training: Int[Tensor, "m t 4"]) -> Not
 
 
 def _piece(name: str, model: Composer) -> Piece:
-    if not name.isdecimal():
-        return pieces.four(Path(name))
-    known = model.data().test
-    if int(name) >= len(known):
-        raise RunError(f"{name}: test chorales have numbers from 0 to {len(known) - 1}")
-    return known[int(name)]
+    return heard.chosen(name, lambda: model.data().test, pieces.four, "chorales")
 
 
 def _melody(name: str, model: Composer) -> Piece:

@@ -1,9 +1,9 @@
 """Music as files: notes as MIDI, as sound, and as a picture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from tyro.conf import arg
 
@@ -11,6 +11,9 @@ from lib import run
 from lib.answers import Answer, Document, Note, Picture, Sound
 from lib.data import midi, sheet, soundfont, synthesis
 from lib.data.voices import Notes
+from lib.faults import RunError
+
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,13 @@ def files(use: Heard, i: int, notes: Notes, names: Sequence[str], tempo: float, 
             yield Note(f"--soundfont {path} is no file: sums of sines are heard instead")
         yield Sound(synthesis.synthesise(notes), synthesis.RATE, name(".wav"))
     yield Picture(sheet.pianoroll(notes, names), name("-notes.png"))
+
+
+def chosen(name: str, held_out: Callable[[], Sequence[Piece]], read: Callable[[Path], Piece], what: str) -> Piece:
+    """The held-out piece of that number, or what `read` makes of a file. Raises DataError, RunError."""
+    if not name.isdecimal():
+        return read(Path(name))
+    known = held_out()
+    if int(name) >= len(known):
+        raise RunError(f"{name}: test {what} have numbers from 0 to {len(known) - 1}")
+    return known[int(name)]
