@@ -64,7 +64,7 @@ def encode(notes: Notes, speed: float = 1.0, until: float | None = None) -> Int[
     does not end, and of the time up to there whole seconds pass."""
     begin = (notes.start / speed / STEP).round().long()
     end = torch.maximum(((notes.start + notes.duration) / speed / STEP).round().long(), begin + 1)
-    order = (begin * PITCHES + notes.pitch).argsort(stable=True)
+    order = begin.argsort(stable=True)
     order = order[notes.pitch[order].argsort(stable=True)]  # pitch by pitch, each in the order of its starts
     begin, end, pitch, loud = begin[order], end[order], notes.pitch[order], notes.velocity[order] * LOUD // 128
     again = torch.cat([pitch[1:] == pitch[:-1], torch.zeros(1, dtype=torch.bool)])

@@ -1,5 +1,6 @@
 """Music as files: notes as MIDI, as sound, and as a picture."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from lib.data.voices import Notes
 from lib.faults import RunError
 
 Piece = TypeVar("Piece")
+_font = functools.lru_cache(1)(soundfont.read)  # for one piece after another
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def files(use: Heard, i: int, notes: Notes, names: Sequence[str], tempo: float, 
     yield Document(midi.encoded(notes, tempo, names, program), name(".mid"))
     path = soundfont.timgm(use.data_dir) if use.soundfont == "timgm" else Path(use.soundfont or "")
     if path.is_file():
-        yield Sound(soundfont.play(soundfont.read(path), notes, program, synthesis.RATE), synthesis.RATE, name(".wav"))
+        yield Sound(soundfont.play(_font(path), notes, program, synthesis.RATE), synthesis.RATE, name(".wav"))
     else:
         if use.soundfont and i == 0:
             yield Note(f"--soundfont {path} is no file: sums of sines are heard instead")
