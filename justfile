@@ -25,6 +25,11 @@ run-multi processes experiment *args: _environment
 sample *args: _environment
     @name="${1:-}"; [ $# -eq 0 ] || shift; {{ python }} -P -m experiments $name sample "$@"
 
+# use finished runs on a page of this machine: just play [experiment] [--port N]
+[no-cd]
+play *args: _environment
+    @{{ python }} -P -m lib.play "$@"
+
 # run the tests: just test [pytest arguments]; on a GPU those that concern it: just test --device cuda
 test *args: _environment
     @{{ python }} -m pytest "$@"

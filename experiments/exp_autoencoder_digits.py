@@ -286,7 +286,7 @@ def load(path: Path, args: Args) -> Model:
 class Reconstruct(run.Use):
     """Show pictures above their reconstructions; the codes of files are printed."""
 
-    pictures: Positional[tuple[str, ...]] = tuple(map(str, range(10)))
+    pictures: Positional[tuple[run.Example, ...]] = tuple(map(str, range(10)))
     """Numbers of test pictures, or picture files, light on dark. Digits take turns: 3 and 13 are threes."""
     out: run.NewFile = Path("reconstruction.png")
     """Where to save the picture."""
@@ -296,7 +296,7 @@ class Reconstruct(run.Use):
 class Way(run.Use):
     """Show the way from one picture to another: decoded codes on the straight line between theirs."""
 
-    pictures: Positional[tuple[str, str]] = ("3", "7")
+    pictures: Positional[tuple[run.Example, run.Example]] = ("3", "7")
     """Two numbers of test pictures, or picture files, light on dark. Digits take turns: 3 and 13 are threes."""
     out: run.NewFile = Path("interpolation.png")
     """Where to save the picture."""

@@ -259,7 +259,7 @@ def show(here: run.Place, n: int, logp: Float[Tensor, "n k"], val: Images, names
 class Use(run.Use):
     """Say what is on pictures with the latest finished run."""
 
-    pictures: Positional[tuple[str, ...]] = ()
+    pictures: Positional[tuple[run.Example, ...]] = ()
     """Numbers of test pictures, or picture files, light on dark: the middle square is taken, grey and 28 pixels wide.
     The first ten test pictures if none is given."""
 

@@ -6,8 +6,9 @@ holds the discriminator back by group normalisation and R1; `book` is the paper'
 `just run exp_dcgan_faces`, then `just sample exp_dcgan_faces way 0 5`.
 """
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from lib.answers import Answer, Picture
 from lib.data import batches, faces
 from lib.models import dcgan
 from lib.random import Key
-from lib.tasks import judge, pictures
+from lib.tasks import directions, judge, pictures
+from lib.tasks.directions import Move
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -239,10 +241,12 @@ def show(here: run.Place, n: int, ema: Tree, z: Tensor) -> None:
 class Model(NamedTuple):
     ema: Tree
     latent: int
+    directions: Callable[[], Tensor]
 
 
 def load(path: Path, args: Args) -> Model:
-    return Model(run.load(path, init_state(random.key(0), args).ema, "ema"), args.latent)
+    ema = run.load(path, init_state(random.key(0), args).ema, "ema")
+    return Model(ema, args.latent, functools.cache(lambda: directions.directions(partial(draw, ema), args.latent)))
 
 
 @dataclass(frozen=True)
@@ -274,10 +278,13 @@ class Way(run.Use):
             raise ValueError("a way needs the numbers of two faces at least, from 0")
 
 
-Use = Draw | Way
+Use = Draw | Move | Way
 
 
 def answers(use: Use, model: Model) -> Iterator[Answer]:
+    if isinstance(use, Move):
+        yield from directions.moved(use, lambda z: draw(model.ema, z) / 2 + 0.5, model.directions())
+        return
     if isinstance(use, Way):
         frames, columns = way(model.ema, pictures.latents(use.pictures, model.latent, use.seed)), 12
     else:

@@ -151,7 +151,7 @@ class Use(run.Typed):
     """Sample among the likeliest tokens that together have this probability."""
     seed: run.Seed = 0
     """Decides what is generated."""
-    earlier: tuple[str, ...] = ()
+    earlier: run.Carried[tuple[str, ...]] = ()
     """What was said before: a question, its answer, and so on in turn."""
 
     hint: ClassVar[str] = "One question a line; an empty line ends."

@@ -23,7 +23,7 @@ from lib import conv, diagnose, metrics, nn, optim, parallel, plot, random, run,
 from lib.data import batches, faces
 from lib.data.albums import Pictures
 from lib.random import Key
-from lib.tasks import arithmetic, pictures
+from lib.tasks import arithmetic, directions, pictures
 from lib.tasks import judge as judges
 from lib.tasks.codes import Coder, Use, answers
 from lib.transform import value_and_grad
@@ -329,7 +329,8 @@ def score(here: run.Place, params: Tree, found: Pictures, key: Key, args: Args) 
 def coder(params: Tree, args: Args) -> Coder:
     """The parameters as what `just sample` asks: codes are means, pictures middles. It loads data where it must."""
     data = functools.cache(partial(faces.load, args.data, args.data_dir, size=args.size, n=args.faces))
-    return Coder(partial(codes, params), partial(decoded, params, args=args), args.code, args.size, data)
+    found = functools.cache(lambda: directions.directions(lambda z: decode(params, z, args).middle, args.code))
+    return Coder(partial(codes, params), partial(decoded, params, args=args), args.code, args.size, data, found)
 
 
 def load(path: Path, args: Args) -> Coder:

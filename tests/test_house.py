@@ -13,6 +13,7 @@ KNOWS = {  # each part of the house, and what it may import besides itself
     "run": {"words"},
     "tasks": {"words", "data", "models", "run"},
     "experiments": {"words", "data", "models", "run", "tasks"},
+    "play": {"words"},  # it is up in a second: nothing of it loads torch
 }
 FILES = [path for folder in ("lib", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -21,7 +21,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lib import checkpoint, random, run
+from lib import checkpoint, random, run, runs
 from lib.faults import CheckpointError, RunError
 from lib.run import background, directory, settings
 from tests import pretend
@@ -108,10 +108,10 @@ def test_runs_of_the_same_second(tmp_path, monkeypatch):
 
 def test_where_runs_are_kept(tmp_path, monkeypatch):
     """In the checkout, also for who is in a folder below it."""
-    monkeypatch.chdir(settings.ROOT / "tests")
-    assert settings.folder() == Path("..", "runs")
+    monkeypatch.chdir(runs.ROOT / "tests")
+    assert runs.folder() == Path("..", "runs")
     monkeypatch.chdir(tmp_path)
-    assert settings.folder() == Path("runs")
+    assert runs.folder() == Path("runs")
 
 
 @pytest.mark.parametrize(
@@ -537,7 +537,7 @@ def test_a_run_that_was_moved_and_renamed(start, tmp_path):
     again = start(run=moved, seed=3, resume=True)
     assert again.step == 3 and run.load_config(moved, Args).run == moved
     os.chdir(tmp_path / "other")
-    assert run.latest_run("exp_toy").name == "my best"
+    assert runs.latest("exp_toy").name == "my best"
 
 
 def test_a_run_that_another_process_writes_is_left_alone(start, tmp_path):
@@ -630,15 +630,15 @@ def test_a_run_made_by_older_code(tmp_path, capsys):
 
 def test_the_latest_run(start):
     with pytest.raises(RunError, match=r"no run of exp_toy.*just run exp_toy.*--run"):
-        run.latest_run("exp_toy")
+        runs.latest("exp_toy")
     old, new = start(seed=1), start(seed=2)
     os.utime(old.path / "config.json", (1, 1))
-    assert run.latest_run("exp_toy").resolve() == new.path.resolve()
+    assert runs.latest("exp_toy").resolve() == new.path.resolve()
     with pytest.raises(RunError, match="no finished run of exp_toy"):
-        run.latest_run("exp_toy", finished=True)
+        runs.latest("exp_toy", finished=True)
     old.finish([({"bleu": 1.0}, [])])
-    assert run.latest_run("exp_toy", finished=True).resolve() == old.path.resolve()
-    assert run.latest_run("exp_toy").resolve() == new.path.resolve()
+    assert runs.latest("exp_toy", finished=True).resolve() == old.path.resolve()
+    assert runs.latest("exp_toy").resolve() == new.path.resolve()
 
 
 # ---- where and how ----

@@ -1,6 +1,8 @@
 """lib/run/worker.py: requests as lines of JSON, answers as lines of JSON, faults as data."""
 
 import base64
+import dataclasses
+import importlib
 import io
 import json
 import math
@@ -10,18 +12,19 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import torch
 from PIL import Image
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from experiments import exp_gpt_hemingway as exp
 from lib import run, sound
 from lib.answers import Document, Note, Picture, Sound, Table, Text
 from lib.faults import DataError
 from lib.run import worker
+from lib.run.described import described
 from lib.run.fields import from_json
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +80,59 @@ def test_text_comes_in_pieces():
         {"id": "two", "kind": "text", "text": "b"},
         {"id": "two", "kind": "end"},
     ]
+
+
+@dataclass(frozen=True)
+class Chat(run.Typed):
+    """Talk on, with the latest finished run."""
+
+    earlier: run.Carried[tuple[str, ...]] = ()
+    """What was said."""
+    which: run.Example = "0"
+    """An example."""
+    by: tuple[Annotated[float, run.Range(-1, 1)], Annotated[float, run.Range(-1, 1)]] = (0.0, 0.0)
+    """How
+    far."""
+    steps: run.Count | None = None
+    out: run.NewFile = Path("x.png")
+    plot: run.NewFile | None = None
+    hidden: Suppress[bool] = False
+
+    def after(self, said):
+        return dataclasses.replace(self, earlier=(*self.earlier, self.text, said))
+
+
+def test_what_can_be_asked_is_data():
+    (verb,) = described(Chat)
+    fields = {field.pop("name"): field for field in verb.pop("fields")}
+    about = "Talk on, with the latest finished run."
+    assert verb == {"verb": "chat", "about": about, "typed": True, "carried": ["earlier"]}
+    assert fields.keys() == {"text", "which", "by", "steps", "plot"}
+    assert fields["text"]["positional"] and fields["text"]["kind"] == "text" and fields["text"]["default"] is None
+    once = {"help": "", "positional": False, "many": False}
+    number = {"kind": "number", "above": False, "below": False}
+    assert fields["which"] == once | {"help": "An example.", "kind": "source", "names": (), "default": "0"}
+    by = {"help": "How far.", "many": 2, "whole": False, "low": -1, "high": 1, "default": (0.0, 0.0)}
+    assert fields["by"] == once | number | by
+    assert fields["steps"] == once | number | {"whole": True, "low": 1, "high": None, "default": None}
+    assert fields["plot"] == once | {"kind": "drawing", "default": False}
+
+
+def test_a_worker_tells_what_can_be_asked_and_what_a_conversation_carries_on():
+    out = io.StringIO()
+    lines = b'{"id": 1, "about": true}\n{"text": "a", "earlier": ["x", "y"]}\n'
+    worker.serve(Chat, lambda use: [Text("b"), Text("c")], io.BytesIO(lines), out)
+    _, about, end, *_, last = map(json.loads, out.getvalue().splitlines())
+    assert about["verbs"] == json.loads(json.dumps(described(Chat))) and about["id"] == 1 and end["kind"] == "end"
+    assert last == {"id": None, "kind": "end", "next": {"earlier": ["x", "y", "a", "bc"]}}
+
+
+def test_all_that_experiments_can_be_asked_is_data_with_help():
+    for path in sorted((ROOT / "experiments").glob("exp_*.py")):
+        verbs = described(importlib.import_module(f"experiments.{path.stem}").Use)
+        json.dumps(verbs)
+        assert all(field["help"] for verb in verbs for field in verb["fields"]), path.stem
+        assert not {"run", "data_dir"} & {field["name"] for verb in verbs for field in verb["fields"]}
 
 
 def test_pictures_tables_and_notes_are_data(tmp_path, monkeypatch):

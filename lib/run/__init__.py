@@ -3,14 +3,29 @@
 from lib.place import Place
 from lib.run.cli import main
 from lib.run.directory import load, read_json, write_json
-from lib.run.fields import Amount, Count, Fraction, Free, Natural, NewFile, Range, Seed, Share, Vocabulary
+from lib.run.fields import (
+    Amount,
+    Carried,
+    Count,
+    Example,
+    Fraction,
+    Free,
+    Given,
+    Natural,
+    NewFile,
+    NewFolder,
+    Range,
+    Seed,
+    Share,
+    Vocabulary,
+)  # fmt: skip
 from lib.run.replicas import View
 from lib.run.run import Run
-from lib.run.settings import Args, device, dtype, latest_run, load_config
+from lib.run.settings import Args, device, dtype, load_config
 from lib.run.use import Typed, Use, chosen
 
 __all__ = [
-    "Amount", "Args", "Count", "Fraction", "Free", "Natural", "NewFile", "Place", "Range", "Run", "Seed", "Share",
-    "Typed", "Use", "View", "Vocabulary", "chosen", "device", "dtype", "latest_run", "load", "load_config", "main",
-    "read_json", "write_json",
+    "Amount", "Args", "Carried", "Count", "Example", "Fraction", "Free", "Given", "Natural", "NewFile", "NewFolder",
+    "Place", "Range", "Run", "Seed", "Share", "Typed", "Use", "View", "Vocabulary", "chosen", "device", "dtype", "load",
+    "load_config", "main", "read_json", "write_json",
 ]  # fmt: skip

@@ -2,23 +2,20 @@
 requests to it."""
 
 import argparse
-import ast
 import contextlib
 import dataclasses
 import difflib
 import errno
 import os
-import re
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from lib import parallel, plot, sound
+from lib import catalogue, parallel, plot, runs, sound
 from lib.answers import Answer, Document, Note, Picture, Sound, Table, Text
 from lib.faults import Fault, RunError
 from lib.run import directory, replicas, settings, worker
@@ -80,7 +77,7 @@ def main(
             parallel.join(settings.device(args).type == "cuda")
             replicas.replicas(args)  # what is wrong with a sweep or a directory is told before data is loaded
             if not args.resume and not rank:
-                directory.check_new(args.run, settings.folder() / experiment)
+                directory.check_new(args.run, runs.folder() / experiment)
             train(args)
     except Fault as error:
         if parallel.told(str(error)):
@@ -208,7 +205,7 @@ def parse(experiment: str, presets: dict[str, settings.Args], words: list[str]) 
     found, _ = finder.parse_known_args(words)
     if not found.resume:
         return _cli(experiment, base, presets, words)
-    path = found.run or settings.latest_run(experiment)
+    path = found.run or runs.latest(experiment)
     stored = settings.located(settings.load_config(path, type(base)))
     wanted = _cli(experiment, presets[preset] if preset else stored, presets, words)
     changed = settings.changed_fields(stored, wanted)
@@ -231,11 +228,7 @@ def fail(message: str) -> Any:
 def overview(folder: Path) -> str:
     """The experiments of a folder, each with the first sentence that its file says of itself; none is imported."""
     lines = ["experiments (just run NAME [preset] [flags]; just run NAME --help; just sample NAME --help):", ""]
-    for path in sorted(folder.glob("exp_*.py")):
-        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        plain = re.sub(r" \(.*?\)", "", " ".join(about.split()))  # without references
-        sentence = re.split(r"[.:?](?: |$)", plain, maxsplit=1)[0]
-        lines.append(f"  {path.stem:<24}{textwrap.shorten(sentence, 92, placeholder=' ...')}")
+    lines += [f"  {name:<24}{sentence}" for name, sentence in catalogue.sentences(folder).items()]
     return "\n".join(lines)
 
 

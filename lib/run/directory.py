@@ -16,7 +16,7 @@ import torch
 
 from lib import checkpoint, tree
 from lib.faults import RunError
-from lib.run.settings import ROOT
+from lib.runs import ROOT
 from lib.tree import Tree
 
 

@@ -38,15 +38,33 @@ class Range:
 
 
 @dataclass(frozen=True)
-class _NewFile:
-    """Marks the path of a file that is to be written, whose ending says of what kind."""
+class Written:
+    """Marks the path of a file that is to be written, whose ending says of what kind, or of a folder."""
+
+    folder: bool = False
 
     def fault(self, path: Path | None) -> str:
-        if path is None or (path.suffix and path.parent.is_dir() and not path.is_dir()):
+        if path is None:
+            return ""
+        if self.folder:
+            return "" if path.parent.is_dir() and not path.is_file() else f"{path} cannot be a folder"
+        if path.suffix and path.parent.is_dir() and not path.is_dir():
             return ""
         if path.is_dir():
             return f"{path} is a folder: give a file's name, such as {path / 'out.png'}"
         return f"{path}: there is no folder {path.parent}" if path.suffix else f"{path} needs an ending, such as .png"
+
+
+@dataclass(frozen=True)
+class Given:
+    """Marks a word that is the number of a held-out example, a file, or one of `names`."""
+
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Carries:
+    """Marks what a conversation carries on from one request to the next."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +81,11 @@ Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]  # others are another seed's n
 Amount = Annotated[float, _NATURAL, arg(metavar=f"FLOAT, {_NATURAL}")]
 Share = Annotated[float, _SHARE, arg(metavar=f"FLOAT, {_SHARE}")]
 Fraction = Annotated[float, _FRACTION, arg(metavar=f"FLOAT, {_FRACTION}")]
-NewFile = Annotated[Path, _NewFile()]
+NewFile = Annotated[Path, Written()]
+NewFolder = Annotated[Path, Written(folder=True)]
+Example = Annotated[str, Given()]
 T = TypeVar("T")
+Carried = Annotated[T, Carries()]
 Free = Annotated[T, _Free()]
 """What a resumed run may change, as it does not enter the state that is trained: `beams: Free[Count] = 4`."""
 
@@ -93,7 +114,7 @@ def check(values: Any) -> None:
 
 def _faults(hint: Any, value: Any) -> Iterator[str]:
     if typing.get_origin(hint) is Annotated:
-        marks = [mark for mark in hint.__metadata__ if isinstance(mark, Range | _NewFile)]
+        marks = [mark for mark in hint.__metadata__ if isinstance(mark, Range | Written)]
         yield from filter(None, (mark.fault(value) for mark in marks))
         hint = hint.__origin__
     origin, parts = typing.get_origin(hint), typing.get_args(hint)

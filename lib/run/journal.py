@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lib import checkpoint, machine, parallel, random, tree
+from lib import checkpoint, machine, parallel, random, runs, tree
 from lib.faults import RunError
 from lib.place import Place
 from lib.run import background, directory, replicas, settings
@@ -60,8 +60,8 @@ class Journal:
 
     def _chosen(self) -> str:
         if not self.args.resume:
-            directory.check_new(self.args.run, settings.folder() / self.experiment)
-        return str(self.args.run or directory.fresh(settings.folder() / self.experiment, self.args.seed))
+            directory.check_new(self.args.run, runs.folder() / self.experiment)
+        return str(self.args.run or directory.fresh(runs.folder() / self.experiment, self.args.seed))
 
     def _open(self, source: Path) -> None:
         """The directory and the files that are written as long as the run lives."""

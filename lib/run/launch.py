@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lib.run.cli import fail
-from lib.run.settings import ROOT
+from lib.runs import ROOT
 
 
 def main() -> None:

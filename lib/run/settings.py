@@ -15,8 +15,6 @@ from lib.faults import RunError
 from lib.run import fields
 from lib.run.fields import Count, Free, Natural, Seed
 
-ROOT = Path(__file__).parents[2]
-
 
 @dataclass(frozen=True)
 class Args:
@@ -144,23 +142,3 @@ def changed_fields(stored: Args, wanted: Args) -> list[str]:
     free = fields.free(type(stored))
     pairs = [(f.name, getattr(stored, f.name), getattr(wanted, f.name)) for f in dataclasses.fields(stored)]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new and name not in free]
-
-
-def folder() -> Path:
-    """Where runs are kept: in runs/ of this checkout, also where the current folder is one below it; elsewhere in runs/
-    of the current folder."""
-    return Path(os.path.relpath(ROOT / "runs")) if Path.cwd().is_relative_to(ROOT) else Path("runs")
-
-
-def runs(experiment: str, finished: bool = False) -> list[Path]:
-    """The run directories of an experiment, the newest last; `finished`: those that have a result."""
-    found = sorted((folder() / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
-    return [p.parent for p in found if not finished or (p.parent / "result.json").exists()]
-
-
-def latest_run(experiment: str, finished: bool = False) -> Path:
-    """The newest of `runs`. Raises RunError where there is none."""
-    if found := runs(experiment, finished):
-        return found[-1]
-    kind = "finished run" if finished else "run"
-    raise RunError(f"no {kind} of {experiment} under {folder()}/: make one with `just run {experiment}`, or give --run")

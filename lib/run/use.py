@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from tyro.conf import Positional, arg
 
+from lib import runs
 from lib.run import settings
 from lib.run.fields import check
 
@@ -53,10 +54,10 @@ def chosen(
 ) -> tuple[Path | None, Any]:
     """(run directory, its configuration of the dataclass `kind`, with the use's --data-dir if there is one).
     `otherwise`: the configuration where there is no run yet, of what needs none. Raises RunError."""
-    if otherwise is not None and use.run is None and not settings.runs(experiment, finished=True):
+    if otherwise is not None and use.run is None and not runs.of(experiment, finished=True):
         path, args = None, otherwise
     else:
-        path = use.run or settings.latest_run(experiment, finished=True)
+        path = use.run or runs.latest(experiment, finished=True)
         args = settings.load_config(path, kind)
     return path, dataclasses.replace(args, data_dir=use.data_dir or args.data_dir)
 

@@ -7,11 +7,14 @@
 
 A request has the fields of the experiment's `Use` (where that has several verbs, `verb` says which) and an `id` of any
 kind. The model is loaded at the first one, and again where one names another `run`. Answers are text (in pieces), table
-(null for a number that is not finite), picture, sound (a WAV file), document and note; `end` or `error` closes them.
+(null for a number that is not finite), picture, sound (a WAV file), document and note; `end` or `error` closes them. An
+`end` has under `next` what a conversation carries on: fields of the next request. {"about": true} is answered, before
+any model is loaded, with what can be asked (lib/run/described.py), of kind about.
 One request is worked on at a time. The end of the input ends the worker, and to kill it does no harm.
 """
 
 import base64
+import dataclasses
 import json
 import math
 import traceback
@@ -23,6 +26,7 @@ from typing import Any, TextIO
 from lib import plot, sound
 from lib.answers import Answer, Document, Note, Picture, Sound, Table, Text
 from lib.faults import Fault
+from lib.run.described import described
 from lib.run.fields import from_json
 from lib.run.use import Typed, Use, verbs
 
@@ -43,15 +47,29 @@ def serve(use: Any, answers: Callable[[Any], Iterator[Answer]], requests: Iterab
                 if not isinstance(request, dict):
                     raise ValueError("a request is a JSON object")
                 mark = {"id": request.pop("id", None)}
-                for answer in answers(asked(use, request)):
+                if request.pop("about", False) is True:
+                    _send(out, **mark, kind="about", verbs=described(use))
+                    _send(out, **mark, kind="end")
+                    continue
+                wanted, said = asked(use, request), ""
+                for answer in answers(wanted):
                     _send(out, **mark, **as_data(answer))
-                _send(out, **mark, kind="end")
+                    said += answer.text if isinstance(answer, Text) else ""
+                _send(out, **mark, kind="end", **_carried(wanted, said))
             except _Gone:
                 raise
             except Exception as error:  # whatever it was, the model can answer the next one
                 if not isinstance(error, Fault | ValueError):
                     traceback.print_exc()
                 _send(out, **mark, kind="error", message=str(error) or type(error).__name__)
+
+
+def _carried(use: Use, said: str) -> dict[str, Any]:
+    if not isinstance(use, Typed):
+        return {}
+    after = use.after(said)
+    names = [f.name for f in dataclasses.fields(use) if getattr(use, f.name) != getattr(after, f.name)]
+    return {"next": {name: getattr(after, name) for name in names}} if names else {}
 
 
 def asked(use: Any, request: dict[str, Any]) -> Use:

@@ -1,7 +1,7 @@
 """What is asked of a model that turns faces into codes and codes into faces: new faces, ways from face to face,
 reconstructions, and attributes given and taken away.
 
-Axes: n faces, z numbers of a code, h height, w width.
+Axes: n faces, z numbers of a code, k directions, h height, w width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +21,19 @@ from lib.data.albums import Pictures
 from lib.random import Key
 from lib.tasks import arithmetic, pictures
 from lib.tasks.arithmetic import Decode, Encode
+from lib.tasks.directions import Move, moved
 
 
 class Coder(NamedTuple):
-    """`width`: numbers in a code, which are those of a standard normal distribution. `faces`: gives the data."""
+    """`width`: numbers in a code, which are those of a standard normal distribution. `faces`: gives the data;
+    `directions`: in which faces change most."""
 
     encode: Encode
     decode: Decode
     width: int
     size: int
     faces: Callable[[], Pictures]
+    directions: Callable[[], Float[Tensor, "k z"]]
 
     def generated(self, n: int, key: Key) -> Float[Tensor, "n 3 h w"]:
         return self.decode(random.normal(key, (n, self.width)))
@@ -61,7 +64,7 @@ class Draw(run.Use):
 class Way(run.Use):
     """Show the way from one face to another, as a strip, or moving where --out is a .gif."""
 
-    pictures: Positional[tuple[str, str]] = ("0", "1")
+    pictures: Positional[tuple[run.Example, run.Example]] = ("0", "1")
     """Two faces: numbers of test faces or picture files."""
     out: run.NewFile = Path("interpolation.png")
     """Where to save the picture."""
@@ -71,7 +74,7 @@ class Way(run.Use):
 class Reconstruct(run.Use):
     """Show faces above their reconstructions."""
 
-    pictures: Positional[tuple[str, ...]] = tuple(map(str, range(10)))
+    pictures: Positional[tuple[run.Example, ...]] = tuple(map(str, range(10)))
     """Numbers of test faces or picture files, of which the middle square is taken."""
     out: run.NewFile = Path("reconstruction.png")
     """Where to save the picture."""
@@ -81,7 +84,7 @@ class Reconstruct(run.Use):
 class Change(run.Use):
     """Give an attribute to faces, or take one away: faces, reconstructions and changed ones are shown."""
 
-    pictures: Positional[tuple[str, ...]] = ("0", "1", "2")
+    pictures: Positional[tuple[run.Example, ...]] = ("0", "1", "2")
     """Numbers of test faces or picture files, of which the middle square is taken."""
     add: str | None = None
     """An attribute's value to give to the faces, such as glasses, blond or skin=brown."""
@@ -102,11 +105,11 @@ class Change(run.Use):
 class Combine(run.Use):
     """Show the face of one group's mean code, less another's, plus a third's. All three groups are needed."""
 
-    plus: tuple[str, ...] = ()
+    plus: tuple[run.Example, ...] = ()
     """Faces whose mean code is added: numbers of test faces or picture files."""
-    minus: tuple[str, ...] = ()
+    minus: tuple[run.Example, ...] = ()
     """Faces whose mean code is subtracted."""
-    base: tuple[str, ...] = ()
+    base: tuple[run.Example, ...] = ()
     """Faces to whose mean code the difference is added."""
     out: run.NewFile = Path("arithmetic.png")
     """Where to save the faces of the three means and of the result, side by side."""
@@ -117,13 +120,16 @@ class Combine(run.Use):
             raise ValueError("--plus, --minus and --base go together")
 
 
-Use = Draw | Way | Reconstruct | Change | Combine
+Use = Draw | Move | Way | Reconstruct | Change | Combine
 
 
 def answers(use: Use, coder: Coder) -> Iterator[Answer]:
     """One picture. Raises DataError, RunError."""
     content: UInt8[Tensor, "3 h w"] | bytes
     match use:
+        case Move():
+            yield from moved(use, coder.decode, coder.directions())
+            return
         case Draw():
             content = plot.tile(coder.generated(use.n, random.key(use.seed)), 8)
         case Way():

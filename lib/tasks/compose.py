@@ -22,7 +22,7 @@ from lib.tasks.composer import Composer
 from lib.tasks.heard import Heard
 
 LETTERS = "SATB"
-Source = Positional[Annotated[str, arg(metavar="NUMBER|FILE")]]
+Source = Positional[Annotated[run.Example, arg(metavar="NUMBER|FILE")]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Fill(Written):
 class Likelihood(run.Use):
     """Say how likely pieces are, in nats for each cell, sixteenth and note."""
 
-    pieces: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    pieces: Positional[tuple[run.Example, ...]] = ("0", "1", "2", "3")
     """Files (MIDI or MusicXML) in four parts, or numbers of test chorales."""
 
 

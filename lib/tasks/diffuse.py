@@ -67,7 +67,7 @@ class Draw(Seeded):
 class Strip(Sampled):
     """Show how pictures turn into noise, and what comes out of noise, row by row, or moving where --out is a .gif."""
 
-    pictures: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    pictures: Positional[tuple[run.Example, ...]] = ("0", "1", "2", "3")
     """Numbers of test pictures or files."""
 
 
@@ -75,7 +75,7 @@ class Strip(Sampled):
 class Way(Shown):
     """Turn two pictures into noise, and show what lies between, as a strip, or moving where --out is a .gif."""
 
-    pictures: Positional[tuple[str, str]] = ("0", "1")
+    pictures: Positional[tuple[run.Example, run.Example]] = ("0", "1")
     """Two pictures: numbers of test pictures or files."""
 
 
@@ -83,7 +83,7 @@ class Way(Shown):
 class Edit(Sampled):
     """Draw pictures anew from some way back: little strength changes details, much changes all."""
 
-    pictures: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    pictures: Positional[tuple[run.Example, ...]] = ("0", "1", "2", "3")
     """Numbers of test pictures or files."""
     strength: run.Share = 0.5
     """Share of the steps that are taken back."""
@@ -93,7 +93,7 @@ class Edit(Sampled):
 class Inpaint(Sampled):
     """Fill what a mask leaves open, in eight ways."""
 
-    picture: Positional[str] = "0"
+    picture: Positional[run.Example] = "0"
     """Number of a test picture or a file."""
     mask: Path | None = None
     """Picture whose white pixels are to be filled; the right half if not given."""
@@ -103,7 +103,7 @@ class Inpaint(Sampled):
 class Likelihood(run.Use):
     """Say how likely pictures are, in bits per dimension."""
 
-    pictures: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    pictures: Positional[tuple[run.Example, ...]] = ("0", "1", "2", "3")
     """Numbers of test pictures or files."""
 
 

@@ -20,19 +20,14 @@ _font = functools.lru_cache(1)(soundfont.read)  # for one piece after another
 
 @dataclass(frozen=True)
 class Heard(run.Use):
-    out: Path = Path("music")
+    out: run.NewFolder = Path("music")
     """Folder for the files: MIDI, sound, and pictures; of chorales a score too."""
-    soundfont: Annotated[str | None, arg(metavar="{None}|timgm|FILE.sf2")] = None
+    soundfont: Annotated[str | None, run.Given(("timgm",)), arg(metavar="{None}|timgm|FILE.sf2")] = None
     """Recorded instruments to hear it on: a soundfont, or timgm, which is fetched (6 MB); None: sums of sines."""
     seed: run.Seed = 0
     """Decides what is written."""
     copy_check: bool = False
     """Also tell how near the nearest of the training pieces is."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.out.parent.is_dir() or self.out.is_file():
-            raise ValueError(f"--out {self.out} cannot be a folder")
 
 
 def files(use: Heard, i: int, notes: Notes, names: Sequence[str], tempo: float, program: int) -> Iterator[Answer]:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import checkpoint, nn, optim, parallel, random, run, tree
+from lib import checkpoint, nn, optim, parallel, random, run, runs, tree
 from lib.cache import cache_dir
 from lib.data import batches, drawn, images
 from lib.data.albums import Part, Pictures
@@ -181,14 +181,14 @@ def clothes(path: Path | None, device: torch.device) -> Extractor:
     experiment = "exp_classifier_fashion"
     if path is None:
         try:
-            path = run.latest_run(experiment, finished=True)
+            path = runs.latest(experiment, finished=True)
         except RunError:
             if parallel.size() > 1:
                 raise RunError(f"no finished run of {experiment}, whose features KID compares: make one") from None
             print(f"no finished run of {experiment}, whose features KID compares: making one first", file=sys.stderr)
             if subprocess.run([sys.executable, "-m", "experiments", experiment]).returncode:
                 raise RunError(f"{experiment} did not finish; give a run of it as --extractor") from None
-            path = run.latest_run(experiment, finished=True)
+            path = runs.latest(experiment, finished=True)
     try:
         stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

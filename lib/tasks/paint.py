@@ -61,7 +61,7 @@ class Words(Drawn):
 class Edit(Asked):
     """Change pictures by words: they are turned into noise as what they are and drawn again as what they are to be."""
 
-    pictures: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    pictures: Positional[tuple[run.Example, ...]] = ("0", "1", "2", "3")
     """Numbers of test pictures or files."""
     before: str = ""
     """What is true of the pictures; nothing is said if not given."""
@@ -75,7 +75,7 @@ class Edit(Asked):
 class Describe(run.Use):
     """Say what is in pictures: how probable the denoiser finds each value of each attribute."""
 
-    pictures: Positional[tuple[str, ...]] = ("0", "1", "2", "3")
+    pictures: Positional[tuple[run.Example, ...]] = ("0", "1", "2", "3")
     """Numbers of test pictures or files."""
 
 

@@ -24,7 +24,7 @@ TEMPO = 120.0  # of the files, which have no bars
 
 @dataclass(frozen=True)
 class Played(Heard):
-    out: Path = Path("piano")
+    out: run.NewFolder = Path("piano")
     """Folder for the files: MIDI, sound, and a picture of the notes."""
     seconds: Seconds = 20.0
     """How long to play."""
@@ -46,7 +46,7 @@ class Play(Played):
 class Continue(Played):
     """Play on behind the beginning of a performance."""
 
-    piece: Positional[Annotated[str, arg(metavar="NUMBER|FILE")]] = "0"
+    piece: Positional[Annotated[run.Example, arg(metavar="NUMBER|FILE")]] = "0"
     """A MIDI file, or the number of a test performance."""
     start: Annotated[float, run.Range(0, 3600)] = 0.0
     """Where in it what is given begins, in seconds."""
@@ -60,7 +60,7 @@ class Continue(Played):
 class Likelihood(run.Use):
     """Say how likely performances are, in nats for each event, note and second."""
 
-    pieces: Positional[tuple[str, ...]] = ("0",)
+    pieces: Positional[tuple[run.Example, ...]] = ("0",)
     """MIDI files, or numbers of test performances."""
 
 

@@ -1,0 +1,310 @@
+// The page: forms of what can be asked, answers as they come. Everything is text but what is made here.
+const token = location.hash.slice(1);
+const $ = (id) => document.getElementById(id);
+const here = { experiments: [], one: null, verbs: [], verb: null, fields: [], carried: {}, busy: false, again: false };
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name in node && name !== "list") node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+function tell(message) { $("told").textContent = message; $("told").hidden = !message; }
+
+async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch("/api/" + path, { ...options, headers: { "X-Token": token } });
+  } catch {
+    throw new Error("the server does not answer: start it again with `just play`");
+  }
+  if (!response.ok) throw new Error((await response.json()).error);
+  return response;
+}
+
+async function* lines(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    const parts = (rest + (value ?? "")).split("\n");
+    rest = parts.pop();
+    for (const part of parts) if (part) yield JSON.parse(part);
+    if (done) { if (rest) yield JSON.parse(rest); return; }
+  }
+}
+
+// ---- experiments, runs, verbs ----
+
+async function start() {
+  if (!token) return tell("Open the address that `just play` printed: the word behind # is missing.");
+  try {
+    here.experiments = await (await call("runs")).json();
+  } catch (error) { return tell(error.message); }
+  const order = [...here.experiments].sort((a, b) => (b.runs.length > 0) - (a.runs.length > 0));
+  $("list").replaceChildren(...order.map((one) => {
+    const button = make("button", { type: "button", className: one.runs.length ? "" : "none" },
+      one.name.replace(/^exp_/, "").replaceAll("_", " "), make("small", {}, one.about));
+    button.onclick = () => open(one, button);
+    return make("li", {}, button);
+  }));
+  const wanted = new URLSearchParams(location.search).get("experiment");
+  const first = order.findIndex((one) => (wanted ? one.name === wanted : one.runs.length));
+  if (first >= 0) $("list").children[first].firstChild.click();
+  else tell("No run is finished yet. Train one in a terminal, such as: just run exp_transformer_fr");
+}
+
+async function open(one, button) {
+  here.one = one;
+  here.carried = {};
+  for (const other of document.querySelectorAll("nav [aria-current]")) other.removeAttribute("aria-current");
+  button.setAttribute("aria-current", "true");
+  $("out").replaceChildren();
+  $("name").textContent = one.name;
+  $("about").textContent = one.about + ".";
+  $("page").hidden = !one.runs.length;
+  tell(one.runs.length ? "" : `No run of ${one.name} is finished yet. Make one in a terminal: just run ${one.name}`);
+  if (!one.runs.length) return;
+  $("run").replaceChildren(...one.runs.map((run) => make("option", {}, run.name)));
+  results();
+  for (const id of ["verbs", "fields", "more"]) $(id).replaceChildren();
+  $("doing").textContent = "";
+  $("settings").hidden = true;
+  $("go").disabled = true;
+  $("state").textContent = "starting the model's process …";
+  try {
+    for await (const answer of lines(await call("verbs/" + one.name))) {
+      if (here.one !== one) return;
+      if (answer.kind === "error") throw new Error(answer.message);
+      here.verbs = answer.verbs;
+    }
+    $("state").textContent = "";
+    $("go").disabled = false;
+    $("verbs").hidden = here.verbs.length < 2;
+    $("verbs").replaceChildren(...here.verbs.map((verb) => {
+      const tab = make("button", { type: "button" }, verb.verb);
+      tab.onclick = () => show(verb, tab);
+      return tab;
+    }));
+    $("verbs").firstChild.click();
+  } catch (error) { if (here.one === one) { $("state").textContent = ""; tell(error.message); } }
+}
+
+function results() {
+  const run = here.one.runs.find((run) => run.name === $("run").value);
+  $("result").replaceChildren(...Object.entries(run?.result ?? {}).map(([name, x]) =>
+    make("tr", {}, make("td", {}, name), make("td", { className: "number" }, String(+x.toPrecision(5))))));
+}
+
+function show(verb, tab) {
+  here.verb = verb;
+  here.carried = {};
+  for (const other of $("verbs").children) other.setAttribute("aria-pressed", String(other === tab));
+  $("doing").textContent = verb.about.replace(/,? with the latest finished run/, "");
+  $("out").replaceChildren();
+  $("fresh").hidden = !verb.carried.length;
+  here.fields = verb.fields.map(widget);
+  const first = (field) => ["text", "source", "file"].includes(field.kind) || field.many || field.default === null ||
+    field.name === "seed" || verb.fields.length < 4;
+  $("fields").replaceChildren(...here.fields.filter((w) => first(w.field)).map((w) => w.node));
+  $("more").replaceChildren(...here.fields.filter((w) => !first(w.field)).map((w) => w.node));
+  $("settings").hidden = !$("more").children.length;
+}
+
+// ---- a widget for each kind of field: {field, node, value()}, undefined for what is left as it is ----
+
+function widget(field) {
+  const id = "f-" + field.name;
+  const sliders = typeof field.many === "number" && field.low != null && field.high != null;
+  const make_one = sliders ? slide : { flag, drawing: flag, choice, source: file, file, number }[field.kind] ?? text;
+  const [value, ...nodes] = make_one(field, id);
+  const title = make("label", { className: "label", htmlFor: id }, field.kind === "drawing" && field.name === "out" ? "picture" : field.name.replaceAll("_", " "));
+  const help = make("small", { id: id + "-help" }, field.help);
+  for (const node of nodes) node.querySelector?.(`[id="${id}"]`)?.setAttribute("aria-describedby", id + "-help");
+  return { field, value, node: make("fieldset", {}, title, help, ...nodes) };
+}
+
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
+function text(field, id) {
+  const long = field.many || field.name === "text";
+  const box = make(long ? "textarea" : "input", { id, value: [field.default ?? ""].flat().join("\n") });
+  if (!long) box.type = "text";
+  box.onkeydown = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit(); };
+  const words = () => box.value.split("\n").filter((line) => line.trim());
+  return [() => (field.many ? words() : box.value || field.default), make("div", {}, box)];
+}
+
+function number(field, id) {
+  const parse = (word) => {
+    const x = Number(word.trim());
+    if (!Number.isFinite(x) || (field.whole && !Number.isInteger(x))) {
+      throw new Error(`${field.name}: ${word} is no ${field.whole ? "whole " : ""}number`);
+    }
+    return x;
+  };
+  const box = make("input", { id, type: "text", inputMode: "decimal", value: [field.default ?? []].flat().join(" ") });
+  const words = () => box.value.split(/[\s,]+/).filter(Boolean);
+  const value = () => (field.many ? words().map(parse) : box.value.trim() ? parse(box.value) : field.default);
+  if (field.name !== "seed") return [value, make("div", {}, box)];
+  const dice = make("button", { type: "button" }, "Another");
+  dice.onclick = () => { box.value = Math.floor(Math.random() * 1e6); $("form").requestSubmit(); };
+  return [value, make("div", { className: "row" }, box, dice)];
+}
+
+function slide(field, id) {
+  const bars = Array.from({ length: field.many }, (_, i) => make("input", { id: i ? `${id}-${i}` : id, type: "range",
+    min: field.low, max: field.high, step: (field.high - field.low) / 120, value: field.default?.[i] ?? 0 }));
+  const shown = bars.map((bar, i) => {
+    const said = make("output", {}, (+bar.value).toFixed(1));
+    bar.oninput = () => { said.textContent = (+bar.value).toFixed(1); ask(true); };
+    bar.setAttribute("aria-label", `${field.name} ${i + 1}`);
+    return make("label", {}, String(i + 1), bar, said);
+  });
+  const zero = make("button", { type: "button" }, "All to 0");
+  zero.onclick = () => { for (const bar of bars) bar.value = 0; bars[0].oninput(); for (const s of shown) s.lastChild.textContent = "0.0"; };
+  return [() => bars.map((bar) => +(+bar.value).toFixed(3)), make("div", { className: "sliders" }, ...shown), zero];
+}
+
+function flag(field, id) {
+  const box = make("input", { id, type: "checkbox", checked: field.default });
+  return [() => box.checked, make("div", {}, box)];
+}
+
+function choice(field, id) {
+  const box = make("select", { id }, ...field.choices.map((one) => make("option", { selected: one === field.default }, String(one))));
+  return [() => field.choices[box.selectedIndex], make("div", {}, box)];
+}
+
+function file(field, id) {
+  const names = new Map(); // what the server calls a file, by what a person sees
+  const box = make("input", { id, type: "text", value: [field.default ?? []].flat().join(" "), size: 24,
+    placeholder: field.kind === "source" ? (field.names.length ? field.names.join(" ") : "numbers") : "no file" });
+  const pick = make("input", { type: "file", multiple: Boolean(field.many), hidden: true });
+  const button = make("button", { type: "button" }, "Choose a file");
+  button.onclick = () => pick.click();
+  const give = async (files) => {
+    try {
+      for (const one of files) {
+        const answer = await (await call("upload?name=" + encodeURIComponent(one.name), { method: "POST", body: one })).json();
+        const shown = one.name.replace(/\s+/g, "-");
+        names.set(shown, answer.file);
+        box.value = field.many && field.kind === "file" ? (box.value + " " + shown).trim() : shown;
+      }
+      tell("");
+    } catch (error) { tell(error.message); }
+  };
+  pick.onchange = () => give(pick.files);
+  const row = make("div", { className: "row" }, box, button, pick);
+  row.ondragover = (event) => { event.preventDefault(); row.classList.add("drop"); };
+  row.ondragleave = () => row.classList.remove("drop");
+  row.ondrop = (event) => { event.preventDefault(); row.classList.remove("drop"); give(event.dataTransfer.files); };
+  const shown = () => box.value.split(/[\s,]+/).filter(Boolean);
+  const value = (words) => (field.many ? words : words[0] ?? null);
+  return [Object.assign(() => value(shown().map((word) => names.get(word) ?? word)), { shown: () => value(shown()) }), row];
+}
+
+function request(shown = false) { // `shown`: with the names of files as a person sees them
+  const wanted = { verb: here.verb.verb, ...here.carried };
+  for (const { field, value } of here.fields) {
+    const x = (shown && value.shown ? value.shown : value)();
+    if (!same(x, field.default) && !(Array.isArray(x) && !x.length && field.default === null)) wanted[field.name] = x;
+  }
+  return wanted;
+}
+
+// ---- asking and answering ----
+
+async function ask(live = false) {
+  if (here.busy) { here.again = live; return; }
+  const one = here.one, verb = here.verb, talk = verb.carried.length > 0;
+  let asked;
+  try { asked = request(); tell(""); } catch (error) { return tell(error.message); }
+  const box = make("div");
+  const place = talk || live ? box : $("out");
+  if (talk) $("out").append(make("pre", { className: "asked" }, asked.text ?? ""), box);
+  else if (!live) $("out").replaceChildren();
+  working(true);
+  try {
+    const body = JSON.stringify({ ...asked, run: $("run").value });
+    for await (const answer of lines(await call("ask/" + one.name, { method: "POST", body }))) {
+      if (here.one === one) display(answer, place);
+    }
+    if (live && here.one === one && here.verb === verb) $("out").replaceChildren(...box.childNodes);
+  } catch (error) { if (here.one === one) tell(error.message); }
+  working(false);
+  if (here.again) { here.again = false; ask(true); }
+}
+
+function working(on) {
+  here.busy = on;
+  $("go").disabled = on;
+  $("stop").disabled = !on;
+  $("state").textContent = on ? "working …" : "";
+}
+
+const kinds = { png: "image/png", gif: "image/gif", svg: "image/svg+xml", wav: "audio/wav", mid: "audio/midi" };
+
+function display(answer, place) {
+  const type = kinds[answer.name?.split(".").pop()] ?? "application/octet-stream";
+  const url = answer.base64 && `data:${type};base64,${answer.base64}`;
+  const save = url && make("a", { href: url, download: answer.name }, answer.name);
+  const caption = url && make("figcaption", {}, answer.caption ?? "", save);
+  if (answer.kind === "text") {
+    if (place.lastChild?.className !== "said") place.append(make("pre", { className: "said" }));
+    place.lastChild.append(answer.text);
+  } else if (answer.kind === "note") place.append(make("p", { className: "note" }, answer.text));
+  else if (answer.kind === "error") place.append(make("p", { className: "bad" }, answer.message));
+  else if (answer.kind === "end") here.carried = { ...here.carried, ...answer.next };
+  else if (answer.kind === "table") place.append(table(answer));
+  else if (answer.kind === "picture") {
+    const image = make("img", { src: url, alt: answer.caption || `${here.verb.verb} of ${here.one.name}` });
+    image.onload = () => { if (image.naturalWidth < 400) image.width = image.naturalWidth * Math.ceil(400 / image.naturalWidth); };
+    place.append(make("figure", {}, image, caption));
+  } else if (answer.kind === "sound") {
+    place.append(make("figure", {}, make("audio", { controls: true, src: url, "aria-label": answer.name }), caption));
+  } else if (answer.kind === "document") place.append(make("figure", {}, caption));
+}
+
+function table({ columns, rows }) {
+  const share = columns.map((name) => /percent|probability|p\(|in %/.test(name));
+  const cell = (x, i) => {
+    const number = typeof x === "number";
+    const shown = make("td", { className: number ? "number" : "" }, number ? String(+x.toPrecision(5)) : String(x ?? "–"));
+    if (number && share[i]) shown.append(" ", make("meter", { value: x, max: x > 1 || /%|percent/.test(columns[i]) ? 100 : 1 }));
+    return shown;
+  };
+  return make("table", {}, make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", { scope: "col" }, name)))),
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell)))));
+}
+
+const quoted = (word) => (/^[\w.,=:/-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`);
+
+function command() {
+  const { verb, ...asked } = request(true);
+  const words = ["just", "sample", here.one.name, ...(here.verbs.length > 1 ? [verb] : [])], flags = [];
+  for (const [name, x] of Object.entries(asked)) {
+    const field = here.fields.find((w) => w.field.name === name)?.field ?? {};
+    const flag = "--" + (x === false ? "no-" : "") + name.replaceAll("_", "-");
+    const values = field.kind === "drawing" ? [name + ".png"] : typeof x === "boolean" ? [] : [x].flat().map(String);
+    if (field.positional && field.kind !== "text") words.push(...values);
+    else flags.push(flag, ...values);
+  }
+  return [...words, "--run", `runs/${here.one.name}/${$("run").value}`, ...flags].map(quoted).join(" ");
+}
+
+$("form").onsubmit = (event) => { event.preventDefault(); ask(); };
+$("stop").onclick = () => call("stop", { method: "POST" }).catch((error) => tell(error.message));
+$("fresh").onclick = () => { here.carried = {}; $("out").replaceChildren(); };
+$("run").onchange = () => { results(); here.carried = {}; $("out").replaceChildren(); };
+$("command").onclick = () => {
+  try {
+    $("state").textContent = command();
+    navigator.clipboard?.writeText($("state").textContent).catch(() => {}); // shown in any case
+  } catch (error) { tell(error.message); }
+};
+start();

@@ -1,0 +1,235 @@
+"""The routes of the page, and who may use them: the page itself, from this machine, with the token of this start.
+
+    GET  /, /play.js, /play.css     the page
+    GET  /api/runs                  experiments with their finished runs and results
+    GET  /api/verbs/EXPERIMENT      what can be asked of them (lib/run/described.py), as lines of JSON
+    POST /api/ask/EXPERIMENT        a request: answers as lines of JSON (lib/run/worker.py)
+    POST /api/upload?name=x.png     a file that a request may name by the word that is answered
+    POST /api/stop                  end what is worked on
+
+A request names its run by the name of its folder under runs/, and files by what upload answered: no path comes from the
+page. One request is worked on at a time; who comes meanwhile is told.
+"""
+
+import json
+import math
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Request, Response
+
+from lib import catalogue, runs
+from lib.play.workers import Pool
+
+PAGE = Path(__file__).parent
+FILES = {
+    "/": ("play.html", "text/html"),
+    "/play.js": ("play.js", "text/javascript"),
+    "/play.css": ("play.css", "text/css"),
+}
+UPLOAD, REQUEST, KEPT = 10 * 2**20, 2**20, 50  # bytes of an upload and of a request; uploads that are kept
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; media-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
+}  # fmt: skip
+
+
+class Refused(Exception):  # noqa: N818 (it never leaves this file)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Page:
+    """A WSGI application. `experiments`: their folder; `port`: its own, which requests must name; `token`: a word that
+    only the page of this start knows."""
+
+    def __init__(self, experiments: Path, port: int, token: str, pool: Pool | None = None) -> None:
+        self.about = catalogue.sentences(experiments)
+        self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self.token, self.pool, self.busy = token, pool or Pool(), threading.Lock()
+        self.verbs: dict[str, list[dict[str, Any]]] = {}
+        self.uploads: dict[str, Path] = {}
+        self.folder = tempfile.TemporaryDirectory(prefix="puregen-play-")
+
+    def close(self) -> None:
+        self.pool.stop()
+        self.folder.cleanup()
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        request = Request(environ)
+        try:
+            response = self.respond(request)
+        except Refused as refused:
+            response = _json({"error": str(refused)}, refused.status)
+        except HTTPException as error:
+            response = _json({"error": error.description}, error.code or 400)
+        response.headers.update(HEADERS)
+        return response(environ, start_response)
+
+    def respond(self, request: Request) -> Response:
+        if request.host not in self.hosts or request.headers.get("Sec-Fetch-Site", "none") not in (
+            "none",
+            "same-origin",
+        ):
+            raise Refused(403, "this page is for this machine alone")
+        _, first, *rest = request.path.split("/")
+        if first != "api":
+            return _file(request)
+        if request.headers.get("X-Token") != self.token:
+            raise Refused(403, "the page belongs to another start: open the address that `just play` printed")
+        routes: dict[tuple[str, str], Callable[..., Response]] = {
+            ("GET", "runs"): self.listed, ("GET", "verbs"): self.described, ("POST", "ask"): self.asked,
+            ("POST", "upload"): self.uploaded, ("POST", "stop"): self.stopped,
+        }  # fmt: skip
+        route = routes.get((request.method, rest[0] if rest else ""))
+        if route is None:
+            raise Refused(404, f"no {request.method} {request.path}")
+        return route(request, *rest[1:2])
+
+    def listed(self, request: Request) -> Response:
+        found = [{"name": name, "about": about, "runs": list(_finished(name))} for name, about in self.about.items()]
+        return _json(found)
+
+    def described(self, request: Request, experiment: str = "") -> Response:
+        self.known(experiment)
+        if experiment in self.verbs:
+            return _json({"kind": "about", "verbs": self.verbs[experiment]})
+
+        def answers() -> Iterator[dict[str, Any]]:
+            for answer in self.pool.get(experiment).ask({"about": True}):
+                if answer["kind"] == "about":
+                    self.verbs[experiment] = answer["verbs"]
+                if answer["kind"] != "end":
+                    yield answer
+
+        return self.streamed(answers)
+
+    def asked(self, request: Request, experiment: str = "") -> Response:
+        self.known(experiment)
+        if experiment not in self.verbs:
+            raise Refused(409, "ask for the verbs first")
+        wanted = _body(request)
+        name = wanted.pop("run", None)
+        if not isinstance(name, str) or name not in {one["name"] for one in _finished(experiment)}:
+            raise Refused(404, f"{experiment} has no finished run {name!r}: it may have been deleted")
+        passed = self.translated(experiment, wanted) | {"run": str((runs.folder() / experiment / name).resolve())}
+        return self.streamed(lambda: self.pool.get(experiment).ask(passed))
+
+    def translated(self, experiment: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a request as the worker takes them, with the paths of uploads. Raises Refused for what the verb
+        does not have."""
+        verb = wanted.pop("verb", None)
+        known = next((one for one in self.verbs[experiment] if one["verb"] == verb), None)
+        if known is None:
+            raise Refused(400, f"{experiment} has no verb {verb!r}")
+        fields, found = {field["name"]: field for field in known["fields"]}, {"verb": verb}
+        for name, value in wanted.items():
+            if name in fields:
+                found |= self.field(fields[name], value)
+            elif name in known["carried"]:
+                found[name] = value
+            else:
+                raise Refused(400, f"{verb} has no field {name!r}")
+        return found
+
+    def field(self, field: dict[str, Any], value: Any) -> dict[str, Any]:
+        name = field["name"]
+        if field["kind"] == "drawing":
+            return {name: f"{name}.png"} if value is True else {}
+        if field["kind"] in ("source", "file") and value is not None:
+            words = value if isinstance(value, list) else [value]
+            paths = [self.path(word, field) for word in words]
+            return {name: paths if isinstance(value, list) else paths[0]}
+        return {name: value}
+
+    def path(self, word: Any, field: dict[str, Any]) -> str:
+        """What a page may say where a file is meant: a number, a name, or what `upload` answered."""
+        if isinstance(word, str) and word in self.uploads:
+            return str(self.uploads[word])
+        if (
+            field["kind"] == "source"
+            and isinstance(word, str)
+            and (re.fullmatch("[0-9]{1,9}", word) or word in field["names"])
+        ):
+            return word
+        raise Refused(400, f"{field['name']}: {word!r} is neither a number nor a file that was given here")
+
+    def uploaded(self, request: Request) -> Response:
+        content = request.get_data() if (request.content_length or 0) <= UPLOAD else b""
+        if not content:
+            raise Refused(413 if request.content_length else 400, f"a file has 1 to {UPLOAD // 2**20} million bytes")
+        ending = re.search(r"\.[A-Za-z0-9]{1,8}$", request.args.get("name", ""))
+        word = f"upload-{len(self.uploads)}"
+        self.uploads[word] = Path(self.folder.name) / (word + (ending.group().lower() if ending else ""))
+        self.uploads[word].write_bytes(content)
+        if len(self.uploads) > KEPT:
+            self.uploads[f"upload-{len(self.uploads) - KEPT - 1}"].unlink(missing_ok=True)
+        return _json({"file": word})
+
+    def stopped(self, request: Request) -> Response:
+        self.pool.stop()
+        return _json({})
+
+    def known(self, experiment: str) -> None:
+        if experiment not in self.about:
+            raise Refused(404, f"no experiment {experiment!r}")
+
+    def streamed(self, answers: Callable[[], Iterator[dict[str, Any]]]) -> Response:
+        """Lines of JSON as they come. Raises Refused while something else is worked on."""
+        if not self.busy.acquire(blocking=False):
+            raise Refused(409, "busy with another request, perhaps of another tab: wait for its end, or stop it")
+        found = answers()
+
+        def close() -> None:
+            found.close()  # type: ignore[attr-defined]
+            self.busy.release()
+
+        response = Response((json.dumps(x).encode() + b"\n" for x in found), mimetype="application/x-ndjson")
+        response.call_on_close(close)
+        return response
+
+
+def _finished(experiment: str) -> Iterator[dict[str, Any]]:
+    """The newest first, with the numbers of its result."""
+    for path in reversed(runs.of(experiment, finished=True)):
+        try:
+            stored = json.loads((path / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        numbers = {k: x for k, x in stored.items() if isinstance(x, int | float) and math.isfinite(x)}
+        yield {"name": path.name, "result": numbers}
+
+
+def _body(request: Request) -> dict[str, Any]:
+    if (request.content_length or 0) > REQUEST:
+        raise Refused(413, f"a request has up to {REQUEST // 2**20} million bytes")
+    try:
+        found = json.loads(request.get_data(), parse_constant=lambda word: _not_a_number(word))
+    except ValueError as error:
+        raise Refused(400, f"not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise Refused(400, "a request is a JSON object")
+    return found
+
+
+def _not_a_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
+
+
+def _file(request: Request) -> Response:
+    name, kind = FILES.get(request.path, ("", ""))
+    if not name or request.method != "GET":
+        raise Refused(404, f"no {request.method} {request.path}")
+    return Response((PAGE / name).read_bytes(), mimetype=kind)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(json.dumps(content), status, mimetype="application/json")

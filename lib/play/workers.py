@@ -1,0 +1,93 @@
+"""Processes that answer for experiments (lib/run/worker.py): started when they are asked, kept warm, killed to stop."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from lib.runs import ROOT
+
+MOST = 2  # processes at a time: each holds a model
+LIMIT = 900.0  # seconds that one request may take
+
+
+def serving(experiment: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "experiments", experiment, "serve"]
+
+
+class Worker:
+    def __init__(self, command: list[str]) -> None:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is the server's, which kills it
+        )  # fmt: skip
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The answers, `end` or `error` last. Whoever leaves before the last one kills the process."""
+        assert self.process.stdin and self.process.stdout
+        late, done = threading.Event(), False
+
+        def expire() -> None:
+            late.set()
+            self.kill()
+
+        clock = threading.Timer(LIMIT, expire)
+        clock.start()
+        try:
+            with suppress(BrokenPipeError):
+                self.process.stdin.write(json.dumps(request).encode() + b"\n")
+                self.process.stdin.flush()
+            for line in self.process.stdout:
+                answer = json.loads(line)
+                if answer["kind"] == "ready":
+                    continue
+                done = answer["kind"] in ("end", "error")
+                yield answer
+                if done:
+                    return
+            done = True
+            yield {"kind": "error", "message": self._ended(late.is_set())}
+        finally:
+            clock.cancel()
+            if not done:
+                self.kill()
+
+    def _ended(self, late: bool) -> str:
+        code = self.process.wait()
+        if late:
+            return f"the model took more than {LIMIT:g} seconds and was stopped: ask for less"
+        return "stopped" if code < 0 else f"the model's process ended with status {code}: the terminal says why"
+
+
+class Pool:
+    """Of at most MOST workers, the one that was asked last stays longest. `command`: what starts an experiment's."""
+
+    def __init__(self, command: Callable[[str], list[str]] = serving) -> None:
+        self.command = command
+        self.workers: dict[str, Worker] = {}
+
+    def get(self, experiment: str) -> Worker:
+        worker = self.workers.pop(experiment, None)
+        if worker is None or not worker.alive():
+            while len(self.workers) >= MOST:
+                self.workers.pop(next(iter(self.workers))).kill()
+            worker = Worker(self.command(experiment))
+        self.workers[experiment] = worker
+        return worker
+
+    def stop(self) -> None:
+        """Kill them all: what is worked on ends with an error that says so."""
+        while self.workers:
+            self.workers.popitem()[1].kill()

@@ -1,0 +1,28 @@
+"""Where runs are kept, and which there are."""
+
+import os
+from pathlib import Path
+
+from lib.faults import RunError
+
+ROOT = Path(__file__).parents[1]
+
+
+def folder() -> Path:
+    """Where runs are kept: in runs/ of this checkout, also where the current folder is one below it; elsewhere in runs/
+    of the current folder."""
+    return Path(os.path.relpath(ROOT / "runs")) if Path.cwd().is_relative_to(ROOT) else Path("runs")
+
+
+def of(experiment: str, finished: bool = False) -> list[Path]:
+    """The run directories of an experiment, the newest last; `finished`: those that have a result."""
+    found = sorted((folder() / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
+    return [p.parent for p in found if not finished or (p.parent / "result.json").exists()]
+
+
+def latest(experiment: str, finished: bool = False) -> Path:
+    """The newest of `of`. Raises RunError where there is none."""
+    if found := of(experiment, finished):
+        return found[-1]
+    kind = "finished run" if finished else "run"
+    raise RunError(f"no {kind} of {experiment} under {folder()}/: make one with `just run {experiment}`, or give --run")
