@@ -108,8 +108,8 @@ function show(verb, tab) {
   $("out").replaceChildren();
   $("fresh").hidden = !verb.carried.length;
   here.fields = verb.fields.map(widget);
-  const first = (field) => ["text", "source", "file"].includes(field.kind) || field.many || field.default === null ||
-    field.name === "seed" || verb.fields.length < 4;
+  const first = (field) => field.positional || field.many || field.kind === "text" || field.name === "seed" ||
+    verb.fields.length < 4;
   $("fields").replaceChildren(...here.fields.filter((w) => first(w.field)).map((w) => w.node));
   $("more").replaceChildren(...here.fields.filter((w) => !first(w.field)).map((w) => w.node));
   $("settings").hidden = !$("more").children.length;
@@ -122,8 +122,9 @@ function widget(field) {
   const sliders = typeof field.many === "number" && field.low != null && field.high != null;
   const make_one = sliders ? slide : { flag, drawing: flag, choice, source: file, file, number }[field.kind] ?? text;
   const [value, ...nodes] = make_one(field, id);
-  const title = make("label", { className: "label", htmlFor: id }, field.kind === "drawing" && field.name === "out" ? "picture" : field.name.replaceAll("_", " "));
-  const help = make("small", { id: id + "-help" }, field.help);
+  const name = field.kind === "drawing" && field.name === "out" ? "picture" : field.name.replaceAll("_", " ");
+  const title = make("label", { className: "label", htmlFor: id }, name[0].toUpperCase() + name.slice(1));
+  const help = make("small", { id: id + "-help" }, field.help.replace(/ If (it is )?not given, texts.*| If it is not given, there.*/, ""));
   for (const node of nodes) node.querySelector?.(`[id="${id}"]`)?.setAttribute("aria-describedby", id + "-help");
   return { field, value, node: make("fieldset", {}, title, help, ...nodes) };
 }
