@@ -17,6 +17,7 @@ from lib import runs
 from lib.play import server, workers
 from lib.play.server import Page
 from lib.play.workers import Pool, Worker
+from tests.bench import play
 
 NUMBER = {"many": False, "kind": "number", "whole": True, "low": 1, "high": None, "above": False, "below": False}
 VERBS = [
@@ -301,6 +302,11 @@ def served(page):
     threading.Thread(target=made.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{made.port}/"
     made.shutdown()
+
+
+def test_what_the_page_takes_is_timed(served):
+    found = play.measured(served + "#secret", play.Args("exp_toy", slow='{"n": 99}'), times=2)
+    assert len(found) == 5 and max(found.values()) < 10 and found["stopped"] < 3
 
 
 @needs_browser
