@@ -264,7 +264,11 @@ function display(answer, place) {
   else if (answer.kind === "table") place.append(table(answer));
   else if (answer.kind === "picture") {
     const image = make("img", { src: url, alt: answer.caption || `${here.verb.verb} of ${here.one.name}` });
-    image.onload = () => { if (image.naturalWidth < 400) image.width = image.naturalWidth * Math.ceil(400 / image.naturalWidth); };
+    image.onload = () => {
+      if (image.naturalWidth >= 400) return;
+      image.width = image.naturalWidth * Math.ceil(400 / image.naturalWidth);
+      image.className = "small"; // whose pixels are meant to be seen
+    };
     place.append(make("figure", {}, image, caption));
   } else if (answer.kind === "sound") {
     place.append(make("figure", {}, make("audio", { controls: true, src: url, "aria-label": answer.name }), caption));
