@@ -1,6 +1,7 @@
 """Where runs are kept, and which there are."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from lib.faults import RunError
@@ -16,8 +17,11 @@ def folder() -> Path:
 
 def of(experiment: str, finished: bool = False) -> list[Path]:
     """The run directories of an experiment, the newest last; `finished`: those that have a result."""
-    found = sorted((folder() / experiment).glob("*/config.json"), key=lambda p: p.stat().st_mtime)
-    return [p.parent for p in found if not finished or (p.parent / "result.json").exists()]
+    found = list[tuple[float, Path]]()
+    for config in (folder() / experiment).glob("*/config.json"):
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            found.append((config.stat().st_mtime, config.parent))
+    return [path for _, path in sorted(found) if not finished or (path / "result.json").exists()]
 
 
 def latest(experiment: str, finished: bool = False) -> Path:

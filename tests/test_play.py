@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -45,6 +46,12 @@ for line in sys.stdin:
         say(kind="about", verbs={VERBS!r})
     elif asked.get("n") == 13:
         sys.exit(3)
+    elif asked.get("n") == 14:
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)  # as a machine without memory does
+    elif asked.get("n") == 15:
+        print('{{"kind": "te', end="", flush=True)
+        time.sleep(60)
     elif asked.get("n") == 99:
         say(kind="text", text="<b>slow</b>")
         time.sleep(60)
@@ -226,9 +233,37 @@ def test_a_process_that_ends_is_told_and_started_again(page, ask, call):
     found = call("POST", "/api/ask/exp_toy", json={"verb": "draw", "run": "new", "n": 13})
     assert found["kind"] == "error" and "status 3" in found["message"]
     assert ask(n=1)["n"] == 1
-    page.pool.workers["exp_toy"].process.send_signal(signal.SIGKILL)  # as a machine without memory does
-    page.pool.workers["exp_toy"].process.wait()
+    found = call("POST", "/api/ask/exp_toy", json={"verb": "draw", "run": "new", "n": 14})
+    assert "perhaps for lack of memory" in found["message"]
     assert ask(n=1)["n"] == 1
+
+
+def test_a_process_that_cannot_be_started(call, ask, page):
+    page.pool.stop()
+    page.pool.command = lambda _: ["/no/such/program"]
+    found = call("POST", "/api/ask/exp_toy", json={"verb": "draw", "run": "new"})
+    assert "no process can be started" in found["message"]
+    page.pool.command = toy
+    assert ask(n=1)["n"] == 1
+
+
+def test_a_fault_of_the_server_is_told(call, page, monkeypatch, capsys):
+    monkeypatch.setattr(page, "listed", lambda request: 1 / 0)
+    assert "division by zero" in call("GET", "/api/runs", 500)["error"]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_line_that_was_cut_off(ask, page, call):
+    threading.Timer(1.0, page.pool.stop).start()
+    found = call("POST", "/api/ask/exp_toy", json={"verb": "draw", "run": "new", "n": 15})
+    assert found == {"kind": "error", "message": "stopped"}
+
+
+def test_the_next_request_may_follow_at_once(served):
+    address = served + "#secret"
+    list(play.lines(address, "api/verbs/exp_toy"))
+    for _ in range(30):
+        assert len(list(play.lines(address, "api/ask/exp_toy", {"verb": "draw", "run": "new"}))) == 5
 
 
 def test_a_request_that_takes_too_long(monkeypatch):
@@ -252,27 +287,32 @@ def test_two_processes_at_most():
 def started(tmp_path):
     """`just play` as a process: its address and what else it says."""
     (tmp_path / "runs").mkdir()
-    env = os.environ | {"PYTHONPATH": str(runs.ROOT)}
+    env = os.environ | {"PYTHONPATH": str(runs.ROOT), "TMPDIR": str(tmp_path)}
+    found = []
 
     def start(*words):
-        command = [sys.executable, "-P", "-m", "lib.play", *words]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        command, pipe = [sys.executable, "-P", "-m", "lib.play", *words], subprocess.PIPE
+        found.append(subprocess.Popen(command, cwd=tmp_path, env=env, text=True, stdout=pipe, stderr=pipe))
+        return found[-1]
 
-    return start
+    yield start
+    for each in found:
+        each.kill()
 
 
-def test_the_command_line(started):
-    first = started("exp_gan_curve")
+def test_the_command_line(started, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    first = started("exp_gan_curve", "--port", str(port))
     address = first.stdout.readline()
-    port = int(address.split(":")[2].split("/")[0])
-    assert address.startswith("http://127.0.0.1:") and "?experiment=exp_gan_curve#" in address
+    assert address.startswith(f"http://127.0.0.1:{port}/") and "?experiment=exp_gan_curve#" in address
     second = started("--port", str(port))
     assert f":{port}/" not in second.stdout.readline()
-    for each in (first, second):
-        each.send_signal(signal.SIGINT)
+    assert len(list(tmp_path.glob("puregen-play-*"))) == 2
+    for each, number in ((first, signal.SIGINT), (second, signal.SIGTERM)):
+        each.send_signal(number)
         each.wait(10)
+    assert not list(tmp_path.glob("puregen-play-*"))
     assert f"port {port} is taken" in second.stderr.read() and not first.stderr.read()
     third = started("exp_gan_curv")
     assert third.wait() == 2 and "did you mean exp_gan_curve?" in third.stderr.read()
@@ -324,7 +364,7 @@ def test_a_person_uses_the_page(served, tmp_path):
         tab.goto(served)
         tab.get_by_text("the word behind # is missing").wait_for()
         tab.goto(served + "?x#secret")
-        out, state = tab.locator("#out"), tab.locator("#stop:disabled")
+        out, state = tab.locator("#out"), tab.locator("#go:enabled")
         tab.get_by_role("button", name="Go").wait_for()
         tab.get_by_text("Settings").click()
         tab.get_by_label("N", exact=True).fill("x")
@@ -342,17 +382,27 @@ def test_a_person_uses_the_page(served, tmp_path):
         slider.press("ArrowRight")
         out.get_by_text('"by": [0, 0.1]').wait_for()
         state.wait_for()
-        (tmp_path / "a b.png").write_bytes(b"x")
-        tab.locator("input[type=file]").first.set_input_files(tmp_path / "a b.png")
-        expect(tab.get_by_label("Pictures")).to_have_value("a-b.png")
+        files = [tmp_path / "a b.png", tmp_path / "c,d.png"]
+        for file in files:
+            file.write_bytes(b"x")
+        tab.locator("input[type=file]").first.set_input_files(files)
+        expect(tab.get_by_label("Pictures")).to_have_value("a-b.png c-d.png")
         tab.get_by_role("button", name="Copy as command").click()
-        tab.get_by_text("just sample exp_toy a-b.png --run runs/exp_toy/new --earlier a b --n 4 --by 0 0.1").wait_for()
+        tab.get_by_text(
+            "just sample exp_toy a-b.png c-d.png --run runs/exp_toy/new --earlier a b --n 4 --by 0 0.1"
+        ).wait_for()
 
         tab.get_by_label("N", exact=True).fill("99")
         tab.get_by_role("button", name="Go").click()
         out.get_by_text("<b>slow</b>").wait_for()
         tab.get_by_role("button", name="Stop").click()
         out.get_by_text("stopped").wait_for(timeout=3000)
+        tab.get_by_role("button", name="Go").click()
+        out.get_by_text("<b>slow</b>").wait_for()
+        tab.reload()  # who comes back may stop what was left
+        tab.get_by_role("button", name="Stop").click()
+        tab.get_by_role("button", name="Go").click()
+        out.get_by_text('"verb": "draw"').wait_for()
         tab.get_by_role("button", name="Nothing yet").click()
         tab.get_by_text("just run exp_new").wait_for()
         browser.close()

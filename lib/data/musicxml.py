@@ -15,6 +15,7 @@ from torch import Tensor
 from lib.data import voices
 from lib.faults import DataError
 
+LARGEST = 50_000_000  # bytes of an archive's score
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}  # semitones above C
 
 
@@ -59,7 +60,10 @@ def _unpacked(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         contents = ElementTree.fromstring(archive.read("META-INF/container.xml"))
         first = next((file.get("full-path") for file in contents.iter() if file.tag.endswith("rootfile")), None)
-        return archive.read(first or "a rootfile in META-INF/container.xml")
+        name = first or "a rootfile in META-INF/container.xml"
+        if (size := archive.getinfo(name).file_size) > LARGEST:
+            raise ValueError(f"{name} would have {size:,} bytes")
+        return archive.read(name)
 
 
 def _part(part: Element, name: str) -> Part:

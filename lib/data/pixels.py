@@ -64,7 +64,8 @@ def _pixels(path: Path, size: int, channels: int, grey: bool = True) -> UInt8[Te
     """Raises DataError, which says what the file is instead of a picture, caused by what Pillow says. `grey`: whether
     the picture may be."""
     try:
-        with Image.open(path) as image:
+        Image.init()  # EPS is a program, which Pillow would have run by Ghostscript
+        with Image.open(path, formats=[name for name in Image.ID if name != "EPS"]) as image:
             if min(image.size) < TINY:
                 told = f"{image.width} x {image.height} pixels, fewer than {TINY} x {TINY}"
                 raise DataError(f"smaller than {TINY} pixels") from ValueError(told)

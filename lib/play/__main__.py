@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import secrets
+import signal
 import socket
 import sys
 
@@ -16,6 +17,8 @@ HOST, PORT, TRIES = "127.0.0.1", 7860, 20
 
 
 class Quiet(WSGIRequestHandler):
+    timeout = 60  # seconds that a page may not read
+
     def log(self, type: str, message: str, *args: object) -> None:
         pass
 
@@ -53,10 +56,11 @@ def main() -> None:
         server = make_server(HOST, port, page, threaded=True, request_handler=Quiet, fd=taken.fileno())
     query = f"?experiment={args.experiment}" if args.experiment else ""
     print(f"http://{HOST}:{port}/{query}#{token}\nopen this address in a browser; Ctrl-C ends it", flush=True)
+    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: processes and uploads do not stay behind
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     try:
         server.serve_forever()
-    except KeyboardInterrupt:
-        print()
     finally:
         page.close()
         server.server_close()

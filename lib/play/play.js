@@ -1,7 +1,8 @@
 // The page: forms of what can be asked, answers as they come. Everything is text but what is made here.
 const token = location.hash.slice(1);
 const $ = (id) => document.getElementById(id);
-const here = { experiments: [], one: null, verbs: [], verb: null, fields: [], carried: {}, busy: false, again: false };
+// `turn` counts what is shown: answers to a question of another turn are not.
+const here = { one: null, verbs: [], verb: null, fields: [], carried: {}, busy: false, again: false, turn: 0 };
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -42,14 +43,15 @@ async function* lines(response) {
 
 async function start() {
   if (!token) return tell("Open the address that `just play` printed: the word behind # is missing.");
+  let experiments;
   try {
-    here.experiments = await (await call("runs")).json();
+    experiments = await (await call("runs")).json();
   } catch (error) { return tell(error.message); }
-  const order = [...here.experiments].sort((a, b) => (b.runs.length > 0) - (a.runs.length > 0));
+  const order = experiments.sort((a, b) => (b.runs.length > 0) - (a.runs.length > 0));
   $("list").replaceChildren(...order.map((one) => {
     const button = make("button", { type: "button", className: one.runs.length ? "" : "none" },
       one.name.replace(/^exp_/, "").replaceAll("_", " "), make("small", {}, one.about));
-    button.onclick = () => open(one, button);
+    button.onclick = () => open(one.name, button);
     return make("li", {}, button);
   }));
   const wanted = new URLSearchParams(location.search).get("experiment");
@@ -58,12 +60,25 @@ async function start() {
   else tell("No run is finished yet. Train one in a terminal, such as: just run exp_transformer_fr");
 }
 
-async function open(one, button) {
-  here.one = one;
+function turn() {
   here.carried = {};
+  here.again = false;
+  $("out").replaceChildren();
+  return ++here.turn;
+}
+
+async function open(name, button) {
+  const now = turn();
+  here.verb = null;
+  working(here.busy);
   for (const other of document.querySelectorAll("nav [aria-current]")) other.removeAttribute("aria-current");
   button.setAttribute("aria-current", "true");
-  $("out").replaceChildren();
+  let one;
+  try { // again, for runs that were finished or deleted meanwhile
+    one = (await (await call("runs")).json()).find((other) => other.name === name);
+  } catch (error) { return tell(error.message); }
+  if (here.turn !== now) return;
+  here.one = one;
   $("name").textContent = one.name;
   $("about").textContent = one.about + ".";
   $("page").hidden = !one.runs.length;
@@ -74,16 +89,14 @@ async function open(one, button) {
   for (const id of ["verbs", "fields", "more"]) $(id).replaceChildren();
   $("doing").textContent = "";
   $("settings").hidden = true;
-  $("go").disabled = true;
   $("state").textContent = "starting the model's process …";
   try {
     for await (const answer of lines(await call("verbs/" + one.name))) {
-      if (here.one !== one) return;
+      if (here.turn !== now) return;
       if (answer.kind === "error") throw new Error(answer.message);
       here.verbs = answer.verbs;
     }
-    $("state").textContent = "";
-    $("go").disabled = false;
+    if (here.turn !== now) return;
     $("verbs").hidden = here.verbs.length < 2;
     $("verbs").replaceChildren(...here.verbs.map((verb) => {
       const tab = make("button", { type: "button" }, verb.verb);
@@ -91,7 +104,7 @@ async function open(one, button) {
       return tab;
     }));
     $("verbs").firstChild.click();
-  } catch (error) { if (here.one === one) { $("state").textContent = ""; tell(error.message); } }
+  } catch (error) { if (here.turn === now) { working(here.busy); tell(error.message); } }
 }
 
 function results() {
@@ -101,11 +114,11 @@ function results() {
 }
 
 function show(verb, tab) {
+  turn();
   here.verb = verb;
-  here.carried = {};
+  working(here.busy);
   for (const other of $("verbs").children) other.setAttribute("aria-pressed", String(other === tab));
   $("doing").textContent = verb.about.replace(/,? with the latest finished run/, "");
-  $("out").replaceChildren();
   $("fresh").hidden = !verb.carried.length;
   here.fields = verb.fields.map(widget);
   const first = (field) => field.positional || field.many || field.kind === "text" || field.name === "seed" ||
@@ -134,6 +147,7 @@ const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 function text(field, id) {
   const long = field.many || field.name === "text";
   const box = make(long ? "textarea" : "input", { id, value: [field.default ?? ""].flat().join("\n") });
+  if (field.many) box.placeholder = "one a line";
   if (!long) box.type = "text";
   box.onkeydown = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit(); };
   const words = () => box.value.split("\n").filter((line) => line.trim());
@@ -143,7 +157,7 @@ function text(field, id) {
 function number(field, id) {
   const parse = (word) => {
     const x = Number(word.trim());
-    if (!Number.isFinite(x) || (field.whole && !Number.isInteger(x))) {
+    if (!Number.isFinite(x) || (field.whole && !Number.isSafeInteger(x))) {
       throw new Error(`${field.name}: ${word} is no ${field.whole ? "whole " : ""}number`);
     }
     return x;
@@ -153,7 +167,7 @@ function number(field, id) {
   const value = () => (field.many ? words().map(parse) : box.value.trim() ? parse(box.value) : field.default);
   if (field.name !== "seed") return [value, make("div", {}, box)];
   const dice = make("button", { type: "button" }, "Another");
-  dice.onclick = () => { box.value = Math.floor(Math.random() * 1e6); $("form").requestSubmit(); };
+  dice.onclick = () => { if (here.busy) return; box.value = Math.floor(Math.random() * 1e6); $("form").requestSubmit(); };
   return [value, make("div", { className: "row" }, box, dice)];
 }
 
@@ -190,20 +204,23 @@ function file(field, id) {
   button.onclick = () => pick.click();
   const give = async (files) => {
     try {
+      const given = [];
       for (const one of files) {
         const answer = await (await call("upload?name=" + encodeURIComponent(one.name), { method: "POST", body: one })).json();
-        const shown = one.name.replace(/\s+/g, "-");
+        let shown = one.name.replace(/[\s,]+/g, "-");
+        while (names.has(shown)) shown = "_" + shown;
         names.set(shown, answer.file);
-        box.value = field.many && field.kind === "file" ? (box.value + " " + shown).trim() : shown;
+        given.push(shown);
       }
+      box.value = field.many ? given.join(" ") : given.at(-1) ?? box.value;
       tell("");
     } catch (error) { tell(error.message); }
   };
-  pick.onchange = () => give(pick.files);
+  pick.onchange = () => { give([...pick.files]); pick.value = ""; };
   const row = make("div", { className: "row" }, box, button, pick);
   row.ondragover = (event) => { event.preventDefault(); row.classList.add("drop"); };
   row.ondragleave = () => row.classList.remove("drop");
-  row.ondrop = (event) => { event.preventDefault(); row.classList.remove("drop"); give(event.dataTransfer.files); };
+  row.ondrop = (event) => { event.preventDefault(); row.classList.remove("drop"); give([...event.dataTransfer.files]); };
   const shown = () => box.value.split(/[\s,]+/).filter(Boolean);
   const value = (words) => (field.many ? words : words[0] ?? null);
   return [Object.assign(() => value(shown().map((word) => names.get(word) ?? word)), { shown: () => value(shown()) }), row];
@@ -221,8 +238,9 @@ function request(shown = false) { // `shown`: with the names of files as a perso
 // ---- asking and answering ----
 
 async function ask(live = false) {
-  if (here.busy) { here.again = live; return; }
-  const one = here.one, verb = here.verb, talk = verb.carried.length > 0;
+  if (!here.verb) return;
+  if (here.busy) { here.again ||= live; return; }
+  const now = here.turn, talk = here.verb.carried.length > 0;
   let asked;
   try { asked = request(); tell(""); } catch (error) { return tell(error.message); }
   const box = make("div");
@@ -232,19 +250,18 @@ async function ask(live = false) {
   working(true);
   try {
     const body = JSON.stringify({ ...asked, run: $("run").value });
-    for await (const answer of lines(await call("ask/" + one.name, { method: "POST", body }))) {
-      if (here.one === one) display(answer, place);
+    for await (const answer of lines(await call("ask/" + here.one.name, { method: "POST", body }))) {
+      if (here.turn === now) display(answer, place);
     }
-    if (live && here.one === one && here.verb === verb) $("out").replaceChildren(...box.childNodes);
-  } catch (error) { if (here.one === one) tell(error.message); }
+    if (live && here.turn === now) $("out").replaceChildren(...box.childNodes);
+  } catch (error) { if (here.turn === now) tell(error.message); }
   working(false);
   if (here.again) { here.again = false; ask(true); }
 }
 
 function working(on) {
   here.busy = on;
-  $("go").disabled = on;
-  $("stop").disabled = !on;
+  $("go").disabled = on || !here.verb;
   $("state").textContent = on ? "working …" : "";
 }
 
@@ -303,9 +320,9 @@ function command() {
 }
 
 $("form").onsubmit = (event) => { event.preventDefault(); ask(); };
-$("stop").onclick = () => call("stop", { method: "POST" }).catch((error) => tell(error.message));
-$("fresh").onclick = () => { here.carried = {}; $("out").replaceChildren(); };
-$("run").onchange = () => { results(); here.carried = {}; $("out").replaceChildren(); };
+$("stop").onclick = () => { here.again = false; call("stop", { method: "POST" }).catch((error) => tell(error.message)); };
+$("fresh").onclick = turn;
+$("run").onchange = () => { turn(); results(); };
 $("command").onclick = () => {
   try {
     $("state").textContent = command();

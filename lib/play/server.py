@@ -5,17 +5,19 @@
     GET  /api/verbs/EXPERIMENT      what can be asked of them (lib/run/described.py), as lines of JSON
     POST /api/ask/EXPERIMENT        a request: answers as lines of JSON (lib/run/worker.py)
     POST /api/upload?name=x.png     a file that a request may name by the word that is answered
-    POST /api/stop                  end what is worked on
+    POST /api/stop                  end all models' processes, and so what is worked on
 
 A request names its run by the name of its folder under runs/, and files by what upload answered: no path comes from the
 page. One request is worked on at a time; who comes meanwhile is told.
 """
 
+import itertools
 import json
 import math
 import re
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,15 +50,14 @@ class Refused(Exception):  # noqa: N818 (it never leaves this file)
 
 
 class Page:
-    """A WSGI application. `experiments`: their folder; `port`: its own, which requests must name; `token`: a word that
-    only the page of this start knows."""
+    """A WSGI application. `experiments`: their folder; `port`: which requests must name; `token`: only the page has it."""
 
     def __init__(self, experiments: Path, port: int, token: str, pool: Pool | None = None) -> None:
         self.about = catalogue.sentences(experiments)
-        self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self.hosts = {name + (f":{port}" if port != 80 else "") for name in ("127.0.0.1", "localhost")}
         self.token, self.pool, self.busy = token, pool or Pool(), threading.Lock()
         self.verbs: dict[str, list[dict[str, Any]]] = {}
-        self.uploads: dict[str, Path] = {}
+        self.uploads, self.numbers = dict[str, Path](), itertools.count()
         self.folder = tempfile.TemporaryDirectory(prefix="puregen-play-")
 
     def close(self) -> None:
@@ -71,6 +72,9 @@ class Page:
             response = _json({"error": str(refused)}, refused.status)
         except HTTPException as error:
             response = _json({"error": error.description}, error.code or 400)
+        except Exception as error:  # told to the page, which goes on
+            traceback.print_exc()
+            response = _json({"error": f"the server failed: {error or type(error).__name__}"}, 500)
         response.headers.update(HEADERS)
         return response(environ, start_response)
 
@@ -110,7 +114,7 @@ class Page:
                 if answer["kind"] != "end":
                     yield answer
 
-        return self.streamed(answers)
+        return self.streamed(answers, patience=60.0)  # while another one is started
 
     def asked(self, request: Request, experiment: str = "") -> Response:
         self.known(experiment)
@@ -154,24 +158,24 @@ class Page:
         """What a page may say where a file is meant: a number, a name, or what `upload` answered."""
         if isinstance(word, str) and word in self.uploads:
             return str(self.uploads[word])
-        if (
-            field["kind"] == "source"
-            and isinstance(word, str)
-            and (re.fullmatch("[0-9]{1,9}", word) or word in field["names"])
-        ):
-            return word
+        if field["kind"] == "source" and isinstance(word, str):
+            number = re.fullmatch("[0-9]{1,9}", word) and not Path(word).exists()  # nor a file of that name
+            if number or word in field["names"]:
+                return word
         raise Refused(400, f"{field['name']}: {word!r} is neither a number nor a file that was given here")
 
     def uploaded(self, request: Request) -> Response:
+        request.max_content_length = UPLOAD  # of one that does not say how long it is
         content = request.get_data() if (request.content_length or 0) <= UPLOAD else b""
         if not content:
             raise Refused(413 if request.content_length else 400, f"a file has 1 to {UPLOAD // 2**20} million bytes")
         ending = re.search(r"\.[A-Za-z0-9]{1,8}$", request.args.get("name", ""))
-        word = f"upload-{len(self.uploads)}"
+        number = next(self.numbers)
+        word = f"upload-{number}"
         self.uploads[word] = Path(self.folder.name) / (word + (ending.group().lower() if ending else ""))
         self.uploads[word].write_bytes(content)
-        if len(self.uploads) > KEPT:
-            self.uploads[f"upload-{len(self.uploads) - KEPT - 1}"].unlink(missing_ok=True)
+        if number >= KEPT:
+            self.uploads[f"upload-{number - KEPT}"].unlink(missing_ok=True)
         return _json({"file": word})
 
     def stopped(self, request: Request) -> Response:
@@ -182,18 +186,30 @@ class Page:
         if experiment not in self.about:
             raise Refused(404, f"no experiment {experiment!r}")
 
-    def streamed(self, answers: Callable[[], Iterator[dict[str, Any]]]) -> Response:
-        """Lines of JSON as they come. Raises Refused while something else is worked on."""
-        if not self.busy.acquire(blocking=False):
+    def streamed(self, answers: Callable[[], Iterator[dict[str, Any]]], patience: float = 0.0) -> Response:
+        """Lines of JSON as they come. Raises Refused where something else is worked on, for more than `patience`
+        seconds."""
+        if not self.busy.acquire(timeout=patience):
             raise Refused(409, "busy with another request, perhaps of another tab: wait for its end, or stop it")
-        found = answers()
+        held = [self.busy]
 
-        def close() -> None:
-            found.close()  # type: ignore[attr-defined]
-            self.busy.release()
+        def free() -> None:
+            if held:
+                held.pop().release()
 
-        response = Response((json.dumps(x).encode() + b"\n" for x in found), mimetype="application/x-ndjson")
-        response.call_on_close(close)
+        def lines() -> Iterator[bytes]:
+            try:
+                for answer in answers():
+                    if answer["kind"] in ("end", "error", "about"):
+                        free()  # who has the last line may ask again
+                    yield json.dumps(answer).encode() + b"\n"
+            except OSError as error:
+                yield json.dumps({"kind": "error", "message": f"no process can be started: {error}"}).encode() + b"\n"
+            finally:
+                free()
+
+        response = Response(lines(), mimetype="application/x-ndjson")
+        response.call_on_close(free)  # where nobody waited for the first line
         return response
 
 
@@ -201,8 +217,8 @@ def _finished(experiment: str) -> Iterator[dict[str, Any]]:
     """The newest first, with the numbers of its result."""
     for path in reversed(runs.of(experiment, finished=True)):
         try:
-            stored = json.loads((path / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            stored = dict(json.loads((path / "result.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # deleted meanwhile, or no result
             continue
         numbers = {k: x for k, x in stored.items() if isinstance(x, int | float) and math.isfinite(x)}
         yield {"name": path.name, "result": numbers}

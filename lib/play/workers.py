@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ def serving(experiment: str) -> list[str]:
 class Worker:
     def __init__(self, command: list[str]) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self.killed = self.late = False
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C is the server's, which kills it
@@ -31,25 +33,27 @@ class Worker:
         return self.process.poll() is None
 
     def kill(self) -> None:
+        self.killed = True
         self.process.kill()
         self.process.wait()
+
+    def expire(self) -> None:
+        self.late = True
+        self.kill()
 
     def ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The answers, `end` or `error` last. Whoever leaves before the last one kills the process."""
         assert self.process.stdin and self.process.stdout
-        late, done = threading.Event(), False
-
-        def expire() -> None:
-            late.set()
-            self.kill()
-
-        clock = threading.Timer(LIMIT, expire)
+        clock, done = threading.Timer(LIMIT, self.expire), False
+        clock.daemon = True
         clock.start()
         try:
             with suppress(BrokenPipeError):
                 self.process.stdin.write(json.dumps(request).encode() + b"\n")
                 self.process.stdin.flush()
             for line in self.process.stdout:
+                if not line.endswith(b"\n"):  # it was killed while it wrote
+                    break
                 answer = json.loads(line)
                 if answer["kind"] == "ready":
                     continue
@@ -58,17 +62,21 @@ class Worker:
                 if done:
                     return
             done = True
-            yield {"kind": "error", "message": self._ended(late.is_set())}
+            yield {"kind": "error", "message": self._ended()}
         finally:
             clock.cancel()
             if not done:
                 self.kill()
 
-    def _ended(self, late: bool) -> str:
+    def _ended(self) -> str:
         code = self.process.wait()
-        if late:
+        if self.late:
             return f"the model took more than {LIMIT:g} seconds and was stopped: ask for less"
-        return "stopped" if code < 0 else f"the model's process ended with status {code}: the terminal says why"
+        if self.killed:
+            return "stopped"
+        if code == -signal.SIGKILL:
+            return "the system ended the model's process, perhaps for lack of memory: ask for less"
+        return f"the model's process ended with status {code}: the terminal says why"
 
 
 class Pool:
@@ -77,17 +85,21 @@ class Pool:
     def __init__(self, command: Callable[[str], list[str]] = serving) -> None:
         self.command = command
         self.workers: dict[str, Worker] = {}
+        self.lock = threading.Lock()
 
     def get(self, experiment: str) -> Worker:
-        worker = self.workers.pop(experiment, None)
-        if worker is None or not worker.alive():
-            while len(self.workers) >= MOST:
-                self.workers.pop(next(iter(self.workers))).kill()
-            worker = Worker(self.command(experiment))
-        self.workers[experiment] = worker
-        return worker
+        """Raises OSError where no process can be started."""
+        with self.lock:
+            worker = self.workers.pop(experiment, None)
+            if worker is None or not worker.alive():
+                while len(self.workers) >= MOST:
+                    self.workers.pop(next(iter(self.workers))).kill()
+                worker = Worker(self.command(experiment))
+            self.workers[experiment] = worker
+            return worker
 
     def stop(self) -> None:
         """Kill them all: what is worked on ends with an error that says so."""
-        while self.workers:
-            self.workers.popitem()[1].kill()
+        with self.lock:
+            while self.workers:
+                self.workers.popitem()[1].kill()
