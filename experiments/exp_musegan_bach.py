@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lib import diagnose, gan, optim, parallel, random, run, tree
 from lib.answers import Answer
-from lib.data import batches, chorales, voices
+from lib.data import batches, chorales, pieces, voices
 from lib.data.chorales import Chorales
 from lib.data.pieces import Piece
 from lib.faults import RunError
@@ -44,50 +44,57 @@ class Args(run.Args):
     mixed: bool = False
     """Whether time and voices are mixed as in the book, which takes the numbers of four voices, one voice after the
     other, for those of thirty-two sixteenths."""
-    transpose: bool = True
-    """Train in all keys in which every voice stays in its range."""
+    keys: Literal["one", "own", "all"] = "one"
+    """one: all pieces are brought to the key without sharps and flats, major or minor; own: they stay in theirs; all:
+    they are heard in every key in which each voice stays in its range."""
+    listen: bool = True
+    """Whether each voice hears what it had before and what the voices above it have, and the critic intervals."""
     noise: run.Count = 32
     """Numbers of each of the four kinds of noise."""
-    temporal: run.Count = 256
+    temporal: run.Count = 128
     """Width of the networks that make bars' noises of a piece's."""
-    bar: run.Count = 256
+    bar: run.Count = 128
     """Channels of a bar's first position, which is doubled four times."""
-    least: run.Count = 128
+    least: run.Count = 64
     """Channels of sixteenths at least."""
-    critic: run.Count = 128
+    critic: run.Count = 64
     """Width of the critic."""
-    output: Literal["hard", "soft"] = "hard"
-    """What the critic hears of the generator: its likeliest tokens, with the derivative of their probabilities, or
-    these probabilities."""
+    output: Literal["sampled", "hard", "soft"] = "sampled"
+    """What the critic hears of the generator. sampled: tokens drawn with its probabilities, by Gumbel noise; hard: its
+    likeliest tokens; both have the derivative of a softmax; soft: the probabilities."""
     penalty: run.Amount = 10.0
     """Weight of the gradient penalty."""
     critic_steps: run.Count = 2
     """Updates of the critic for each update of the generator."""
     batch: run.Count = 32
     """Windows of two bars of a batch."""
-    lr: run.Amount = 1e-3
-    """Learning rate of both networks, which falls linearly to 0."""
-    beta1: run.Fraction = 0.5
+    lr: run.Amount = 2e-3
+    """Learning rate of the generator, which falls linearly to 0."""
+    critic_lr: run.Amount = 1e-3
+    """Learning rate of the critic, which falls in the same way."""
+    beta1: run.Fraction = 0.0
     """Decay of Adam's first moment."""
     ema_decay: run.Fraction = 0.99
     """Decay of the averaged generator that is used; 0: the generator itself."""
+    temperature: run.Free[run.Amount] = 1.0
+    """Of the tokens that are drawn where --output is sampled; 0: the likeliest."""
     samples: run.Free[run.Count] = 1000
     """Windows that are generated for the final scores."""
 
     def network(self) -> Config:
-        return Config(self.noise, self.temporal, self.bar, self.least, self.critic)
+        return Config(self.noise, self.temporal, self.bar, self.least, self.critic, self.listen)
 
 
 PRESETS: dict[str, run.Args] = {
-    "small": Args(steps=1500, compile="off", eval_every=300, save_every=500),
+    "small": Args(steps=1200, compile="off", eval_every=200, save_every=200),
     # Chapter 13: five steps of the critic, 500 epochs of the first two bars of 229 pieces in batches of 64. Here all
     # windows of two bars, a fresh point between real and generated for every example, no batch statistics.
     "book": Args(
-        steps=1500, mixed=True, transpose=False, temporal=1024, bar=512, least=256, critic=256, output="soft",
-        critic_steps=5, batch=64, ema_decay=0.0, eval_every=150, save_every=500,
+        steps=1500, mixed=True, keys="own", listen=False, temporal=1024, bar=512, least=256, critic=256, output="soft",
+        critic_steps=5, batch=64, lr=1e-3, beta1=0.5, ema_decay=0.0, eval_every=150, save_every=500,
     ),
     "best": Args(
-        steps=20_000, temporal=512, bar=1024, least=512, critic=512, critic_steps=5, batch=128, lr=3e-4,
+        steps=20_000, temporal=512, bar=1024, least=512, critic=512, critic_steps=5, batch=128, lr=1e-3, critic_lr=5e-4,
         ema_decay=0.999, samples=5000, log_every=100, eval_every=2000, save_every=5000,
     ),
 }  # fmt: skip
@@ -112,16 +119,18 @@ class Windows(NamedTuple):
     high: Int[Tensor, "n"]
 
 
-def heard(g: Tree, z: Noise, args: Args) -> Float[Tensor, "b t v k"]:
-    """What the critic hears of a generator."""
-    p = musegan.generate(g, z, cfg=args.network())
-    return musegan.roll(musegan.straight_through(p) if args.output == "hard" else p)
+def heard(g: Tree, z: Noise, args: Args, key: Key | None = None) -> Float[Tensor, "b t v k"]:
+    """What the critic hears of a generator. Without a key no token is drawn."""
+    logits = musegan.generate(g, z, cfg=args.network())
+    if args.output == "sampled" and key is not None:
+        logits = logits + musegan.gumbel(key, tuple(logits.shape))
+    return musegan.roll(musegan.write(g, logits, soft=args.output == "soft"))
 
 
 def real(data: Windows, index: Int[Tensor, "b"], key: Key, args: Args) -> Float[Tensor, "b t v k"]:
     low, high = data.low[index], data.high[index]
     cells = data.cells[index]
-    if args.transpose:
+    if args.keys == "all":
         by = (low + random.uniform(key, (len(index),)) * (high - low + 1)).floor()
         cells = voices.transposed(cells, torch.minimum(by, high.float()).long())
     return musegan.roll(musegan.one_hot(cells))
@@ -135,15 +144,15 @@ def critic_loss(
     return gan.gradient_penalty(partial(musegan.criticise, d), x, fake, key, args.penalty) - distance, distance
 
 
-def optimizer(args: Args, updates: int) -> optim.Optimizer:
+def optimizer(args: Args, lr: float, updates: int) -> optim.Optimizer:
     """Of a network that is updated so often."""
-    return parallel.shard_optimizer(optim.adam(optim.linear(args.lr, updates), (args.beta1, 0.9)), args.shard_optimizer)
+    return parallel.shard_optimizer(optim.adam(optim.linear(lr, updates), (args.beta1, 0.9)), args.shard_optimizer)
 
 
 def init_state(key: Key, args: Args) -> TrainState:
     k_g, k_d, k_train = random.split(key, 3)
     g, d = musegan.generator_init(k_g, args.network()), musegan.critic_init(k_d, args.network())
-    init = optimizer(args, args.steps).init
+    init = optimizer(args, args.lr, args.steps).init
     step = torch.zeros((), dtype=torch.int32, device=key.device)
     return TrainState(gan.Pair(g, d), gan.Pair(init(g), init(d)), tree.map(torch.clone, g), k_train, step)
 
@@ -156,19 +165,20 @@ def step(
     (g, d), opt_d = state.params, state.opt.d
     out: dict[str, Tensor] = {}
     for picked, key in zip(index.unbind(1), keys[1:], strict=True):
-        k_real, k_z, k_between = random.split(key, 3)
-        fake = heard(g, musegan.noise(k_z, len(picked), args.network()), args)
+        k_real, k_z, k_token, k_between = random.split(key, 4)
+        fake = heard(g, musegan.noise(k_z, len(picked), args.network()), args, k_token)
         objective = value_and_grad(partial(critic_loss, args=args), has_aux=True)
         (loss, distance), grads = parallel.mean(objective(d, real(data, picked, k_real, args), fake, k_between))
-        d, opt_d = optimizer(args, args.steps * args.critic_steps).update(grads, opt_d, d)
+        d, opt_d = optimizer(args, args.critic_lr, args.steps * args.critic_steps).update(grads, opt_d, d)
         out = {"train/loss_d": loss, "train/distance": distance, "grad/norm_d": tree.global_norm(grads)}
 
     def g_loss(g: Tree) -> Tensor:
-        z = musegan.noise(keys[0], len(index), args.network())
-        return gan.wasserstein_generator(musegan.criticise(d, heard(g, z, args)))
+        k_z, k_token = random.split(keys[0])
+        z = musegan.noise(k_z, len(index), args.network())
+        return gan.wasserstein_generator(musegan.criticise(d, heard(g, z, args, k_token)))
 
     loss_g, grads_g = parallel.mean(value_and_grad(g_loss)(g))
-    g, opt_g = optimizer(args, args.steps).update(grads_g, state.opt.g, g)
+    g, opt_g = optimizer(args, args.lr, args.steps).update(grads_g, state.opt.g, g)
     ema = optim.ema(state.ema, g, args.ema_decay, state.step)
     out |= {"train/loss_g": loss_g, "grad/norm_g": tree.global_norm(grads_g)}
     return TrainState(gan.Pair(g, d), gan.Pair(opt_g, opt_d), ema, state.key, state.step + 1), out
@@ -189,9 +199,9 @@ def objectives(state: TrainState, args: Args) -> dict[str, diagnose.Loss]:
 # ---- training: plumbing ----
 
 
-def windows(pieces: list[Piece], args: Args) -> Int[Tensor, "n t v"]:
+def windows(songs: list[Piece], args: Args) -> Int[Tensor, "n t v"]:
     """Raises RunError where there are none."""
-    cells = music.windows(pieces)
+    cells = music.windows([pieces.in_one_key(piece) for piece in songs] if args.keys == "one" else songs)
     if not len(cells):
         raise RunError("no piece has two whole bars of four quarters")
     if args.mixed:
@@ -201,10 +211,14 @@ def windows(pieces: list[Piece], args: Args) -> Int[Tensor, "n t v"]:
 
 
 @torch.no_grad()
-def generated(g: Tree, z: Noise, args: Args) -> Int[Tensor, "n t v"]:
+def generated(g: Tree, z: Noise, args: Args, key: Key, alike: bool = False) -> Int[Tensor, "n t v"]:
+    """Tokens drawn at args.temperature; the likeliest where the generator did not learn by drawing. `alike`: all by the
+    same chance, so that they differ by z alone."""
     parts = zip(*(x.split(250) for x in z), strict=True)
-    found = [musegan.cells(musegan.generate(g, Noise(*part), cfg=args.network())) for part in parts]
-    return torch.cat(found).cpu()
+    logits = torch.cat([musegan.generate(g, Noise(*part), cfg=args.network()) for part in parts])
+    if args.output == "sampled":
+        logits = logits + args.temperature * musegan.gumbel(key, tuple(logits[:1].shape if alike else logits.shape))
+    return musegan.cells(musegan.write(g, logits, soft=args.output == "soft")).cpu()
 
 
 def train(args: Args) -> None:
@@ -218,7 +232,7 @@ def train(args: Args) -> None:
     update = here.compile(step)
     wide = args.batch * args.critic_steps
     order = here.batches(partial(numbers, n=len(train), size=wide, columns=args.critic_steps))
-    k_val, k_test = random.split(here.show_key)
+    k_val, k_test, k_token = random.split(here.show_key, 3)
     z_val, z_test = (musegan.noise(k, n, args.network()) for k, n in ((k_val, 256), (k_test, args.samples)))
     bach = music.scores(val, train, near=64)
 
@@ -228,7 +242,7 @@ def train(args: Args) -> None:
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
-                cells = generated(s.ema, z_val, args)
+                cells = generated(s.ema, z_val, args, k_token)
                 own = music.scores(cells, train, near=64)
                 one.log(n + 1, {f"generated/{tag}": x for tag, x in own.items()})
                 one.log(n + 1, {f"bach/{tag}": x for tag, x in bach.items()})
@@ -247,7 +261,7 @@ def train(args: Args) -> None:
         return
     results, bach = [], music.scores(test, train)
     for one, s in here.each(state):
-        cells = generated(s.ema, z_test, args)
+        cells = generated(s.ema, z_test, args, k_token)
         own = music.scores(cells, train)
         composer.show(one, args.steps, cells[:4].flatten(0, 1))
         found = {f"test/{tag}": x for tag, x in own.items()} | {f"bach/{tag}": x for tag, x in bach.items()}
@@ -300,7 +314,8 @@ Use = Draw | Way | Vary
 
 def answers(use: compose.Filed, model: Model) -> Iterator[Answer]:
     """For each piece its files."""
-    cfg, key, bar = model.args.network(), random.key(use.seed), voices.BAR
+    cfg, bar = model.args.network(), voices.BAR
+    key, k_token = random.split(random.key(use.seed, tree.leaves(model.generator)[0].device))
     match use:
         case Draw():
             z = musegan.noise(key, use.n, cfg)
@@ -312,7 +327,7 @@ def answers(use: compose.Filed, model: Model) -> Iterator[Answer]:
             first, fresh = (musegan.noise(k, n, cfg) for k, n in zip(random.split(key), (1, 8), strict=True))
             z = first._replace(**{use.change: getattr(fresh, use.change)})
             z = Noise(*(x.expand(8, *x.shape[1:]) for x in z))
-    cells = generated(model.generator, z, model.args)
+    cells = generated(model.generator, z, model.args, k_token, alike=not isinstance(use, Draw))
     cells = cells if isinstance(use, Draw) else cells.flatten(0, 1)[None]
     learnt = windows(model.data().train, model.args) if use.copy_check else cells
     for i, x in enumerate(cells):

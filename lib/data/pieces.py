@@ -121,3 +121,16 @@ def _places(bars: list[Fraction], bar: int, t: int) -> Iterator[int]:
         first = bar - length if length < bar and (i == 0 or before + length == bar) else 0
         before = length
         yield from (x % LONGEST for x in range(first, first + length))
+
+
+def in_one_key(piece: Piece) -> Piece:
+    """The piece brought to the scale without sharps and flats, by as few semitones as leave each voice in its range, or
+    else by as few as there are tokens for."""
+    pitch = voices.sounding(piece.cells.long())
+    by = -7 * voices.signature(pitch) % 12
+    ways = sorted((by, by - 12), key=abs)
+    low, high = voices.shifts(pitch)
+    room = voices.LOWEST - pitch[pitch > 0].min(), voices.HIGHEST - pitch.max()
+    fitting = [way for way in ways if low <= way <= high] or [way for way in ways if room[0] <= way <= room[1]]
+    moved = voices.transposed(piece.cells.long(), fitting[0]) if fitting else piece.cells
+    return piece._replace(cells=moved.to(piece.cells.dtype), fifths=0)

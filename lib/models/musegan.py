@@ -17,11 +17,15 @@ from torch import Tensor
 
 from lib import nn, random
 from lib.data import voices
+from lib.models import chorale
 from lib.random import Key
 from lib.tree import Tree
 
 VOICES, BARS = len(voices.NAMES), 2
 SOUNDS = voices.KINDS - 1  # pitches and a rest
+PITCHES = SOUNDS - 1
+MOVES = 12  # semitones, up and down
+PAIRS = tuple(itertools.combinations(range(VOICES), 2))
 LAST = BARS * voices.BAR // 2**3  # positions behind the critic's convolutions
 UPS = 4  # times that a bar doubles, from one position to sixteen
 
@@ -33,6 +37,7 @@ class Config:
     bar: int = 256  # channels of a bar's first position; each doubling but the first halves them, down to `least`
     least: int = 128
     critic: int = 128
+    listen: bool = True  # whether voices hear those above and what was before, and the critic intervals and moves
 
     def widths(self) -> list[int]:
         return [max(self.least, self.bar // 2 ** max(0, i - 1)) for i in range(UPS + 1)]
@@ -65,15 +70,22 @@ def _mapped(p: Tree, x: Float[Tensor, "b n *t d"]) -> Float[Tensor, "b n *t f"]:
 
 
 def generator_init(key: Key, cfg: Config) -> Tree:
-    """{"temporal": [two maps for the chords and each voice's melody], "bar": [maps of each voice], "out"}."""
+    """{"temporal": [two maps for the chords and each voice's melody], "bar": [maps of each voice], "out"}, and
+    "listen", {"move": (v, distances), "above": (pairs, distances), "hold": (pairs,), "leading" as in chorale.py}."""
     k_time, k_bar, k_out = random.split(key, 3)
     a, b = random.split(k_time)
     temporal = [_dense(a, 1 + VOICES, cfg.noise, BARS * cfg.temporal), _dense(b, 1 + VOICES, cfg.temporal, cfg.noise)]
     widths = [4 * cfg.noise, *cfg.widths()]
     sizes = [(d, f if i == 0 else 2 * f) for i, (d, f) in enumerate(itertools.pairwise(widths))]
-    keys = random.split(k_bar, len(sizes))
-    bar = [_dense(k, VOICES, *size) for k, size in zip(keys, sizes, strict=True)]
-    return {"temporal": temporal, "bar": bar, "out": _dense(k_out, VOICES, widths[-1], voices.KINDS)}
+    bar = [_dense(k, VOICES, *size) for k, size in zip(random.split(k_bar, len(sizes)), sizes, strict=True)]
+    p = {"temporal": temporal, "bar": bar, "out": _dense(k_out, VOICES, widths[-1], voices.KINDS)}
+    if cfg.listen:
+        zeros = lambda *shape: torch.zeros(*shape, device=key.device)  # noqa: E731
+        p["listen"] = {
+            "move": zeros(VOICES, 2 * PITCHES - 1), "above": zeros(len(PAIRS), 2 * PITCHES - 1),
+            "hold": zeros(len(PAIRS)), "leading": zeros(len(PAIRS), 12 * chorale.MOVES, chorale.MOVES + 1),
+        }  # fmt: skip
+    return p
 
 
 def _normed(x: Tensor) -> Tensor:
@@ -82,7 +94,8 @@ def _normed(x: Tensor) -> Tensor:
 
 
 def generate(p: Tree, z: Noise, *, cfg: Config) -> Float[Tensor, "b t v k"]:
-    """Probabilities of the tokens of every cell. Nothing is held before something was struck."""
+    """Logits of the tokens of every cell, before the voices hear each other. Nothing is held before something was
+    struck."""
     changing = torch.cat([z.chords[:, None], z.melody], 1)
     h = _normed(rearrange(_mapped(p["temporal"][0], changing), "b n (m c) -> b n m c", m=BARS))
     h = _mapped(p["temporal"][1], h)
@@ -95,7 +108,66 @@ def generate(p: Tree, z: Noise, *, cfg: Config) -> Float[Tensor, "b t v k"]:
     logits = rearrange(_mapped(p["out"], x), "b v m s k -> b (m s) v k")
     first = torch.arange(logits.shape[1], device=logits.device)[:, None, None] == 0
     hold = torch.arange(voices.KINDS, device=logits.device) == voices.HOLD
-    return logits.masked_fill(first & hold, -torch.inf).softmax(-1)
+    return logits.masked_fill(first & hold, -torch.inf)
+
+
+def write(p: Tree, logits: Float[Tensor, "b t v k"], soft: bool = False) -> Float[Tensor, "b t v k"]:
+    """Tokens of `generate`'s logits, to which noise may have been added. `soft`: their probabilities, else one-hot.
+
+    Where voices listen they are written sixteenth after sixteenth, from soprano to bass. Each voice's logits are told
+    how far a pitch is from what the voice had before ("move") and from what each voice above it has now ("above"),
+    whether that one strikes ("hold", for the hold), and what its move does to the interval between them ("leading").
+    """
+    token = lambda x: x.softmax(-1) if soft else straight_through(x.softmax(-1))  # noqa: E731
+    if "listen" not in p:
+        return token(logits)
+    mine, apart = p["listen"], torch.arange(PITCHES, device=logits.device)
+    apart = apart - apart[:, None] + PITCHES - 1  # from a row's pitch to a column's
+    above = [[i for i, pair in enumerate(PAIRS) if pair[1] == v] for v in range(VOICES)]
+    maps = [
+        chorale.BRISK * torch.cat([mine["move"][v][apart], *(mine["above"][i][apart] for i in above[v])])
+        for v in range(VOICES)
+    ]
+    tables = F.pad(chorale.BRISK * mine["leading"], (0, 0, 0, 1))  # with zeros for what is not known
+    before = [logits.new_zeros(len(logits), SOUNDS)] * VOICES
+    was = [torch.zeros_like(logits[:, 0, 0, 0], dtype=torch.int64)] * VOICES  # numbers of pitches, 0 for a rest
+    lands = torch.arange(voices.KINDS, device=logits.device) - 1 + chorale.LEAP
+    rows = []
+    for t in range(logits.shape[1]):
+        now, row, numbers = list[Tensor](), list[Tensor](), list[Tensor]()
+        for v in range(VOICES):
+            heard = torch.cat([x[:, 1:] for x in (before[v], *now)], -1)
+            logit = logits[:, t, v] + F.pad(heard @ maps[v], (voices.KINDS - PITCHES, 0))
+            if v and t:
+                struck = torch.stack([x[:, 2:].sum(-1) for x in row], -1)
+                hold = chorale.BRISK * (struck * mine["hold"][above[v]]).sum(-1, keepdim=True)
+                led, move = _led([tables[i] for i in above[v]], was[v], was[:v], numbers), lands - was[v][:, None]
+                at = torch.where((move >= 0) & (move < chorale.MOVES), move, chorale.MOVES + 1)
+                moves = F.pad(led, (0, 1)).gather(-1, at)[:, 2:]
+                logit = logit + torch.cat([hold + led[:, -1:], torch.zeros_like(hold), moves], -1)
+            row.append(token(logit))
+            now.append(row[v][:, 1:] + row[v][:, :1] * before[v])
+            numbers.append(now[v].argmax(-1))
+        before, was = now, numbers
+        rows.append(torch.stack(row, 1))
+    return torch.stack(rows, 1)
+
+
+def _led(
+    tables: list[Float[Tensor, "n m"]], own: Int[Tensor, "b"], before: list[Tensor], now: list[Tensor]
+) -> Float[Tensor, "b m"]:
+    """What is added to a voice's moves and its hold for each voice above it, as chorale.leading has it."""
+    found = torch.zeros_like(tables[0][:1])
+    for table, was, is_ in zip(tables, before, now, strict=True):
+        index = (was - own) % 12 * chorale.MOVES + (is_ - was).clamp(-chorale.LEAP, chorale.LEAP) + chorale.LEAP
+        found = found + table[torch.where((own > 0) & (was > 0) & (is_ > 0), index, len(table) - 1)]
+    return found
+
+
+def gumbel(key: Key, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
+    """Noise with which the largest of logits is a draw of their softmax, and the softmax has a derivative for it (Jang
+    et al. 2017, "Categorical reparameterization with Gumbel-softmax")."""
+    return -(-random.uniform(key, shape).clamp(1e-6, 1 - 1e-6).log()).log()
 
 
 def straight_through(p: Float[Tensor, "*b k"]) -> Float[Tensor, "*b k"]:
@@ -117,9 +189,10 @@ def roll(tokens: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t v k"]:
 def critic_init(key: Key, cfg: Config) -> Tree:
     """{"alone": maps of each voice's cells, "together": of all voices', "mixed", "time": convolutions, "out"}."""
     keys, c, heard = random.split(key, 8), cfg.critic, SOUNDS + 1
+    more = len(PAIRS) * 12 + VOICES * (2 * MOVES + 1) if cfg.listen else 0
     return {
         "alone": _dense(keys[0], VOICES, heard, c // 2),
-        "together": _dense(keys[1], 1, VOICES * heard, 2 * c),
+        "together": _dense(keys[1], 1, VOICES * heard + more, 2 * c),
         "mixed": _dense(keys[2], 1, 4 * c, 2 * c),
         "time": [_conv(k, 2 * c) for k in keys[3:6]],
         "out": [
@@ -133,12 +206,29 @@ def _conv(key: Key, c: int) -> Tree:
     return {"w": random.normal(key, (c, c, 4)) * (2 / (4 * c)) ** 0.5, "b": torch.zeros(c, device=key.device)}
 
 
+def _harmony(heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t f"]:
+    """The interval of every two voices, up to octaves, and the move of each voice since the sixteenth before, one-hot
+    where the voices are: what the products of two voices' pitches say, which a linear map cannot."""
+    pitch = heard[..., 1 : 1 + PITCHES]
+    number = torch.arange(PITCHES, device=heard.device)
+    tones = pitch @ ((number[:, None] + voices.LOWEST) % 12 == number[:12]).to(pitch.dtype)
+    turned = torch.stack([tones.roll(by, -1) for by in range(12)], -2)
+    first, second = ([pair[i] for pair in PAIRS] for i in (0, 1))
+    intervals = (turned[:, :, first] * tones[:, :, second, None]).sum(-1)
+    before = F.pad(pitch[:, :-1], (MOVES, MOVES, 0, 0, 1, 0)).unfold(-1, PITCHES, 1)
+    moves = torch.einsum("btvdp,btvp->btvd", before, pitch)
+    return torch.cat([intervals.flatten(2), moves.flatten(2)], -1)
+
+
 def criticise(p: Tree, heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b"]:
     """How real each example seems. Convolutions over voices, time and pitch whose kernels span all pitches: of each
     voice by itself, MuseGAN's private branch, and of all at once, which hears chords; then over time."""
     leaky = lambda x: F.leaky_relu(x, 0.2)  # noqa: E731
     alone = leaky(_mapped(p["alone"], rearrange(heard, "b t v k -> b v t k")))
-    together = leaky(_mapped(p["together"], rearrange(heard, "b t v k -> b 1 t (v k)")))
+    flat = rearrange(heard, "b t v k -> b 1 t (v k)")
+    if p["together"]["w"].shape[1] > flat.shape[-1]:
+        flat = torch.cat([flat, _harmony(heard)[:, None]], -1)
+    together = leaky(_mapped(p["together"], flat))
     x = torch.cat([rearrange(alone, "b v t c -> b 1 t (v c)"), together], -1)
     x = rearrange(leaky(_mapped(p["mixed"], x)), "b 1 t c -> b c t")
     for layer in p["time"]:
@@ -150,6 +240,6 @@ def one_hot(cells: Int[Tensor, "*b"]) -> Float[Tensor, "*b k"]:
     return (cells[..., None] == torch.arange(voices.KINDS, device=cells.device)).float()  # F.one_hot has no vmap
 
 
-def cells(probabilities: Float[Tensor, "b t v k"]) -> Int[Tensor, "b t v"]:
+def cells(tokens: Float[Tensor, "b t v k"]) -> Int[Tensor, "b t v"]:
     """The likeliest token of each cell."""
-    return probabilities.argmax(-1)
+    return tokens.argmax(-1)

@@ -50,7 +50,7 @@ class Refused(Exception):  # noqa: N818 (it never leaves this file)
 
 
 class Page:
-    """A WSGI application. `experiments`: their folder; `port`: which requests must name; `token`: only the page has it."""
+    """A WSGI application. `experiments`: their folder; `port`: as requests name it; `token`: the page alone has it."""
 
     def __init__(self, experiments: Path, port: int, token: str, pool: Pool | None = None) -> None:
         self.about = catalogue.sentences(experiments)

@@ -1,6 +1,6 @@
 """How fast the page is, in seconds of what a browser asks, after a run of the experiment:
 
-    python -m tests.bench.play exp_vae_faces --asked '{"verb": "move"}' --slow '{"verb": "draw", "n": 20000}'
+python -m tests.bench.play exp_vae_faces --asked '{"verb": "move"}' --slow '{"verb": "draw", "n": 20000}'
 """
 
 import json
