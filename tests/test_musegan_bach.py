@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from experiments import exp_musegan_bach as exp
 from lib import random, tree
 from lib.data import pieces, voices
-from lib.models import musegan
+from lib.models import chorale, musegan
 from lib.models.musegan import Config, Noise
 from lib.transform import jit
 from tests.flags import flags
@@ -111,6 +111,95 @@ def test_straight_through_is_one_hot_with_the_slope_of_the_probabilities():
     torch.testing.assert_close(grad, soft)
 
 
+def listening(**values):
+    """A generator's tables, of zeros but for these."""
+    zeros = musegan.generator_init(random.key(0), CFG)["listen"]
+    return {"listen": {name: values.get(name, x) for name, x in zeros.items()}}
+
+
+def likely(t=6, b=40):
+    """Logits with noise, mostly of holds after the first sixteenth."""
+    logits = 2 * random.normal(random.key(10), (b, t, 4, voices.KINDS))
+    logits[:, 0, :, 0] = -torch.inf
+    logits[:, 1:, :, 0] += 6
+    return logits
+
+
+def test_voices_that_heard_nothing_yet_write_what_they_would():
+    x = likely()
+    assert musegan.write(listening(), x).equal(musegan.write({}, x))
+    torch.testing.assert_close(musegan.write(listening(), x, soft=True), x.softmax(-1))
+
+
+def test_a_voice_hears_the_one_above_it_and_itself():
+    far = torch.zeros(6, 91)
+    far[musegan.PAIRS.index((0, 1)), 45 - 4] = 20.0
+    pitch = voices.sounding(musegan.cells(musegan.write(listening(above=far), likely(t=1))))
+    high = pitch[..., 0] >= voices.LOWEST + 4
+    assert bool((pitch[..., 1] == pitch[..., 0] - 4)[high].all()) and high.sum() > 20
+    assert bool((pitch[..., 2] != pitch[..., 0] - 4).any())
+    near = torch.zeros(4, 91)
+    near[3, 45 + 2] = 20.0
+    cells = musegan.cells(musegan.write(listening(move=near), likely(t=2)))
+    pitch, struck = voices.sounding(cells), cells[:, 1, 3] >= 2
+    room = (pitch[:, 0, 3] > 0) & (pitch[:, 0, 3] <= voices.HIGHEST - 2)
+    assert bool((pitch[:, 1, 3] == pitch[:, 0, 3] + 2)[room].all()) and bool(struck[room].all())
+
+
+def test_a_voice_holds_where_the_one_above_it_strikes():
+    hold = torch.zeros(6)
+    hold[musegan.PAIRS.index((0, 2))] = 20.0
+    cells = musegan.cells(musegan.write(listening(hold=hold), likely() - 0.0))
+    after = cells[:, 1:]
+    assert bool((after[..., 2] == 0)[after[..., 0] >= 2].all()) and bool((after[..., 2] > 0)[after[..., 0] == 0].any())
+
+
+def test_voices_are_led_as_the_transformers_are():
+    led = listening(leading=random.normal(random.key(11), (6, 12 * chorale.MOVES, chorale.MOVES + 1)))
+    x = likely()
+    cells = musegan.cells(musegan.write(led, x))
+    number = chorale.pitches(cells)
+    pairs = [musegan.PAIRS.index(pair) for pair in chorale.PAIRS]
+    more = chorale.leading({"leading": led["listen"]["leading"][pairs]}, number[:, :-1], number[:, 1:])
+    assert cells[:, 1:].equal((x[:, 1:] + more).argmax(-1)) and not cells.equal(musegan.cells(musegan.write({}, x)))
+
+
+def test_what_a_voice_heard_has_a_derivative():
+    p = musegan.generator_init(random.key(0), CFG)
+    weight = random.normal(random.key(12), (3, 4, 4, voices.KINDS))
+    grad = torch.func.grad(lambda p: (musegan.write(p, likely(4, 3)) * weight).sum())(p)
+    assert all(bool((x != 0).any()) for x in grad["listen"].values())
+
+
+def test_writing_is_one_graph():
+    torch._dynamo.reset()
+    p, x = musegan.generator_init(random.key(0), CFG), likely(3, 2)
+    compiled = torch.compile(musegan.write, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(p, x), musegan.write(p, x))
+
+
+def test_noise_draws_tokens_with_their_probabilities():
+    logits = torch.tensor([0.0, 1.0, -1.0])
+    drawn = (logits + musegan.gumbel(random.key(13), (20_000, 3))).argmax(-1)
+    share = torch.bincount(drawn, minlength=3) / 20_000
+    torch.testing.assert_close(share, logits.softmax(-1), atol=0.015, rtol=0)
+
+
+def test_intervals_and_moves_are_what_the_critic_hears():
+    cells = some()
+    found = musegan._harmony(musegan.roll(musegan.one_hot(cells)))
+    pitch = voices.sounding(cells)
+    for i, (a, b) in enumerate(musegan.PAIRS):
+        both = (pitch[..., a] > 0) & (pitch[..., b] > 0)
+        interval = found[..., 12 * i : 12 * i + 12]
+        assert interval.sum(-1).bool().equal(both)
+        assert interval.argmax(-1)[both].equal(((pitch[..., b] - pitch[..., a]) % 12)[both])
+    moves = found[..., 72:].view(*found.shape[:2], 4, 25)[:, 1:]
+    by = pitch[:, 1:] - pitch[:, :-1]
+    near = (pitch[:, 1:] > 0) & (pitch[:, :-1] > 0) & (by.abs() <= 12)
+    assert moves.sum(-1).bool().equal(near) and moves.argmax(-1)[near].equal((12 - by)[near])
+
+
 def test_the_critic_judges_each_example_by_itself_and_hears_everything():
     d, x = musegan.critic_init(random.key(9), CFG), musegan.roll(musegan.one_hot(some()))
     whole = musegan.criticise(d, x)
@@ -179,7 +268,7 @@ def data(n=12):
 
 
 def test_the_step_is_one_graph(key):
-    args, own = tiny(), data()
+    args, own = tiny(listen=False), data()  # with it compilation takes minutes
     step = partial(exp.step, args=args)
     torch._dynamo.reset()
     counters.clear()
@@ -199,7 +288,7 @@ def test_it_learns_a_chord(key):
     cells = torch.zeros(8, T, 4, dtype=torch.int64)
     cells[:, 0] = torch.tensor([33, 30, 26, 14])
     own = exp.Windows(cells, *[torch.zeros(8, dtype=torch.int64)] * 2)
-    args = tiny(batch=8, steps=300, lr=3e-3, penalty=1.0)
+    args = tiny(batch=8, steps=300, lr=3e-3, critic_lr=3e-3, beta1=0.5, penalty=1.0, listen=False, output="hard")
     state = exp.init_state(key, args)
     for i in range(100):
         index = random.randint(random.fold_in(key, i), (8, args.critic_steps), 0, 8).long()

@@ -188,8 +188,8 @@ def test_requests_that_are_none(call, ask):
     assert "1 million bytes" in asking(413, data=b" " * (2**20 + 1))
     assert "10 million bytes" in call("POST", "/api/upload", 413, data=b"x" * (10 * 2**20 + 1))["error"]
     assert "10 million bytes" in call("POST", "/api/upload", 400, data=b"")["error"]
-    assert "no experiment" in call("POST", "/api/ask/exp_none", 404, json={})["error"]
-    assert "ask for the verbs first" in call("POST", "/api/ask/exp_new", 409, json={})["error"]
+    assert "no experiment" in call("GET", "/api/verbs/exp_none", 404)["error"]
+    assert "ask for the verbs of 'exp_new' first" in call("POST", "/api/ask/exp_new", 409, json={})["error"]
     call("GET", "/api/ask/exp_toy", 404)
     call("GET", "/../server.py", 404)
     call("GET", "/server.py", 404)

@@ -132,9 +132,11 @@ def write(p: Tree, logits: Float[Tensor, "b t v k"], soft: bool = False) -> Floa
     before = [logits.new_zeros(len(logits), SOUNDS)] * VOICES
     was = [torch.zeros_like(logits[:, 0, 0, 0], dtype=torch.int64)] * VOICES  # numbers of pitches, 0 for a rest
     lands = torch.arange(voices.KINDS, device=logits.device) - 1 + chorale.LEAP
-    rows = []
+    rows: list[Tensor] = []
     for t in range(logits.shape[1]):
-        now, row, numbers = list[Tensor](), list[Tensor](), list[Tensor]()
+        now: list[Tensor] = []  # what is heard of each voice, and what it has, as a token and as a number
+        row: list[Tensor] = []
+        numbers: list[Tensor] = []
         for v in range(VOICES):
             heard = torch.cat([x[:, 1:] for x in (before[v], *now)], -1)
             logit = logits[:, t, v] + F.pad(heard @ maps[v], (voices.KINDS - PITCHES, 0))
@@ -207,8 +209,8 @@ def _conv(key: Key, c: int) -> Tree:
 
 
 def _harmony(heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t f"]:
-    """The interval of every two voices, up to octaves, and the move of each voice since the sixteenth before, one-hot
-    where the voices are: what the products of two voices' pitches say, which a linear map cannot."""
+    """The interval from each voice to each below it, up to octaves, and the move of each voice since the sixteenth
+    before, one-hot where the voices are: products of pitches, which no linear map makes."""
     pitch = heard[..., 1 : 1 + PITCHES]
     number = torch.arange(PITCHES, device=heard.device)
     tones = pitch @ ((number[:, None] + voices.LOWEST) % 12 == number[:12]).to(pitch.dtype)

@@ -103,7 +103,8 @@ class Page:
         return _json(found)
 
     def described(self, request: Request, experiment: str = "") -> Response:
-        self.known(experiment)
+        if experiment not in self.about:
+            raise Refused(404, f"no experiment {experiment!r}")
         if experiment in self.verbs:
             return _json({"kind": "about", "verbs": self.verbs[experiment]})
 
@@ -117,9 +118,8 @@ class Page:
         return self.streamed(answers, patience=60.0)  # while another one is started
 
     def asked(self, request: Request, experiment: str = "") -> Response:
-        self.known(experiment)
         if experiment not in self.verbs:
-            raise Refused(409, "ask for the verbs first")
+            raise Refused(409, f"ask for the verbs of {experiment!r} first")
         wanted = _body(request)
         name = wanted.pop("run", None)
         if not isinstance(name, str) or name not in {one["name"] for one in _finished(experiment)}:
@@ -181,10 +181,6 @@ class Page:
     def stopped(self, request: Request) -> Response:
         self.pool.stop()
         return _json({})
-
-    def known(self, experiment: str) -> None:
-        if experiment not in self.about:
-            raise Refused(404, f"no experiment {experiment!r}")
 
     def streamed(self, answers: Callable[[], Iterator[dict[str, Any]]], patience: float = 0.0) -> Response:
         """Lines of JSON as they come. Raises Refused where something else is worked on, for more than `patience`
