@@ -76,7 +76,7 @@ class Args(run.Args):
     """Decay of Adam's first moment."""
     ema_decay: run.Fraction = 0.99
     """Decay of the averaged generator that is used; 0: the generator itself."""
-    temperature: run.Free[run.Amount] = 1.0
+    temperature: run.Free[run.Amount] = 0.75
     """Of the tokens that are drawn where --output is sampled; 0: the likeliest."""
     samples: run.Free[run.Count] = 1000
     """Windows that are generated for the final scores."""
