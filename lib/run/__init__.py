@@ -18,7 +18,7 @@ from lib.run.fields import (
     Seed,
     Share,
     Vocabulary,
-)  # fmt: skip
+)
 from lib.run.replicas import View
 from lib.run.run import Run
 from lib.run.settings import Args, device, dtype, load_config
