@@ -184,6 +184,12 @@ def test_packed_scores_are_read():
     assert notes(packed(score(note()))) == notes(score(note())) == [(0, 1, 60)]
 
 
+def test_a_packed_score_that_is_too_large_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(musicxml, "LARGEST", 100)
+    with pytest.raises(DataError, match="a/song.xml would have .* bytes"):
+        musicxml.read(packed(score(note())), "song.mxl")
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [

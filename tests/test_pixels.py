@@ -291,7 +291,7 @@ def test_what_is_left_out_of_many(tmp_path, capsys):
 
 
 def test_whatever_pillow_calls_it_a_broken_picture_is_unreadable(tmp_path, monkeypatch):
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("Failed to decode frame 0")  # as of AVIF
 
     monkeypatch.setattr(Image, "open", fails)
@@ -299,6 +299,16 @@ def test_whatever_pillow_calls_it_a_broken_picture_is_unreadable(tmp_path, monke
         pixels.read(Path("a.avif"), 8)
     with pytest.raises(DataError, match="left out: 1 unreadable"):
         pixels.read_all([tmp_path / "a.avif"], 8, 1, tmp_path)
+
+
+def test_what_is_a_program_is_no_picture(tmp_path):
+    put(tmp_path / "a.png", noise(0, 16, 16, 3), "RGB")
+    with Image.open(tmp_path / "a.png") as image:
+        image.save(tmp_path / "a.eps")
+    with Image.open(tmp_path / "a.eps") as image:
+        assert image.format == "EPS"  # which Pillow would open, and have drawn by Ghostscript
+    with pytest.raises(DataError, match="cannot read .*a.eps: cannot identify"):
+        pixels.read(tmp_path / "a.eps", 8)
 
 
 # ---- one picture ----
