@@ -186,7 +186,7 @@ def test_packed_scores_are_read():
 
 def test_a_packed_score_that_is_too_large_is_not_unpacked(monkeypatch):
     monkeypatch.setattr(musicxml, "LARGEST", 100)
-    with pytest.raises(DataError, match="a/song.xml would have .* bytes"):
+    with pytest.raises(DataError, match=r"a/song.xml would have .* bytes"):
         musicxml.read(packed(score(note())), "song.mxl")
 
 

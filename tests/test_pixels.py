@@ -307,7 +307,7 @@ def test_what_is_a_program_is_no_picture(tmp_path):
         image.save(tmp_path / "a.eps")
     with Image.open(tmp_path / "a.eps") as image:
         assert image.format == "EPS"  # which Pillow would open, and have drawn by Ghostscript
-    with pytest.raises(DataError, match="cannot read .*a.eps: cannot identify"):
+    with pytest.raises(DataError, match=r"cannot read .*a.eps: cannot identify"):
         pixels.read(tmp_path / "a.eps", 8)
 
 
