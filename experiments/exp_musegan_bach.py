@@ -1,7 +1,7 @@
 """Two bars for four voices with a GAN whose voices share some of their noise (Dong et al. 2018, "MuseGAN").
 
 What it shows: a Wasserstein GAN on music as one-hot tokens, whose voices hear those above them as they are written; how
-far its bars are from Bach's, in chords, parallels, crossings, durations and copies; and, with --mixed, the book's reshape.
+far its bars are from Bach's, in chords, parallels, crossings, durations, copies; and, with --mixed, the book's reshape.
 `just run exp_musegan_bach`, then `just sample exp_musegan_bach vary --change groove`.
 """
 
