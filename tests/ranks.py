@@ -260,11 +260,12 @@ def piano_case(**change):
 
 
 def musegan_case(**change):
-    """Probabilities are heard, not the likeliest tokens, which a rounding error may change; and layers are wide enough
-    that none is all but silent, where to normalise it would make rounding errors large."""
+    """Probabilities are heard, not the likeliest tokens, which a rounding error may change; voices do not listen, which
+    they do to the likeliest; and layers are wide enough that none is all but silent, where to normalise it would make
+    rounding errors large."""
     args = replace(
         exp_musegan_bach.PRESETS["small"], noise=8, temporal=32, bar=64, least=64, critic=8, lr=4e-5, penalty=1.0,
-        output="soft", steps=STEPS, **change,
+        output="soft", listen=False, steps=STEPS, **change,
     )  # fmt: skip
     cells = random.randint(random.key(6), (32, 32, 4), 1, 48).long()
     data = exp_musegan_bach.Windows(cells, *voices.shifts(voices.sounding(cells)))

@@ -142,7 +142,7 @@ def write(p: Tree, logits: Float[Tensor, "b t v k"], soft: bool = False) -> Floa
             logit = logits[:, t, v] + F.pad(heard @ maps[v], (voices.KINDS - PITCHES, 0))
             if v and t:
                 struck = torch.stack([x[:, 2:].sum(-1) for x in row], -1)
-                hold = chorale.BRISK * (struck * mine["hold"][above[v]]).sum(-1, keepdim=True)
+                hold = chorale.BRISK * (struck * torch.stack([mine["hold"][i] for i in above[v]])).sum(-1, keepdim=True)
                 led, move = _led([tables[i] for i in above[v]], was[v], was[:v], numbers), lands - was[v][:, None]
                 at = torch.where((move >= 0) & (move < chorale.MOVES), move, chorale.MOVES + 1)
                 moves = F.pad(led, (0, 1)).gather(-1, at)[:, 2:]
@@ -215,8 +215,7 @@ def _harmony(heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t f"]:
     number = torch.arange(PITCHES, device=heard.device)
     tones = pitch @ ((number[:, None] + voices.LOWEST) % 12 == number[:12]).to(pitch.dtype)
     turned = torch.stack([tones.roll(by, -1) for by in range(12)], -2)
-    first, second = ([pair[i] for pair in PAIRS] for i in (0, 1))
-    intervals = (turned[:, :, first] * tones[:, :, second, None]).sum(-1)
+    intervals = torch.stack([(turned[:, :, a] * tones[:, :, b, None]).sum(-1) for a, b in PAIRS], 2)
     before = F.pad(pitch[:, :-1], (MOVES, MOVES, 0, 0, 1, 0)).unfold(-1, PITCHES, 1)
     moves = torch.einsum("btvdp,btvp->btvd", before, pitch)
     return torch.cat([intervals.flatten(2), moves.flatten(2)], -1)
