@@ -196,7 +196,7 @@ class Page:
         def lines() -> Iterator[bytes]:
             try:
                 for answer in answers():
-                    if answer["kind"] in ("end", "error", "about"):
+                    if answer["kind"] in ("end", "error"):
                         free()  # who has the last line may ask again
                     yield json.dumps(answer).encode() + b"\n"
             except OSError as error:
