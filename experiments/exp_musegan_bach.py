@@ -6,7 +6,7 @@ far its bars are from Bach's, in chords, parallels, crossings, durations, copies
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,15 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lib import diagnose, gan, optim, parallel, random, run, tree
-from lib.answers import Answer
 from lib.data import batches, chorales, pieces, voices
-from lib.data.chorales import Chorales
 from lib.data.pieces import Piece
 from lib.faults import RunError
 from lib.models import musegan
 from lib.models.musegan import Config, Noise
 from lib.random import Key
-from lib.tasks import compose, composer, music, pictures
+from lib.tasks import composer, music
+from lib.tasks.quartet import Quartet, Use, answers
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -80,6 +79,11 @@ class Args(run.Args):
     """Of the tokens that are drawn where --output is sampled; 0: the likeliest."""
     samples: run.Free[run.Count] = 1000
     """Windows that are generated for the final scores."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mixed and self.listen:
+            raise ValueError("--mixed: voices are no voices then, and nothing is heard: give --no-listen too")
 
     def network(self) -> Config:
         return Config(self.noise, self.temporal, self.bar, self.least, self.critic, self.listen)
@@ -210,15 +214,12 @@ def windows(songs: list[Piece], args: Args) -> Int[Tensor, "n t v"]:
     return cells
 
 
-@torch.no_grad()
-def generated(g: Tree, z: Noise, args: Args, key: Key, alike: bool = False) -> Int[Tensor, "n t v"]:
-    """Tokens drawn at args.temperature; the likeliest where the generator did not learn by drawing. `alike`: all by the
-    same chance, so that they differ by z alone."""
-    parts = zip(*(x.split(250) for x in z), strict=True)
-    logits = torch.cat([musegan.generate(g, Noise(*part), cfg=args.network()) for part in parts])
-    if args.output == "sampled":
-        logits = logits + args.temperature * musegan.gumbel(key, tuple(logits[:1].shape if alike else logits.shape))
-    return musegan.cells(musegan.write(g, logits, soft=args.output == "soft")).cpu()
+def quartet(g: Tree, args: Args) -> Quartet:
+    corpus = functools.cache(partial(chorales.load, args.data, args.data_dir))
+    drawn = args.temperature if args.output == "sampled" else None
+    training = lambda: windows(corpus().train, args)  # noqa: E731
+    one_key = args.keys == "one"
+    return Quartet(g, args.network(), drawn, args.output == "soft", one_key, training, lambda: corpus().test)
 
 
 def train(args: Args) -> None:
@@ -233,7 +234,10 @@ def train(args: Args) -> None:
     wide = args.batch * args.critic_steps
     order = here.batches(partial(numbers, n=len(train), size=wide, columns=args.critic_steps))
     k_val, k_test, k_token = random.split(here.show_key, 3)
-    z_val, z_test = (musegan.noise(k, n, args.network()) for k, n in ((k_val, 256), (k_test, args.samples)))
+    z_val, z_test, z_given = (
+        musegan.noise(k, n, args.network())
+        for k, n in ((k_val, 256), (k_test, args.samples), (random.fold_in(k_test, 1), len(test)))
+    )
     bach = music.scores(val, train, near=64)
 
     for n in here.progress():
@@ -242,7 +246,7 @@ def train(args: Args) -> None:
         here.record(n, state, out, units=index.numel())
         if here.due(n, args.eval_every):
             for one, s in here.each(state):
-                cells = generated(s.ema, z_val, args, k_token)
+                cells = quartet(s.ema, args).draw(z_val, k_token)
                 own = music.scores(cells, train, near=64)
                 one.log(n + 1, {f"generated/{tag}": x for tag, x in own.items()})
                 one.log(n + 1, {f"bach/{tag}": x for tag, x in bach.items()})
@@ -261,11 +265,17 @@ def train(args: Args) -> None:
         return
     results, bach = [], music.scores(test, train)
     for one, s in here.each(state):
-        cells = generated(s.ema, z_test, args, k_token)
+        model = quartet(s.ema, args)
+        cells = model.draw(z_test, k_token)
         own = music.scores(cells, train)
         composer.show(one, args.steps, cells[:4].flatten(0, 1))
         found = {f"test/{tag}": x for tag, x in own.items()} | {f"bach/{tag}": x for tag, x in bach.items()}
-        results.append((found, music.table(own, bach, f"{len(cells):,} windows of two bars")))
+        told = music.table(own, bach, f"{len(cells):,} windows of two bars")
+        if args.listen:
+            under = music.harmony(model.written(model.logits(z_given), k_token, test[..., :1]))
+            found |= {f"accompanied/{tag}": x for tag, x in under.items()}
+            told += ["", *music.table(under, bach, f"to the sopranos of {len(test):,} test windows")]
+        results.append((found, told))
     here.finish(results)
 
 
@@ -277,66 +287,8 @@ def numbers(key: Key, n: int, size: int, columns: int, first: int = 0) -> Iterat
 # ---- using a run ----
 
 
-class Model(NamedTuple):
-    generator: Tree
-    args: Args
-    data: Callable[[], Chorales]
-
-
-def load(path: Path, args: Args) -> Model:
-    generator = run.load(path, init_state(random.key(0), args).ema, "ema")
-    return Model(generator, args, functools.cache(partial(chorales.load, args.data, args.data_dir)))
-
-
-@dataclass(frozen=True)
-class Draw(compose.Filed):
-    """Generate pieces of two bars with the latest finished run."""
-
-    n: run.Count = 4
-    """How many."""
-
-
-@dataclass(frozen=True)
-class Way(compose.Filed):
-    """Go from one piece to another in eight steps, all in one file."""
-
-
-@dataclass(frozen=True)
-class Vary(compose.Filed):
-    """Keep three of a piece's noises and draw one anew, eight times, all in one file."""
-
-    change: Literal["chords", "style", "melody", "groove"] = "groove"
-    """Which noise."""
-
-
-Use = Draw | Way | Vary
-
-
-def answers(use: compose.Filed, model: Model) -> Iterator[Answer]:
-    """For each piece its files."""
-    cfg, bar = model.args.network(), voices.BAR
-    key, k_token = random.split(random.key(use.seed, tree.leaves(model.generator)[0].device))
-    match use:
-        case Draw():
-            z = musegan.noise(key, use.n, cfg)
-        case Way():
-            ends = musegan.noise(key, 2, cfg)
-            z = Noise(*(pictures.between(x[0], x[1], 8, circle=True) for x in (end.flatten(1) for end in ends)))
-            z = Noise(*(a.view(8, *b.shape[1:]) for a, b in zip(z, ends, strict=True)))
-        case Vary():
-            first, fresh = (musegan.noise(k, n, cfg) for k, n in zip(random.split(key), (1, 8), strict=True))
-            z = first._replace(**{use.change: getattr(fresh, use.change)})
-            z = Noise(*(x.expand(8, *x.shape[1:]) for x in z))
-    cells = generated(model.generator, z, model.args, k_token, alike=not isinstance(use, Draw))
-    cells = cells if isinstance(use, Draw) else cells.flatten(0, 1)[None]
-    learnt = windows(model.data().train, model.args) if use.copy_check else cells
-    for i, x in enumerate(cells):
-        piece = Piece(f"Piece {i}", x, torch.arange(len(x)) % bar, bar, voices.signature(voices.sounding(x)))
-        yield from compose.files(use, i, piece)
-        if use.copy_check:
-            yield compose.copied(
-                cells[i : i + 1] if isinstance(use, Draw) else cells[i].view(-1, music.WINDOW, 4), learnt
-            )
+def load(path: Path, args: Args) -> Quartet:
+    return quartet(run.load(path, init_state(random.key(0), args).ema, "ema"), args)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import functools
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,8 @@ class Args(run.Args):
     """Attention heads of a block."""
     ff: run.Count = 512
     """Width of the feed-forward layers, which have a gate."""
+    position: Literal["rotary", "relative"] = "rotary"
+    """How blocks know which sixteenth came when; relative: as in the paper, each distance has an embedding."""
     chord: run.Count = 64
     """Channels in which a voice sees those above it."""
     head: run.Count = 192
@@ -88,7 +90,8 @@ class Args(run.Args):
     def network(self) -> Config:
         """Raises ValueError for widths that cannot be."""
         block = transformer.Config(
-            width=self.width, heads=self.heads, ff=self.ff, activation="swiglu", position="rotary", bias="none"
+            width=self.width, heads=self.heads, ff=self.ff, activation="swiglu", bias="none",
+            position=self.position, reach=self.length if self.position == "relative" else 0,
         )  # fmt: skip
         return Config(
             layers=self.layers, around=self.around, chord=self.chord, head=self.head, dropout=self.dropout, block=block

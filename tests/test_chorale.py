@@ -1,5 +1,7 @@
 """lib/models/chorale.py: what each cell may see, what is given, and that writing is the likelihood turned round."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,11 +16,15 @@ CFG = chorale.Config(layers=2, around=1, chord=6, head=12, block=BLOCK)
 B, T = 2, 12
 
 
+def own(cfg):
+    """Parameters far enough from zero that everything matters."""
+    p = chorale.init(random.key(0), cfg)
+    return tree.map(lambda x: x + 0.3 * random.normal(random.key(x.numel()), tuple(x.shape)), p)
+
+
 @pytest.fixture(scope="module")
 def params():
-    """Far enough from zero that everything matters."""
-    p = chorale.init(random.key(0), CFG)
-    return tree.map(lambda x: x + 0.3 * random.normal(random.key(x.numel()), tuple(x.shape)), p)
+    return own(CFG)
 
 
 def music(seed=1):
@@ -73,14 +79,18 @@ def test_held_is_how_long():
     assert chorale.pitches(cells)[:, 0].tolist() == [29, 29, 29, 30, 0, 0]
 
 
-def test_the_likeliest_cells_are_those_of_the_logits(params):
-    given = nothing()
+@pytest.mark.parametrize("position", ["rotary", "relative"])
+def test_the_likeliest_cells_are_those_of_the_logits(position):
+    reach = 8 if position == "relative" else 0
+    cfg = replace(CFG, block=replace(BLOCK, position=position, reach=reach))
+    params, given, asked = own(cfg), nothing(), music()
     given[:, 4:, 0] = True
-    own = music()
-    own = own._replace(cells=torch.where(given, own.cells.clamp(min=1), own.cells))  # struck, whatever comes before
-    written = chorale.generate(params, own, given, cfg=CFG)
-    assert written[given].equal(own.cells[given])
-    logits = chorale.apply(params, own._replace(cells=written), given, cfg=CFG)
+    asked = asked._replace(cells=torch.where(given, asked.cells.clamp(min=1), asked.cells))  # struck in any case
+    written = chorale.generate(params, asked, given, cfg=cfg)
+    assert written[given].equal(asked.cells[given])
+    logits = chorale.apply(params, asked._replace(cells=written), given, cfg=cfg)
+    far = [path for path in tree.flatten(params) if "relative" in path]
+    assert [path.split(".")[0] for path in far] == ["trunk"] * (2 if reach else 0)
     logits[:, 0, :, voices.HOLD] = -torch.inf
     assert logits.argmax(-1)[~given].equal(written[~given])
 

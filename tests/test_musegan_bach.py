@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from experiments import exp_musegan_bach as exp
 from lib import random, tree
 from lib.data import pieces, voices
-from lib.models import chorale, musegan
+from lib.models import musegan
 from lib.models.musegan import Config, Noise
 from lib.transform import jit
 from tests.flags import flags
@@ -47,8 +47,10 @@ def g():
     return musegan.generator_init(random.key(0), CFG)
 
 
-def test_tokens_have_probabilities_and_nothing_is_held_at_first(g):
-    p = musegan.generate(g, musegan.noise(random.key(1), B, CFG), cfg=CFG).softmax(-1)
+@pytest.mark.parametrize("listen", [True, False])
+def test_tokens_have_probabilities_and_nothing_is_held_at_first(g, listen):
+    logits = musegan.generate(g, musegan.noise(random.key(1), B, CFG), cfg=CFG)
+    p = musegan.write(g if listen else {}, logits, soft=True)
     assert p.shape == (B, T, 4, voices.KINDS)
     torch.testing.assert_close(p.sum(-1), torch.ones(B, T, 4))
     assert bool((p[:, 0, :, voices.HOLD] == 0).all()) and bool((p[:, 1:, :, voices.HOLD] > 0).all())
@@ -154,14 +156,36 @@ def test_a_voice_holds_where_the_one_above_it_strikes():
     assert bool((after[..., 2] == 0)[after[..., 0] >= 2].all()) and bool((after[..., 2] > 0)[after[..., 0] == 0].any())
 
 
-def test_voices_are_led_as_the_transformers_are():
-    led = listening(leading=random.normal(random.key(11), (6, 12 * chorale.MOVES, chorale.MOVES + 1)))
-    x = likely()
-    cells = musegan.cells(musegan.write(led, x))
-    number = chorale.pitches(cells)
-    pairs = [musegan.PAIRS.index(pair) for pair in chorale.PAIRS]
-    more = chorale.leading({"leading": led["listen"]["leading"][pairs]}, number[:, :-1], number[:, 1:])
-    assert cells[:, 1:].equal((x[:, 1:] + more).argmax(-1)) and not cells.equal(musegan.cells(musegan.write({}, x)))
+def parallels(cells, a=0, b=2):
+    """Where a voice moves, and where another keeps the interval to it as it does."""
+    pitch = voices.sounding(cells)
+    sound = (pitch > 0)[..., [a, b]].all(-1)
+    moved = sound[:, 1:] & sound[:, :-1] & (pitch[:, 1:, a] != pitch[:, :-1, a])
+    interval = (pitch[..., a] - pitch[..., b]) % 12
+    return moved, moved & (interval[:, 1:] == interval[:, :-1]), interval[:, :-1]
+
+
+def test_an_interval_is_kept_or_not_where_the_voice_above_moves():
+    x = likely(t=4)
+    x[:, 1:, :, 0] -= 12  # nobody holds
+    plain = musegan.cells(musegan.write(listening(), x))
+    kept = torch.zeros(6, 12)
+    kept[musegan.PAIRS.index((0, 2)), 7] = 20.0
+    cells = musegan.cells(musegan.write(listening(kept=kept), x))
+    moved, same, interval = parallels(cells)
+    assert same[moved].equal((interval == 7)[moved] | same[moved]) and (moved & (interval == 7)).sum() > 2
+    never = musegan.cells(musegan.write(listening(kept=-torch.ones(6, 12) * 20), x))
+    assert not parallels(never)[1].any() and parallels(plain)[1].any()
+    assert cells[..., :2].equal(plain[..., :2])  # others do as they did
+
+
+@pytest.mark.parametrize("listen", [True, False])
+def test_what_is_given_stays_and_is_heard(g, listen):
+    heard = {"listen": tree.map(lambda x: 20 * random.normal(random.key(14), tuple(x.shape)), g["listen"])}
+    given = some()[:, :5, :1]
+    one, other = (musegan.cells(musegan.write(heard if listen else {}, likely(5, B), given=x)) for x in (None, given))
+    assert other[..., :1].equal(given)
+    assert other[..., 1:].equal(one[..., 1:]) != listen
 
 
 def test_what_a_voice_heard_has_a_derivative():
@@ -189,12 +213,18 @@ def test_intervals_and_moves_are_what_the_critic_hears():
     cells = some()
     found = musegan._harmony(musegan.roll(musegan.one_hot(cells)))
     pitch = voices.sounding(cells)
+    kept = 0
     for i, (a, b) in enumerate(musegan.PAIRS):
         both = (pitch[..., a] > 0) & (pitch[..., b] > 0)
-        interval = found[..., 12 * i : 12 * i + 12]
+        interval, same = (found[..., 12 * i + at : 12 * i + at + 12] for at in (0, 72))
         assert interval.sum(-1).bool().equal(both)
         assert interval.argmax(-1)[both].equal(((pitch[..., b] - pitch[..., a]) % 12)[both])
-    moves = found[..., 72:].view(*found.shape[:2], 4, 25)[:, 1:]
+        wanted = both[:, 1:] & both[:, :-1] & (pitch[:, 1:, a] != pitch[:, :-1, a])
+        wanted = wanted & (interval.argmax(-1)[:, 1:] == interval.argmax(-1)[:, :-1])
+        assert same[:, 1:].equal(interval[:, 1:] * wanted[..., None]) and not same[:, 0].any()
+        kept += int(wanted.sum())
+    assert kept > 10
+    moves = found[..., 144:].view(*found.shape[:2], 4, 25)[:, 1:]
     by = pitch[:, 1:] - pitch[:, :-1]
     near = (pitch[:, 1:] > 0) & (pitch[:, :-1] > 0) & (by.abs() <= 12)
     assert moves.sum(-1).bool().equal(near) and moves.argmax(-1)[near].equal((12 - by)[near])
@@ -229,6 +259,8 @@ def test_a_run_and_all_that_it_is_asked_for(fit, call, songs, device, tmp_path):
     assert read("one") == read("again") != read("other")
     assert ask("way", "--run", run, *flags(out="way"))[0] == 0
     assert pieces.parts(tmp_path / "way" / "0.musicxml")[0].length == 8 * 8
+    assert ask("accompany", "0", "--run", run, *flags(n=2, out="under"))[0] == 0
+    assert [len(pieces.parts(tmp_path / "under" / f"{i}.musicxml")) for i in (0, 1)] == [4, 4]
     assert ask("vary", "--run", run, *flags(change="melody", out="vary"))[0] == 0
     status, _, told = ask("vary", "--run", run, *flags(change="tempo"))
     assert status == 2 and "groove" in told
@@ -237,6 +269,7 @@ def test_a_run_and_all_that_it_is_asked_for(fit, call, songs, device, tmp_path):
 @pytest.mark.device
 def test_the_books_mixing_and_soft_output(fit):
     _, out = fit("mixed", "--mixed", "--no-listen", keys="own", output="soft", ema_decay=0.0)
+    assert "to the sopranos" not in out
     # thirty-two numbers of one voice, four at a time, move in parallel
     bach = re.search(r"^parallel fifths and octaves per 100 changes +\S+ +(\S+)$", out, flags=re.MULTILINE)
     assert float(bach[1]) >= 0 and "windows of two bars" in out
@@ -249,9 +282,11 @@ def test_replicas_of_a_sweep(fit):
 
 
 def test_mixing_is_the_books(songs):
-    args = dataclasses.replace(exp.PRESETS["small"], mixed=True)
+    args = exp.PRESETS["small"]
     own = [pieces.four(path) for path in sorted(songs.iterdir())[:4]]
-    plain, mixed = (voices.sounding(exp.windows(own, dataclasses.replace(args, mixed=x))) for x in (False, True))
+    plain, mixed = (
+        voices.sounding(exp.windows(own, dataclasses.replace(args, mixed=x, listen=False))) for x in (False, True)
+    )
     assert mixed[0].flatten().equal(plain[0].T.flatten())
 
 
@@ -293,7 +328,7 @@ def test_it_learns_a_chord(key):
     for i in range(100):
         index = random.randint(random.fold_in(key, i), (8, args.critic_steps), 0, 8).long()
         state, _ = exp.step(state, index, own, args=args)
-    made = exp.generated(state.ema, musegan.noise(random.key(3), 16, args.network()), args, key)
+    made = exp.quartet(state.ema, args).draw(musegan.noise(random.key(3), 16, args.network()), key)
     assert (made == cells[:1]).float().mean() > 0.4
 
 
@@ -303,6 +338,7 @@ def test_it_learns_a_chord(key):
         (["--data", "nowhere"], "neither default, jsb nor a folder"),
         (["--critic-steps", "0"], "--critic-steps must be at least 1"),
         (["--penalty", "-1"], "--penalty must be at least 0"),
+        (["--mixed"], "give --no-listen too"),
         (["sample", "--n", "0"], "--n must be at least 1"),
     ],
 )

@@ -124,13 +124,19 @@ def _places(bars: list[Fraction], bar: int, t: int) -> Iterator[int]:
 
 
 def in_one_key(piece: Piece) -> Piece:
-    """The piece brought to the scale without sharps and flats, by as few semitones as leave each voice in its range, or
-    else by as few as there are tokens for."""
-    pitch = voices.sounding(piece.cells.long())
+    """The piece brought to the scale without sharps and flats."""
+    cells = piece.cells.long()
+    moved = voices.transposed(cells, to_one_key(cells))
+    return piece._replace(cells=moved.to(piece.cells.dtype), fifths=0)
+
+
+def to_one_key(cells: Int[Tensor, "t v"]) -> int:
+    """How many semitones bring cells of some of the voices, the upper ones, to the scale without sharps and flats: as
+    few as leave each voice in its range, or else as few as there are tokens for; 0 where there are none."""
+    pitch = voices.sounding(cells)
     by = -7 * voices.signature(pitch) % 12
     ways = sorted((by, by - 12), key=abs)
     low, high = voices.shifts(pitch)
     room = voices.LOWEST - pitch[pitch > 0].min(), voices.HIGHEST - pitch.max()
     fitting = [way for way in ways if low <= way <= high] or [way for way in ways if room[0] <= way <= room[1]]
-    moved = voices.transposed(piece.cells.long(), fitting[0]) if fitting else piece.cells
-    return piece._replace(cells=moved.to(piece.cells.dtype), fifths=0)
+    return fitting[0] if fitting else 0

@@ -6,7 +6,7 @@ of any sixteenth, such as a melody, is read by blocks that look both ways, so th
 fills gaps. Axes: b batch, t sixteenths, v voices, d model width, c channels of a chord, h of a head, k kinds of tokens.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -40,6 +40,10 @@ class Config:
     dropout: float = 0.0  # of what the blocks read, and in the heads: inside of blocks it was not worth its time
     block: transformer.Config = field(default_factory=lambda: transformer.Config(position="rotary", bias="none"))
 
+    def reader(self) -> transformer.Config:
+        """Of the blocks that look both ways, for which relative positions have no embeddings."""
+        return replace(self.block, position="rotary", reach=0)
+
 
 class Music(NamedTuple):
     """`cells` with their `place` in the bar. `left`: sixteenths up to the end, this one included; 0 where that is
@@ -67,7 +71,7 @@ def init(key: Key, cfg: Config) -> Tree:
         },
         "given": {
             "pitch": table("given", VOICES, PITCHES + 1, d), "struck": table("hit", VOICES, 2, d),
-            "stack": transformer.stack_init(keys["around"], cfg.around, cfg.block),
+            "stack": transformer.stack_init(keys["around"], cfg.around, cfg.reader()),
         },
         "trunk": transformer.stack_init(keys["trunk"], cfg.layers, cfg.block),
         "chord": {
@@ -107,7 +111,7 @@ def read_given(
     struck = (given & (music.cells != voices.HOLD)).long()
     x = _looked_up(p["given"]["pitch"], sounds).sum(-2) + _looked_up(p["given"]["struck"], struck).sum(-2)
     x = x + nn.embedding(p["embed"]["place"], music.place)
-    return transformer.stack(p["given"]["stack"], x, None, key=key, cfg=cfg.block)[0]
+    return transformer.stack(p["given"]["stack"], x, None, key=key, cfg=cfg.reader())[0]
 
 
 def features(

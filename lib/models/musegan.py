@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib import nn, random
 from lib.data import voices
-from lib.models import chorale
+from lib.models.chorale import BRISK
 from lib.random import Key
 from lib.tree import Tree
 
@@ -71,7 +71,7 @@ def _mapped(p: Tree, x: Float[Tensor, "b n *t d"]) -> Float[Tensor, "b n *t f"]:
 
 def generator_init(key: Key, cfg: Config) -> Tree:
     """{"temporal": [two maps for the chords and each voice's melody], "bar": [maps of each voice], "out"}, and
-    "listen", {"move": (v, distances), "above": (pairs, distances), "hold": (pairs,), "leading" as in chorale.py}."""
+    "listen", {"move": (v, distances), "above": (pairs, distances), "hold": (pairs,), "kept": (pairs, intervals)}."""
     k_time, k_bar, k_out = random.split(key, 3)
     a, b = random.split(k_time)
     temporal = [_dense(a, 1 + VOICES, cfg.noise, BARS * cfg.temporal), _dense(b, 1 + VOICES, cfg.temporal, cfg.noise)]
@@ -83,7 +83,7 @@ def generator_init(key: Key, cfg: Config) -> Tree:
         zeros = lambda *shape: torch.zeros(*shape, device=key.device)  # noqa: E731
         p["listen"] = {
             "move": zeros(VOICES, 2 * PITCHES - 1), "above": zeros(len(PAIRS), 2 * PITCHES - 1),
-            "hold": zeros(len(PAIRS)), "leading": zeros(len(PAIRS), 12 * chorale.MOVES, chorale.MOVES + 1),
+            "hold": zeros(len(PAIRS)), "kept": zeros(len(PAIRS), 12),
         }  # fmt: skip
     return p
 
@@ -94,8 +94,7 @@ def _normed(x: Tensor) -> Tensor:
 
 
 def generate(p: Tree, z: Noise, *, cfg: Config) -> Float[Tensor, "b t v k"]:
-    """Logits of the tokens of every cell, before the voices hear each other. Nothing is held before something was
-    struck."""
+    """Logits of the tokens of every cell, before the voices hear each other."""
     changing = torch.cat([z.chords[:, None], z.melody], 1)
     h = _normed(rearrange(_mapped(p["temporal"][0], changing), "b n (m c) -> b n m c", m=BARS))
     h = _mapped(p["temporal"][1], h)
@@ -105,33 +104,35 @@ def generate(p: Tree, z: Noise, *, cfg: Config) -> Float[Tensor, "b t v k"]:
     x = _normed(_mapped(p["bar"][0], x))[..., None, :]
     for layer in p["bar"][1:]:  # transposed convolutions whose kernel is as wide as their stride
         x = _normed(rearrange(_mapped(layer, x), "b v m s (two c) -> b v m (s two) c", two=2))
-    logits = rearrange(_mapped(p["out"], x), "b v m s k -> b (m s) v k")
-    first = torch.arange(logits.shape[1], device=logits.device)[:, None, None] == 0
-    hold = torch.arange(voices.KINDS, device=logits.device) == voices.HOLD
-    return logits.masked_fill(first & hold, -torch.inf)
+    return rearrange(_mapped(p["out"], x), "b v m s k -> b (m s) v k")
 
 
-def write(p: Tree, logits: Float[Tensor, "b t v k"], soft: bool = False) -> Float[Tensor, "b t v k"]:
+def write(
+    p: Tree, logits: Float[Tensor, "b t v k"], soft: bool = False, given: Int[Tensor, "b t g"] | None = None
+) -> Float[Tensor, "b t v k"]:
     """Tokens of `generate`'s logits, to which noise may have been added. `soft`: their probabilities, else one-hot.
+    Nothing is held before something was struck. `given`: cells of the upper voices, which are not written.
 
     Where voices listen they are written sixteenth after sixteenth, from soprano to bass. Each voice's logits are told
     how far a pitch is from what the voice had before ("move") and from what each voice above it has now ("above"),
-    whether that one strikes ("hold", for the hold), and what its move does to the interval between them ("leading").
+    whether that one strikes ("hold", for the hold), and, where that one moves, which pitches keep the interval that was
+    between them ("kept"), so that fifths and octaves need not be parallel.
     """
     token = lambda x: x.softmax(-1) if soft else straight_through(x.softmax(-1))  # noqa: E731
+    when, kind = (torch.arange(n, device=logits.device) for n in (logits.shape[1], voices.KINDS))
+    logits = logits.masked_fill((when[:, None, None] == 0) & (kind == voices.HOLD), -torch.inf)
+    known = [] if given is None else one_hot(given).to(logits.dtype).unbind(2)
     if "listen" not in p:
-        return token(logits)
+        return torch.cat([*(x[:, :, None] for x in known), token(logits[:, :, len(known) :])], 2)
     mine, apart = p["listen"], torch.arange(PITCHES, device=logits.device)
     apart = apart - apart[:, None] + PITCHES - 1  # from a row's pitch to a column's
     above = [[i for i, pair in enumerate(PAIRS) if pair[1] == v] for v in range(VOICES)]
     maps = [
-        chorale.BRISK * torch.cat([mine["move"][v][apart], *(mine["above"][i][apart] for i in above[v])])
-        for v in range(VOICES)
+        BRISK * torch.cat([mine["move"][v][apart], *(mine["above"][i][apart] for i in above[v])]) for v in range(VOICES)
     ]
-    tables = F.pad(chorale.BRISK * mine["leading"], (0, 0, 0, 1))  # with zeros for what is not known
     before = [logits.new_zeros(len(logits), SOUNDS)] * VOICES
     was = [torch.zeros_like(logits[:, 0, 0, 0], dtype=torch.int64)] * VOICES  # numbers of pitches, 0 for a rest
-    lands = torch.arange(voices.KINDS, device=logits.device) - 1 + chorale.LEAP
+    number = torch.arange(1, SOUNDS, device=logits.device)
     rows: list[Tensor] = []
     for t in range(logits.shape[1]):
         now: list[Tensor] = []  # what is heard of each voice, and what it has, as a token and as a number
@@ -142,28 +143,19 @@ def write(p: Tree, logits: Float[Tensor, "b t v k"], soft: bool = False) -> Floa
             logit = logits[:, t, v] + F.pad(heard @ maps[v], (voices.KINDS - PITCHES, 0))
             if v and t:
                 struck = torch.stack([x[:, 2:].sum(-1) for x in row], -1)
-                hold = chorale.BRISK * (struck * torch.stack([mine["hold"][i] for i in above[v]])).sum(-1, keepdim=True)
-                led, move = _led([tables[i] for i in above[v]], was[v], was[:v], numbers), lands - was[v][:, None]
-                at = torch.where((move >= 0) & (move < chorale.MOVES), move, chorale.MOVES + 1)
-                moves = F.pad(led, (0, 1)).gather(-1, at)[:, 2:]
-                logit = logit + torch.cat([hold + led[:, -1:], torch.zeros_like(hold), moves], -1)
-            row.append(token(logit))
+                hold = BRISK * (struck * torch.stack([mine["hold"][i] for i in above[v]])).sum(-1, keepdim=True)
+                kept = torch.zeros_like(logit[:, 2:])
+                for i, up, is_ in zip(above[v], was, numbers, strict=False):
+                    moves = (is_ != up) & (is_ > 0) & (up > 0) & (was[v] > 0)
+                    keeps = (number - (was[v] + is_ - up)[:, None]) % 12 == 0
+                    kept = kept + BRISK * (mine["kept"][i][(up - was[v]) % 12] * moves)[:, None] * keeps
+                logit = logit + torch.cat([hold, torch.zeros_like(hold), kept], -1)
+            row.append(known[v][:, t] if v < len(known) else token(logit))
             now.append(row[v][:, 1:] + row[v][:, :1] * before[v])
             numbers.append(now[v].argmax(-1))
         before, was = now, numbers
         rows.append(torch.stack(row, 1))
     return torch.stack(rows, 1)
-
-
-def _led(
-    tables: list[Float[Tensor, "n m"]], own: Int[Tensor, "b"], before: list[Tensor], now: list[Tensor]
-) -> Float[Tensor, "b m"]:
-    """What is added to a voice's moves and its hold for each voice above it, as chorale.leading has it."""
-    found = torch.zeros_like(tables[0][:1])
-    for table, was, is_ in zip(tables, before, now, strict=True):
-        index = (was - own) % 12 * chorale.MOVES + (is_ - was).clamp(-chorale.LEAP, chorale.LEAP) + chorale.LEAP
-        found = found + table[torch.where((own > 0) & (was > 0) & (is_ > 0), index, len(table) - 1)]
-    return found
 
 
 def gumbel(key: Key, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
@@ -191,7 +183,7 @@ def roll(tokens: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t v k"]:
 def critic_init(key: Key, cfg: Config) -> Tree:
     """{"alone": maps of each voice's cells, "together": of all voices', "mixed", "time": convolutions, "out"}."""
     keys, c, heard = random.split(key, 8), cfg.critic, SOUNDS + 1
-    more = len(PAIRS) * 12 + VOICES * (2 * MOVES + 1) if cfg.listen else 0
+    more = 2 * len(PAIRS) * 12 + VOICES * (2 * MOVES + 1) if cfg.listen else 0
     return {
         "alone": _dense(keys[0], VOICES, heard, c // 2),
         "together": _dense(keys[1], 1, VOICES * heard + more, 2 * c),
@@ -209,8 +201,9 @@ def _conv(key: Key, c: int) -> Tree:
 
 
 def _harmony(heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t f"]:
-    """The interval from each voice to each below it, up to octaves, and the move of each voice since the sixteenth
-    before, one-hot where the voices are: products of pitches, which no linear map makes."""
+    """The interval from each voice to each below it, up to octaves, the same where the voices move and keep it, and the
+    move of each voice since the sixteenth before, one-hot where the voices are: products of pitches, which no linear
+    map makes."""
     pitch = heard[..., 1 : 1 + PITCHES]
     number = torch.arange(PITCHES, device=heard.device)
     tones = pitch @ ((number[:, None] + voices.LOWEST) % 12 == number[:12]).to(pitch.dtype)
@@ -218,7 +211,9 @@ def _harmony(heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t f"]:
     intervals = torch.stack([(turned[:, :, a] * tones[:, :, b, None]).sum(-1) for a, b in PAIRS], 2)
     before = F.pad(pitch[:, :-1], (MOVES, MOVES, 0, 0, 1, 0)).unfold(-1, PITCHES, 1)
     moves = torch.einsum("btvdp,btvp->btvd", before, pitch)
-    return torch.cat([intervals.flatten(2), moves.flatten(2)], -1)
+    stays = torch.stack([moves[:, :, a, MOVES, None] for a, _ in PAIRS], 2)
+    kept = intervals * F.pad(intervals[:, :-1], (0, 0, 0, 0, 1, 0)) * (1 - stays)
+    return torch.cat([intervals.flatten(2), kept.flatten(2), moves.flatten(2)], -1)
 
 
 def criticise(p: Tree, heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b"]:

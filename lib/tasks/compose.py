@@ -1,9 +1,8 @@
 """What is asked of a model of chorales: compose, harmonise a melody, go on with a piece, fill what is missing, say how
 likely a piece is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -138,7 +137,7 @@ def _asked(use: Use, model: Composer) -> tuple[Music, Bool[Tensor, "n t 4"], Pie
     DataError, RunError."""
     match use:
         case Harmonise():
-            piece = _melody(use.melody, model)
+            piece = melody(use.melody, lambda: model.data().test)
             given, known = _given(piece, len(piece.cells), use.n)
             known[..., 1:] = False
         case Continue():
@@ -188,8 +187,9 @@ def _piece(name: str, model: Composer) -> Piece:
     return heard.chosen(name, lambda: model.data().test, pieces.four, "chorales")
 
 
-def _melody(name: str, model: Composer) -> Piece:
-    return _piece(name, model) if name.isdecimal() else pieces.melody(Path(name))
+def melody(name: str, held_out: Callable[[], Sequence[Piece]]) -> Piece:
+    """The held-out chorale of that number, or a file's melody above voices that rest. Raises DataError, RunError."""
+    return heard.chosen(name, held_out, pieces.melody, "chorales")
 
 
 def _given(piece: Piece, t: int, n: int) -> tuple[Music, Bool[Tensor, "n t 4"]]:

@@ -63,7 +63,7 @@ def unlike(own: dict[str, float], bach: dict[str, float]) -> float:
 
 def table(own: dict[str, float], bach: dict[str, float], what: str) -> list[str]:
     lines = [f"{what:<46}{'written':>10}{'Bach, test':>13}"]
-    return lines + [f"{name:<46}{own[tag]:10.3f}{bach[tag]:13.3f}" for tag, name in NAMES.items()]
+    return lines + [f"{name:<46}{own[tag]:10.3f}{bach[tag]:13.3f}" for tag, name in NAMES.items() if tag in own]
 
 
 def harmony(cells: Int[Tensor, "n t v"]) -> dict[str, float]:
