@@ -333,7 +333,8 @@ def answers(use: Use, model: Model) -> Iterator[Answer]:
                 if number is None:
                     yield Text(" ".join(f"{value:.4f}" for value in code) + "\n")
             sheet, columns = torch.cat([x / 255, decode(model.params, codes)]), len(x)
-    yield Picture(plot.tile(sheet, columns), use.out, scale=4)
+    frames, versions = 10 * isinstance(use, Way), 2 * isinstance(use, Reconstruct)
+    yield Picture(plot.tile(sheet, columns), use.out, scale=4, frames=frames, versions=versions)
 
 
 if __name__ == "__main__":

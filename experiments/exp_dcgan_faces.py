@@ -289,8 +289,10 @@ def answers(use: Use, model: Model) -> Iterator[Answer]:
         frames, columns = way(model.ema, pictures.latents(use.pictures, model.latent, use.seed)), 12
     else:
         frames, columns = draw(model.ema, pictures.latents(range(use.n), model.latent, use.seed)) / 2 + 0.5, 8
-    content = plot.gif(frames) if use.out.suffix.lower() == ".gif" else plot.tile(frames, columns)
-    yield Picture(content, use.out, f"{len(frames)} faces")
+    moving = use.out.suffix.lower() == ".gif"
+    content = plot.gif(frames) if moving else plot.tile(frames, columns)
+    one_row = isinstance(use, Way) and not moving and len(frames) <= columns
+    yield Picture(content, use.out, f"{len(frames)} faces", frames=columns * one_row)
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, args: Args, dtyp
     params = tree.cast(params, dtype)
     return writing.Writer(
         tokenizer, partial(gpt.generate, params, cfg=cfg), partial(gpt.nats, params, cfg=cfg),
-        params["embed"]["tokens"].device, cache(lambda: texts.load(args.data, args.data_dir).train),
-        cfg.context, tokenizer.token_to_id(gpt2.END),
+        partial(gpt.forced, params, cfg=cfg), params["embed"]["tokens"].device,
+        cache(lambda: texts.load(args.data, args.data_dir).train), cfg.context, tokenizer.token_to_id(gpt2.END),
     )  # fmt: skip
 
 

@@ -181,8 +181,8 @@ def writer(params: Tree, tokenizer: Tokenizer, cfg: gpt.Config, args: Args, dtyp
     params = tree.cast(params, dtype)
     return writing.Writer(
         tokenizer, partial(go_on, params, cfg=cfg), partial(gpt.nats, params, cfg=cfg),
-        params["embed"]["tokens"].device, cache(lambda: texts.load(args.data, args.data_dir).train),
-        cfg.context,
+        partial(gpt.forced, params, cfg=cfg), params["embed"]["tokens"].device,
+        cache(lambda: texts.load(args.data, args.data_dir).train), cfg.context,
     )  # fmt: skip
 
 

@@ -188,11 +188,21 @@ def nats(params: Tree, ids: Int[Tensor, "n"], *, args: Args, dtype: torch.dtype)
     return total
 
 
+@torch.no_grad()
+def forced(params: Tree, ids: Int[Tensor, "n"], *, args: Args) -> Iterator[Float[Tensor, "t v"]]:
+    """Logits of all tokens but the first, in parts."""
+    state = zero_state(params["lstm"], 1)
+    for part in ids[:-1].to(params["embedding"].device).split(READ):
+        logits, state = apply(params, part[None], state, args=args)
+        yield logits[0]
+
+
 def writer(params: Tree, tokenizer: Tokenizer, args: Args, dtype: torch.dtype) -> writing.Writer:
     params = tree.cast(params, dtype)
     return writing.Writer(
         tokenizer, partial(go_on, params, args=args), partial(nats, params, args=args, dtype=dtype),
-        params["embedding"].device, cache(lambda: texts.load(args.data, args.data_dir).train),
+        partial(forced, params, args=args), params["embedding"].device,
+        cache(lambda: texts.load(args.data, args.data_dir).train),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -297,7 +297,7 @@ class Draw(run.Use):
 class Score(run.Use):
     """Say what the densities and the classifier of the latest finished run make of a point."""
 
-    point: Positional[tuple[float, float]]
+    point: Positional[Annotated[tuple[float, float], run.Plane(-EDGE, EDGE, -EDGE, EDGE)]]
     """The point, of which log p(x), log p(x|y) and p(y|x) are printed."""
 
 

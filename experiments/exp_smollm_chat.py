@@ -23,7 +23,7 @@ from lib.data import texts
 from lib.models import gpt, smollm
 from lib.models.smollm import Released
 from lib.tasks import writing
-from lib.tasks.chat import Turn, remembered, speak
+from lib.tasks.chat import Turn, remembered, speak, steps
 
 NAME = Path(__file__).stem
 
@@ -151,6 +151,8 @@ class Use(run.Typed):
     """Sample among the likeliest tokens that together have this probability."""
     seed: run.Seed = 0
     """Decides what is generated."""
+    likely: run.OnPage[bool] = False
+    """Also tell how probable each token was, and the ten likeliest in its place."""
     earlier: run.Carried[tuple[str, ...]] = ()
     """What was said before: a question, its answer, and so on in turn."""
 
@@ -181,9 +183,12 @@ def answers(use: Use, model: Released) -> Iterator[Answer]:
     sampling = {"temperature": use.temperature, "top_k": use.top_k, "top_p": use.top_p}
     if use.plain:
         yield Text(text)
-    for piece in speak(model, ids, use.n, random.fold_in(key, len(use.earlier) // 2), **sampling):
+    made: list[int] = []
+    for piece in speak(model, ids, use.n, random.fold_in(key, len(use.earlier) // 2), made, **sampling):
         yield Text(piece)
     yield Text("\n")
+    if use.likely and made:
+        yield steps(model, ids, made)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from lib.random import Key
 from lib.tasks import arithmetic, directions, pictures
 from lib.tasks import judge as judges
 from lib.tasks.codes import Coder, Use, answers
+from lib.tasks.names import LABELS
 from lib.transform import value_and_grad
 from lib.tree import Tree
 
@@ -256,6 +257,7 @@ def train(args: Args) -> None:
     found = faces.load(args.data, args.data_dir, size=args.size, n=args.faces)
     metrics.check_kid(found.name, found.val.pixels, found.test.pixels)
     here = run.Run(args, NAME, Path(__file__), unit="images")
+    here.once(lambda: run.write_json(here.path / LABELS, found.names))
     data, val, test = (part.pixels.to(here.device) for part in (found.train, found.val, found.test))
     print(f"{len(data):,} training pictures; {here.device}, {here.dtype}")
     if not found.names:

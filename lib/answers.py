@@ -41,14 +41,37 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """How a text came about, token by token: how probable each was, and the likeliest tokens there with their
+    probabilities. Of a model that reads another text `read` has the tokens of that, and `looked` for each token how
+    much of the model's attention each of them had."""
+
+    tokens: tuple[str, ...]
+    p: tuple[float, ...]
+    likeliest: tuple[tuple[tuple[str, float], ...], ...]
+    read: tuple[str, ...] = ()
+    looked: tuple[tuple[float, ...], ...] = ()
+
+    def table(self) -> Table:
+        rows = [
+            (token, p, ", ".join(f"{word!r} {share:.3f}" for word, share in best))
+            for token, p, best in zip(self.tokens, self.p, self.likeliest, strict=True)
+        ]
+        return Table(("token", "probability", "likeliest"), rows, "{!r:<18}{:8.4f}   {}")
+
+
+@dataclass(frozen=True)
 class Picture:
     """Pixels, a figure or the bytes of a GIF, to be saved as `file` with each pixel `scale` pixels wide. `caption`:
-    what it is; None: saved without a word."""
+    what it is; None: saved without a word. Of a sheet of `plot.tile` `frames` says that its columns follow one another,
+    `versions` that its rows show the same things changed, and how many there are."""
 
     content: UInt8[Tensor, "c h w"] | Figure | bytes
     file: Path
     caption: str | None = ""
     scale: int = 2
+    frames: int = 0
+    versions: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,4 +93,4 @@ class Document:
     caption: str | None = ""
 
 
-Answer: TypeAlias = Text | Note | Table | Picture | Sound | Document
+Answer: TypeAlias = Text | Note | Table | Steps | Picture | Sound | Document

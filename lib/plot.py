@@ -40,7 +40,10 @@ def heatmap(
     return figure
 
 
-def tile(images: Float[Tensor, "n c h w"], columns: int, gap: int = 2) -> UInt8[Tensor, "c h2 w2"]:
+GAP = 2  # pixels between the pictures of a sheet
+
+
+def tile(images: Float[Tensor, "n c h w"], columns: int, gap: int = GAP) -> UInt8[Tensor, "c h2 w2"]:
     """Pictures with values in [0, 1], row by row on one white sheet; values outside are clipped."""
     n = len(images)
     images = F.pad(images.detach().float().cpu(), (gap, 0, gap, 0), value=1.0)

@@ -1,6 +1,8 @@
 """Where runs are kept, and which there are."""
 
+import json
 import os
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,3 +32,16 @@ def latest(experiment: str, finished: bool = False) -> Path:
         return found[-1]
     kind = "finished run" if finished else "run"
     raise RunError(f"no {kind} of {experiment} under {folder()}/: make one with `just run {experiment}`, or give --run")
+
+
+def words(run: Path) -> list[str]:
+    """The names of labels' values or of domains that a run keeps, by which they are asked for; one that several labels
+    have is written label=value."""
+    for file in ("labels.json", "domains.json"):
+        with suppress(OSError, ValueError):
+            found = json.loads((run / file).read_text(encoding="utf-8"))
+            of_labels = found if isinstance(found, dict) else {"": found}
+            every = [(name, str(value)) for name, values in of_labels.items() for value in values]
+            often = Counter(value for _, value in every)
+            return [value if often[value] == 1 else f"{name}={value}" for name, value in every]
+    return []

@@ -30,6 +30,10 @@ VERBS = [
              "names": ["all"]},
             {"name": "mask", "help": "A file.", "positional": False, "default": None, "many": False, "kind": "file"},
             {"name": "out", "help": "Draw.", "positional": False, "default": False, "many": False, "kind": "drawing"},
+            {"name": "label", "help": "Names.", "positional": False, "default": [], "many": True, "kind": "text",
+             "named": True},
+            {"name": "point", "help": "Where.", "positional": False, "default": None, "kind": "number", "whole": False,
+             "low": None, "high": None, "above": False, "below": False, "many": 2, "plane": [-4, 4, -4, 4]},
             {"name": "by", "help": "How far.", "positional": False, "default": [0.0, 0.0], "kind": "number",
              "whole": False, "low": -6, "high": 6, "above": False, "below": False, "many": 2},
         ],
@@ -59,6 +63,9 @@ for line in sys.stdin:
         say(kind="text", text=json.dumps(asked))
         say(kind="table", columns=["value", "probability"], rows=[["<script>alert(1)</script>", 0.5]])
         say(kind="picture", name="x.png", caption="a pixel", base64="{PIXEL}")
+        say(kind="picture", name="w.png", caption="a way", base64="{PIXEL}", frames=3, versions=0, gap=0)
+        say(kind="steps", tokens=["a", " <b>"], p=[0.5, 0.001], likeliest=[[["a", 0.5], ["x", 0.25]], [["y", 0.75]]],
+            read=["r", "s"], looked=[[0.75, 0.25], [0.0, 1.0]])
         say(kind="note", text="done")
     say(kind="end", next={{"earlier": ["a", "b"]}})
 """
@@ -80,6 +87,7 @@ def page(tmp_path, monkeypatch):
         (path / "config.json").write_text("{}")
         os.utime(path / "config.json", (i, i))
         if name != "unfinished":
+            (path / "labels.json").write_text('{"hair": ["blond", "grey"], "skin": ["pale", "grey"]}')
             (path / "result.json").write_text(json.dumps({"test/loss": 0.5, "bad": float("nan"), "name": "x"}))
     made = Page(tmp_path / "experiments", 7860, "secret", Pool(toy))
     yield made
@@ -128,6 +136,7 @@ def test_runs_are_listed_the_newest_first_with_numbers(call):
     assert found["about"] == "A toy that draws"
     assert [run["name"] for run in found["runs"]] == ["new", "old"]
     assert found["runs"][0]["result"] == {"test/loss": 0.5}
+    assert found["runs"][0]["words"] == ["blond", "hair=grey", "pale", "skin=grey"]
 
 
 def test_a_request_is_answered_line_by_line(call, ask, tmp_path):
@@ -263,7 +272,8 @@ def test_the_next_request_may_follow_at_once(served):
     address = served + "#secret"
     list(play.lines(address, "api/verbs/exp_toy"))
     for _ in range(30):
-        assert len(list(play.lines(address, "api/ask/exp_toy", {"verb": "draw", "run": "new"}))) == 5
+        *_, last = play.lines(address, "api/ask/exp_toy", {"verb": "draw", "run": "new"})
+        assert last["kind"] == "end"
 
 
 def test_a_request_that_takes_too_long(monkeypatch):
@@ -382,6 +392,27 @@ def test_a_person_uses_the_page(served, tmp_path):
         slider.press("ArrowRight")
         out.get_by_text('"by": [0, 0.1]').wait_for()
         state.wait_for()
+        # a point is where one clicks; words are chips; the second token has its probability and where it looked
+        tab.get_by_role("img", name="the plane").click(position={"x": 196, "y": 66})
+        out.get_by_text('"point": [2').wait_for()
+        state.wait_for()
+        tab.get_by_role("textbox", name="Point").fill("")
+        tab.get_by_role("button", name="hair=grey").click()
+        assert tab.get_by_role("textbox", name="Label").input_value() == "hair=grey"
+        tab.get_by_role("button", name="hair=grey").click()
+        assert tab.get_by_role("textbox", name="Label").input_value() == ""
+        tokens = out.get_by_role("group", name="Tokens")
+        tokens.get_by_role("button").first.focus()
+        out.get_by_text("a had 50.0 %").wait_for()
+        tab.keyboard.press("ArrowRight")
+        out.get_by_text("<b> had 0.100 %").wait_for()
+        looked = out.locator(".read").evaluate_all(
+            "words => words.map(word => word.style.getPropertyValue('--looked'))"
+        )
+        assert looked == ["0", "1"]
+        out.get_by_role("img", name="a way").first.wait_for()
+        out.get_by_label("which of the columns").fill("2")
+
         files = [tmp_path / "a b.png", tmp_path / "c,d.png"]
         for file in files:
             file.write_bytes(b"x")

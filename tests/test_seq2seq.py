@@ -426,6 +426,18 @@ def test_attention_map(translator):
     assert "".join(columns).strip() == "the cat sleeps.</s>" and "".join(rows).strip() == "le chat dort.</s>"
 
 
+def test_steps_are_of_the_translation_that_is_given(translator):
+    found = translator.steps("The cat sleeps.", "Le chat dort.")
+    ids = translator.ids("The cat sleeps.", "Le chat dort.")
+    logits, _ = translator.forced([ids[0]], [ids[1]])
+    wanted = logits[0].softmax(-1)
+    own = torch.tensor([*ids[1], tokens.END])
+    torch.testing.assert_close(torch.tensor(found.p), wanted.gather(1, own[:, None])[:, 0])
+    assert len(found.tokens) == len(found.likeliest) == len(found.looked) == len(own)
+    for best, row in zip(found.likeliest, wanted, strict=True):
+        torch.testing.assert_close(torch.tensor([p for _, p in best]), row.topk(10).values)
+
+
 def test_attention_map_of_a_text_that_is_too_long(translator):
     weights, rows, columns = translator.attention_map("The cat sleeps. " * 30, "Le chat dort. " * 30)
     assert weights.shape == (len(rows), len(columns)) == (LONGEST, LONGEST)

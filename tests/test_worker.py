@@ -20,8 +20,8 @@ from PIL import Image
 from tyro.conf import Positional, Suppress
 
 from experiments import exp_gpt_hemingway as exp
-from lib import run, sound
-from lib.answers import Document, Note, Picture, Sound, Table, Text
+from lib import plot, run, sound
+from lib.answers import Document, Note, Picture, Sound, Steps, Table, Text
 from lib.faults import DataError
 from lib.run import worker
 from lib.run.described import described
@@ -93,6 +93,9 @@ class Chat(run.Typed):
     by: tuple[Annotated[float, run.Range(-1, 1)], Annotated[float, run.Range(-1, 1)]] = (0.0, 0.0)
     """How
     far."""
+    at: Annotated[tuple[float, float], run.Plane(-1, 1, -2, 2)] = (0.0, 0.0)
+    likely: run.OnPage[bool] = False
+    label: run.Named[tuple[str, ...]] = ()
     steps: run.Count | None = None
     out: run.NewFile = Path("x.png")
     plot: run.NewFile | None = None
@@ -107,7 +110,7 @@ def test_what_can_be_asked_is_data():
     fields = {field.pop("name"): field for field in verb.pop("fields")}
     about = "Talk on, with the latest finished run."
     assert verb == {"verb": "chat", "about": about, "typed": True, "carried": ["earlier"]}
-    assert fields.keys() == {"text", "which", "by", "steps", "plot"}
+    assert fields.keys() == {"text", "which", "by", "at", "likely", "label", "steps", "plot"}
     assert fields["text"]["positional"] and fields["text"]["kind"] == "text" and fields["text"]["default"] is None
     once = {"help": "", "positional": False, "many": False}
     number = {"kind": "number", "above": False, "below": False}
@@ -115,6 +118,9 @@ def test_what_can_be_asked_is_data():
     by = {"help": "How far.", "many": 2, "whole": False, "low": -1, "high": 1, "default": (0.0, 0.0)}
     assert fields["by"] == once | number | by
     assert fields["steps"] == once | number | {"whole": True, "low": 1, "high": None, "default": None}
+    assert fields["at"]["plane"] == (-1, 1, -2, 2) and fields["at"]["many"] == 2
+    assert fields["label"] == once | {"kind": "text", "named": True, "many": True, "default": ()}
+    assert fields["likely"] == once | {"kind": "flag", "shown": True, "default": False}
     assert fields["plot"] == once | {"kind": "drawing", "default": False}
 
 
@@ -147,6 +153,18 @@ def test_pictures_tables_and_notes_are_data(tmp_path, monkeypatch):
         {"id": 1, "kind": "end"},
     ]
     assert not list(tmp_path.iterdir())  # to save is what a command line does
+
+
+def test_a_sheet_says_how_it_lies_and_steps_are_data():
+    sheet = worker.as_data(Picture(plot.tile(torch.zeros(6, 3, 4, 4), 3), Path("x.png"), scale=3, frames=3))
+    assert (sheet["frames"], sheet["versions"], sheet["gap"]) == (3, 0, 6)
+    with Image.open(io.BytesIO(base64.b64decode(sheet["base64"]))) as image:
+        assert image.size == (3 * 3 * 6 + 6, 2 * 3 * 6 + 6)  # what a page cuts into columns
+    found = worker.as_data(Steps(("a",), (0.5,), ((("a", 0.5), ("b", 0.25)),), ("x", "y"), ((0.75, 0.25),)))
+    assert json.loads(json.dumps(found)) == {
+        "kind": "steps", "tokens": ["a"], "p": [0.5], "likeliest": [[["a", 0.5], ["b", 0.25]]], "read": ["x", "y"],
+        "looked": [[0.75, 0.25]],
+    }  # fmt: skip
 
 
 def test_sounds_and_documents_are_data(tmp_path, monkeypatch):

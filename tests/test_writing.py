@@ -7,7 +7,7 @@ from itertools import cycle
 import pytest
 import torch
 
-from lib.answers import Note, Text
+from lib.answers import Note, Steps, Text
 from lib.data import texts, tokens
 from lib.faults import DataError
 from lib.tasks import writing
@@ -17,7 +17,9 @@ def writer(says=b"", level="char", nats=lambda ids: 0.0, training=lambda: pytest
     """One that goes on with these bytes again and again."""
     tokenizer = tokens.train_lossless(level, "abc", 300)
     go_on = lambda prompt, key, *, room, **sampling: (torch.tensor([byte]) for byte in cycle(says))  # noqa: E731
-    return writing.Writer(tokenizer, go_on, nats, torch.device("cpu"), training, **more)
+    size = tokenizer.get_vocab_size()
+    logits = lambda ids: (torch.arange(size).float()[None] for _ in ids[1:])  # noqa: E731
+    return writing.Writer(tokenizer, go_on, nats, logits, torch.device("cpu"), training, **more)
 
 
 def test_a_stream_holds_back_half_a_character():
@@ -102,6 +104,31 @@ def test_an_answer_comes_piece_by_piece():
     answers = writing.answers(writing.Use(text="see ", n=4), replace(w, go_on=go_on))
     assert next(answers) == Text("see a") and asked == [(0, 4)]
     assert [*answers] == [Text("b"), Text("a"), Text("b"), Text("\n")] and asked[-1] == (3, 4)
+
+
+@pytest.mark.parametrize("prompt", ["see ", ""])
+def test_how_probable_each_token_was(prompt):
+    """A model whose next token is the last one's successor with three times the odds of any other."""
+    made = writer(b"abdd")
+    size = made.tokenizer.get_vocab_size()
+    odds = lambda ids: torch.log(1 + 2.0 * (torch.arange(size) == ids[:-1, None] + 1))  # noqa: E731
+    seen = []
+    w = replace(made, logits=lambda ids: (part for part in odds(seen.append(ids) or ids).split(3)))
+    *_, found = writing.answers(writing.Use(text=prompt, n=3, likely=True), w)
+    assert "".join(found.tokens) == prompt[1:] + "abd"
+    assert seen[0].tolist() == [*w.ids(prompt).tolist(), *b"abd"]
+    share = 1 / (size + 2)
+    assert found.p[-3:] == pytest.approx((share, 3 * share, share))
+    assert all(len(best) == 10 for best in found.likeliest) and found.likeliest[-1][0] == (
+        "c",
+        pytest.approx(3 * share),
+    )
+    assert found.likeliest[-2][0][0] == "b" and (found.read, found.looked) == ((), ())
+    assert found.table().lines().splitlines()[-2].startswith("'b'")
+
+
+def test_steps_are_asked_for():
+    assert not any(isinstance(x, Steps) for x in writing.answers(writing.Use(text="a", n=2), writer(b"ab")))
 
 
 def test_the_training_text_is_loaded_for_a_copy_check_alone():

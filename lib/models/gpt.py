@@ -147,6 +147,13 @@ def nats(params: Tree, ids: Int[Tensor, "n"], *, cfg: Config) -> float:
     return float(total)
 
 
+@torch.no_grad()
+def forced(params: Tree, ids: Int[Tensor, "n"], *, cfg: Config) -> Iterator[Float[Tensor, "t v"]]:
+    """Logits of all tokens but the first, in parts, each token behind as much of the text as `scored_once` shows."""
+    for window, skip in scored_once(ids.to(params["embed"]["tokens"].device), cfg.context):
+        yield apply(params, window[None, :-1], cfg=cfg)[0, skip:]
+
+
 # ---- generation ----
 
 

@@ -1,18 +1,10 @@
 // The page: forms of what can be asked, answers as they come. Everything is text but what is made here.
+import { display, make } from "./answers.js";
+
 const token = location.hash.slice(1);
 const $ = (id) => document.getElementById(id);
 // `turn` counts what is shown: answers to a question of another turn are not.
 const here = { one: null, verbs: [], verb: null, fields: [], carried: {}, busy: false, again: false, turn: 0 };
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name in node && name !== "list") node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
 
 function tell(message) { $("told").textContent = message; $("told").hidden = !message; }
 
@@ -107,8 +99,10 @@ async function open(name, button) {
   } catch (error) { if (here.turn === now) { working(here.busy); tell(error.message); } }
 }
 
+const ofRun = () => here.one.runs.find((run) => run.name === $("run").value);
+
 function results() {
-  const run = here.one.runs.find((run) => run.name === $("run").value);
+  const run = ofRun();
   $("result").replaceChildren(...Object.entries(run?.result ?? {}).map(([name, x]) =>
     make("tr", {}, make("td", {}, name), make("td", { className: "number" }, String(+x.toPrecision(5))))));
 }
@@ -133,7 +127,7 @@ function show(verb, tab) {
 function widget(field) {
   const id = "f-" + field.name;
   const sliders = typeof field.many === "number" && field.low != null && field.high != null;
-  const make_one = sliders ? slide : { flag, drawing: flag, choice, source: file, file, number }[field.kind] ?? text;
+  const make_one = sliders ? slide : field.plane ? plane : { flag, drawing: flag, choice, source: file, file, number }[field.kind] ?? text;
   const [value, ...nodes] = make_one(field, id);
   const name = field.kind === "drawing" && field.name === "out" ? "picture" : field.name.replaceAll("_", " ");
   const title = make("label", { className: "label", htmlFor: id }, name[0].toUpperCase() + name.slice(1));
@@ -151,7 +145,18 @@ function text(field, id) {
   if (!long) box.type = "text";
   box.onkeydown = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit(); };
   const words = () => box.value.split("\n").filter((line) => line.trim());
-  return [() => (field.many ? words() : box.value || field.default), make("div", {}, box)];
+  const chips = (field.named ? ofRun()?.words ?? [] : []).map((word) => {
+    const chip = make("button", { type: "button" }, word);
+    chip.onclick = () => {
+      const others = words().filter((other) => other !== word), more = words().includes(word) ? [] : [word];
+      box.value = (field.many ? [...others, ...more] : more).join("\n");
+      box.oninput();
+    };
+    return chip;
+  });
+  box.oninput = () => { for (const chip of chips) chip.setAttribute("aria-pressed", String(words().includes(chip.textContent))); };
+  box.oninput();
+  return [() => (field.many ? words() : box.value || field.default), make("div", {}, box), make("div", { className: "row chips" }, ...chips)];
 }
 
 function number(field, id) {
@@ -185,8 +190,42 @@ function slide(field, id) {
   return [() => bars.map((bar) => +(+bar.value).toFixed(3)), make("div", { className: "sliders" }, ...shown), zero];
 }
 
+function plane(field, id) { // a point: its two numbers, and the part of the plane in which it lies, to click on
+  const [left, right, bottom, top] = field.plane, side = 260;
+  const [value, row] = number(field, id);
+  const draw = (tag, attributes, ...children) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, x] of Object.entries(attributes)) node.setAttribute(name, x);
+    node.append(...children);
+    return node;
+  };
+  const across = (x) => ((x - left) / (right - left)) * side, up = (y) => ((top - y) / (top - bottom)) * side;
+  const axis = (x, y, u, v) => draw("line", { x1: x, y1: y, x2: u, y2: v, class: "axis" });
+  const spot = draw("circle", { r: 5, class: "spot" }), box = row.firstChild;
+  const map = draw("svg", { width: side, height: side, class: "plane", role: "img", "aria-label": "the plane; the numbers above say the point" },
+    axis(0, up(0), side, up(0)), axis(across(0), 0, across(0), side), spot);
+  const place = () => {
+    const [x, y] = box.value.split(/[\s,]+/).filter(Boolean).map(Number);
+    spot.setAttribute("visibility", Number.isFinite(x) && Number.isFinite(y) ? "visible" : "hidden");
+    if (Number.isFinite(x) && Number.isFinite(y)) { spot.setAttribute("cx", across(x)); spot.setAttribute("cy", up(y)); }
+  };
+  const point = (event) => {
+    const rect = map.getBoundingClientRect();
+    const x = left + ((event.clientX - rect.left) / rect.width) * (right - left);
+    const y = top - ((event.clientY - rect.top) / rect.height) * (top - bottom);
+    box.value = `${x.toFixed(2)} ${y.toFixed(2)}`;
+    place();
+    ask(true);
+  };
+  map.onpointerdown = (event) => { map.setPointerCapture(event.pointerId); point(event); };
+  map.onpointermove = (event) => { if (event.buttons) point(event); };
+  box.oninput = place;
+  place();
+  return [value, row, map];
+}
+
 function flag(field, id) {
-  const box = make("input", { id, type: "checkbox", checked: field.default });
+  const box = make("input", { id, type: "checkbox", checked: field.default || field.shown });
   return [() => box.checked, make("div", {}, box)];
 }
 
@@ -251,7 +290,9 @@ async function ask(live = false) {
   try {
     const body = JSON.stringify({ ...asked, run: $("run").value });
     for await (const answer of lines(await call("ask/" + here.one.name, { method: "POST", body }))) {
-      if (here.turn === now) display(answer, place);
+      if (here.turn !== now) continue;
+      if (answer.kind === "end") here.carried = { ...here.carried, ...answer.next };
+      else display(answer, place, { of: `${here.verb.verb} of ${here.one.name}`, write: talk ? null : writer() });
     }
     if (live && here.turn === now) $("out").replaceChildren(...box.childNodes);
   } catch (error) { if (here.turn === now) tell(error.message); }
@@ -259,49 +300,15 @@ async function ask(live = false) {
   if (here.again) { here.again = false; ask(true); }
 }
 
+function writer() { // what writes a text on, where the verb has one
+  const box = here.fields.find((w) => w.field.name === "text")?.node.querySelector("textarea");
+  return box && ((text) => { box.value = text; $("form").requestSubmit(); });
+}
+
 function working(on) {
   here.busy = on;
   $("go").disabled = on || !here.verb;
   $("state").textContent = on ? "working …" : "";
-}
-
-const kinds = { png: "image/png", gif: "image/gif", svg: "image/svg+xml", wav: "audio/wav", mid: "audio/midi" };
-
-function display(answer, place) {
-  const type = kinds[answer.name?.split(".").pop()] ?? "application/octet-stream";
-  const url = answer.base64 && `data:${type};base64,${answer.base64}`;
-  const save = url && make("a", { href: url, download: answer.name }, answer.name);
-  const caption = url && make("figcaption", {}, answer.caption ?? "", save);
-  if (answer.kind === "text") {
-    if (place.lastChild?.className !== "said") place.append(make("pre", { className: "said" }));
-    place.lastChild.append(answer.text);
-  } else if (answer.kind === "note") place.append(make("p", { className: "note" }, answer.text));
-  else if (answer.kind === "error") place.append(make("p", { className: "bad" }, answer.message));
-  else if (answer.kind === "end") here.carried = { ...here.carried, ...answer.next };
-  else if (answer.kind === "table") place.append(table(answer));
-  else if (answer.kind === "picture") {
-    const image = make("img", { src: url, alt: answer.caption || `${here.verb.verb} of ${here.one.name}` });
-    image.onload = () => {
-      if (image.naturalWidth >= 400) return;
-      image.width = image.naturalWidth * Math.ceil(400 / image.naturalWidth);
-      image.className = "small"; // whose pixels are meant to be seen
-    };
-    place.append(make("figure", {}, image, caption));
-  } else if (answer.kind === "sound") {
-    place.append(make("figure", {}, make("audio", { controls: true, src: url, "aria-label": answer.name }), caption));
-  } else if (answer.kind === "document") place.append(make("figure", {}, caption));
-}
-
-function table({ columns, rows }) {
-  const share = columns.map((name) => /percent|probability|p\(|in %/.test(name));
-  const cell = (x, i) => {
-    const number = typeof x === "number";
-    const shown = make("td", { className: number ? "number" : "" }, number ? String(+x.toPrecision(5)) : String(x ?? "–"));
-    if (number && share[i]) shown.append(" ", make("meter", { value: x, max: x > 1 || /%|percent/.test(columns[i]) ? 100 : 1 }));
-    return shown;
-  };
-  return make("table", {}, make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", { scope: "col" }, name)))),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell)))));
 }
 
 const quoted = (word) => (/^[\w.,=:/-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`);
@@ -322,7 +329,10 @@ function command() {
 $("form").onsubmit = (event) => { event.preventDefault(); ask(); };
 $("stop").onclick = () => { here.again = false; call("stop", { method: "POST" }).catch((error) => tell(error.message)); };
 $("fresh").onclick = turn;
-$("run").onchange = () => { turn(); results(); };
+$("run").onchange = () => {
+  results();
+  if (here.verb) show(here.verb, $("verbs").children[here.verbs.indexOf(here.verb)]); // whose words may be others
+};
 $("command").onclick = () => {
   try {
     $("state").textContent = command();

@@ -1,6 +1,6 @@
 """The routes of the page, and who may use them: the page itself, from this machine, with the token of this start.
 
-    GET  /, /play.js, /play.css     the page
+    GET  /, /*.js, /play.css        the page
     GET  /api/runs                  experiments with their finished runs and results
     GET  /api/verbs/EXPERIMENT      what can be asked of them (lib/run/described.py), as lines of JSON
     POST /api/ask/EXPERIMENT        a request: answers as lines of JSON (lib/run/worker.py)
@@ -32,6 +32,7 @@ PAGE = Path(__file__).parent
 FILES = {
     "/": ("play.html", "text/html"),
     "/play.js": ("play.js", "text/javascript"),
+    "/answers.js": ("answers.js", "text/javascript"),
     "/play.css": ("play.css", "text/css"),
 }
 UPLOAD, REQUEST, KEPT = 10 * 2**20, 2**20, 50  # bytes of an upload and of a request; uploads that are kept
@@ -217,7 +218,7 @@ def _finished(experiment: str) -> Iterator[dict[str, Any]]:
         except (OSError, ValueError, TypeError):  # deleted meanwhile, or no result
             continue
         numbers = {k: x for k, x in stored.items() if isinstance(x, int | float) and math.isfinite(x)}
-        yield {"name": path.name, "result": numbers}
+        yield {"name": path.name, "result": numbers, "words": runs.words(path)}
 
 
 def _body(request: Request) -> dict[str, Any]:

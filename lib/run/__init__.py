@@ -11,9 +11,12 @@ from lib.run.fields import (
     Fraction,
     Free,
     Given,
+    Named,
     Natural,
     NewFile,
     NewFolder,
+    OnPage,
+    Plane,
     Range,
     Seed,
     Share,
@@ -25,7 +28,7 @@ from lib.run.settings import Args, device, dtype, load_config
 from lib.run.use import Typed, Use, chosen
 
 __all__ = [
-    "Amount", "Args", "Carried", "Count", "Example", "Fraction", "Free", "Given", "Natural", "NewFile", "NewFolder",
-    "Place", "Range", "Run", "Seed", "Share", "Typed", "Use", "View", "Vocabulary", "chosen", "device", "dtype", "load",
-    "load_config", "main", "read_json", "write_json",
+    "Amount", "Args", "Carried", "Count", "Example", "Fraction", "Free", "Given", "Named", "Natural", "NewFile",
+    "NewFolder", "OnPage", "Place", "Plane", "Range", "Run", "Seed", "Share", "Typed", "Use", "View", "Vocabulary",
+    "chosen", "device", "dtype", "load", "load_config", "main", "read_json", "write_json",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from lib import catalogue, parallel, plot, runs, sound
-from lib.answers import Answer, Document, Note, Picture, Sound, Table, Text
+from lib.answers import Answer, Document, Note, Picture, Sound, Steps, Table, Text
 from lib.faults import Fault, RunError
 from lib.run import directory, replicas, settings, worker
 from lib.run.use import Typed, Use, chosen, verbs
@@ -166,6 +166,8 @@ def show(answer: Answer) -> None:
             print(text, file=sys.stderr)
         case Table(file=None):
             print(answer.lines(), end="", flush=True)
+        case Steps():
+            show(answer.table())
         case Table(file=Path() as file):
             _write(file, answer.lines().encode())
         case Picture(content, file, caption, scale):

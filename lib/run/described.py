@@ -3,9 +3,10 @@
 A verb has a name, what it is `about`, its fields, whether it works on a text (`typed`), and the names of what a
 conversation has `carried` on. A field has a name, its help, whether it is `positional` on a command line, a default
 (null where there is none), `many` (false for one value, true for any number, n for n of them), and a `kind` with what
-belongs to it: number (whole, low, high, above, below), flag, choice (choices), text, source (a number of a held-out
-example, one of `names`, or an uploaded file), file (an uploaded one), drawing (whether one is made as well). Where
-answers are saved, which run it is and where its data are is not asked.
+belongs to it: number (whole, low, high, above, below; of a point the `plane` that it is on), flag (shown: set on a page
+at first), choice (choices), text (named: of the words that a run keeps), source (a number of a held-out example, one of
+`names`, or an uploaded file), file (an uploaded one), drawing (whether one is made as well). Where answers are saved,
+which run it is and where its data are is not asked.
 """
 
 import dataclasses
@@ -68,17 +69,22 @@ def _kind(hint: Any, default: Any) -> dict[str, Any]:
     marks: tuple[Any, ...] = ()
     if typing.get_origin(hint) is Annotated:
         hint, marks = hint.__origin__, hint.__metadata__
+    if any(isinstance(mark, fields.OfRun) for mark in marks):
+        return _kind(hint, default) | {"named": True}
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         part = next(part for part in parts if part is not types.NoneType)
         return _kind(Annotated[part, *marks] if marks else part, default)
     if any(isinstance(mark, fields.Written) for mark in marks):
         return {"kind": "drawing", "default": False} if default is None else {}
+    if any(isinstance(mark, fields.Shown) for mark in marks):
+        return {"kind": "flag", "shown": True}
     if HIDDEN in marks or any(isinstance(mark, fields.Carries) for mark in marks):
         return {}
     if origin is tuple:
         many: bool | int = True if parts[-1:] == (...,) else len(parts)
-        return _kind(parts[0], ()) | {"many": many}
+        plane = next((dataclasses.astuple(mark) for mark in marks if isinstance(mark, fields.Plane)), None)
+        return _kind(parts[0], ()) | {"many": many} | ({"plane": plane} if plane else {})
     if source := next((mark for mark in marks if isinstance(mark, fields.Given)), None):
         return {"kind": "source", "names": source.names}
     bounds = next((mark for mark in marks if isinstance(mark, fields.Range)), fields.Range(-math.inf))

@@ -68,6 +68,26 @@ class Carries:
 
 
 @dataclass(frozen=True)
+class Plane:
+    """Marks two numbers as a point, of which a page shows this part of the plane."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+
+@dataclass(frozen=True)
+class OfRun:
+    """Marks words that are among those a run keeps (`runs.words`)."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Marks a flag that is set on a page unless a person clears it there."""
+
+
+@dataclass(frozen=True)
 class _Free:
     """Marks a field that a resumed run may change: see `Free`."""
 
@@ -86,6 +106,8 @@ NewFolder = Annotated[Path, Written(folder=True)]
 Example = Annotated[str, Given()]
 T = TypeVar("T")
 Carried = Annotated[T, Carries()]
+Named = Annotated[T, OfRun()]
+OnPage = Annotated[T, Shown()]
 Free = Annotated[T, _Free()]
 """What a resumed run may change, as it does not enter the state that is trained: `beams: Free[Count] = 4`."""
 

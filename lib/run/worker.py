@@ -7,7 +7,8 @@
 
 A request has the fields of the experiment's `Use` (where that has several verbs, `verb` says which) and an `id` of any
 kind. The model is loaded at the first one, and again where one names another `run`. Answers are text (in pieces), table
-(null for a number that is not finite), picture, sound (a WAV file), document and note; `end` or `error` closes them. An
+(null for a number that is not finite), steps (how probable each
+token of a text was), picture, sound (a WAV file), document and note; `end` or `error` closes them. An
 `end` has under `next` what a conversation carries on: fields of the next request. {"about": true} is answered, before
 any model is loaded, with what can be asked (lib/run/described.py), of kind about.
 One request is worked on at a time. The end of the input ends the worker, and to kill it does no harm.
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lib import plot, sound
-from lib.answers import Answer, Document, Note, Picture, Sound, Table, Text
+from lib.answers import Answer, Document, Note, Picture, Sound, Steps, Table, Text
 from lib.faults import Fault
 from lib.run.described import described
 from lib.run.fields import from_json
@@ -93,8 +94,11 @@ def as_data(answer: Answer) -> dict[str, Any]:
         case Table(columns, rows):
             finite = [[None if isinstance(x, float) and not math.isfinite(x) else x for x in row] for row in rows]
             return {"kind": "table", "columns": columns, "rows": finite}
+        case Steps():
+            return {"kind": "steps"} | dataclasses.asdict(answer)
         case Picture(content, file, caption, scale):
-            return _file("picture", plot.encoded(content, file.suffix, scale), file, caption)
+            sheet = {"frames": answer.frames, "versions": answer.versions, "gap": plot.GAP * scale}
+            return _file("picture", plot.encoded(content, file.suffix, scale), file, caption) | sheet
         case Sound(samples, rate, file, caption):
             return _file("sound", sound.wav(samples, rate), file, caption)
         case Document(content, file, caption):

@@ -86,9 +86,9 @@ class Change(run.Use):
 
     pictures: Positional[tuple[run.Example, ...]] = ("0", "1", "2")
     """Numbers of test faces or picture files, of which the middle square is taken."""
-    add: str | None = None
+    add: run.Named[str | None] = None
     """An attribute's value to give to the faces, such as glasses, blond or skin=brown."""
-    remove: str | None = None
+    remove: run.Named[str | None] = None
     """An attribute's value to take away from the faces."""
     strength: float = 2.0
     """How often the difference of mean codes is added."""
@@ -126,6 +126,7 @@ Use = Draw | Move | Way | Reconstruct | Change | Combine
 def answers(use: Use, coder: Coder) -> Iterator[Answer]:
     """One picture. Raises DataError, RunError."""
     content: UInt8[Tensor, "3 h w"] | bytes
+    frames = versions = 0
     match use:
         case Move():
             yield from moved(use, coder.decode, coder.directions())
@@ -135,21 +136,22 @@ def answers(use: Use, coder: Coder) -> Iterator[Answer]:
         case Way():
             a, b = coder.encode(coder.picked(use.pictures)[0])
             moving = use.out.suffix.lower() == ".gif"
+            frames = 0 if moving else 10
             content = coder.animation(a, b) if moving else plot.tile(coder.decode(pictures.between(a, b, 10)), 10)
         case Reconstruct():
             x, _ = coder.picked(use.pictures)
-            content = plot.tile(torch.cat([x / 255, coder.decode(coder.encode(x))]), len(x))
+            content, versions = plot.tile(torch.cat([x / 255, coder.decode(coder.encode(x))]), len(x)), 2
         case Change():
             x, numbers = coder.picked(use.pictures)
             code = coder.encode(x)
-            changed = code + use.strength * _shift(use, coder, numbers)
+            versions, changed = 3, code + use.strength * _shift(use, coder, numbers)
             content = plot.tile(torch.cat([x / 255, coder.decode(code), coder.decode(changed)]), len(x))
         case Combine():
             x, _ = coder.picked((*use.plus, *use.minus, *use.base))
             parts = coder.encode(x).split([len(use.plus), len(use.minus), len(use.base)])
             plus, minus, base = (part.mean(0, keepdim=True) for part in parts)
             content = plot.tile(coder.decode(torch.cat([plus, minus, base, plus - minus + base])), 4)
-    yield Picture(content, use.out)
+    yield Picture(content, use.out, frames=frames, versions=versions)
 
 
 def _shift(use: Change, coder: Coder, numbers: list[int | None]) -> Float[Tensor, "n z"]:

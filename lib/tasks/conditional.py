@@ -77,9 +77,9 @@ class Generator(NamedTuple):
 class Requested(run.Use):
     """Faces have numbers from 0: number 3 is the same person under every label."""
 
-    label: tuple[str, ...] = ()
+    label: run.Named[tuple[str, ...]] = ()
     """What to ask for, such as: glasses blond. What is left open takes turns."""
-    to: tuple[str, ...] = ()
+    to: run.Named[tuple[str, ...]] = ()
     """Where a way from --label ends, which each face goes in six steps (label arithmetic)."""
     out: run.NewFile = Path("samples.png")
     """Where to save the picture."""
@@ -144,7 +144,7 @@ def answers(use: Use, model: Generator) -> Iterator[Answer]:
         sheet = model.crossed(z, pictures.between(label[0], end[0], STEPS))
     else:
         sheet = plot.tile(model.draw(z, label.expand(len(z), -1)), min(8, len(z)))
-    yield Picture(sheet, use.out)
+    yield Picture(sheet, use.out, frames=STEPS * bool(use.to or way))
 
 
 def _latents(use: Use, model: Generator) -> Float[Tensor, "n z"]:

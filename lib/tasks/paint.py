@@ -120,7 +120,9 @@ def answers(use: Use, painter: Painter) -> Iterator[Answer]:
             n = len(x)
             x = torch.cat([x, painter.edited(x, [use.before] * n, [use.after] * n, use.guidance, use.steps)])
             columns = n
-    yield Picture(plot.tile(x.cpu() / 2 + 0.5, columns), use.out, f"{len(x)} pictures")
+    swept, edited = isinstance(use, Draw) and use.sweep, isinstance(use, Edit)
+    content = plot.tile(x.cpu() / 2 + 0.5, columns)
+    yield Picture(content, use.out, f"{len(x)} pictures", frames=columns * swept, versions=2 * edited)
 
 
 def _rows(use: Draw, texts: Sequence[str], painter: Painter) -> tuple[Float[Tensor, "n 3 h w"], int]:

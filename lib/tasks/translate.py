@@ -33,6 +33,8 @@ class Use(run.Typed):
     """Decides what is generated."""
     attention: run.NewFile | None = None
     """Where to draw the cross-attention of the text."""
+    likely: run.OnPage[bool] = False
+    """Also tell how probable each piece of the text's translation was, and the ten likeliest in its place."""
     best: Suppress[bool] = False
     """Whether only the best translation is shown, whatever the number of beams: of lines that are typed."""
 
@@ -81,6 +83,9 @@ def answers(use: Use, translator: Translator) -> Iterator[Answer]:
     else:
         yield Text("".join(f"{hypotheses[0][0]}\n" for hypotheses in found))
     yield from _doubtful(translator, parts, use.file)
+    if use.text is not None and use.likely:
+        for sentence, hypotheses in parts[0]:
+            yield translator.steps(sentence, hypotheses[0][0])
     if use.text is not None and use.attention:
         weights = translator.attention_map(lines[0], found[0][0][0])
         yield Picture(plot.heatmap(*weights), use.attention, caption=None)

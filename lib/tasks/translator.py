@@ -9,12 +9,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lib import decode, metrics, random
+from lib.answers import Steps
 from lib.data import casing, sentences, slots
 from lib.data.tokens import END, START, pieces
 from lib.data.tokens import decode as to_text
 from lib.data.tokens import encode as to_ids
 from lib.models import seq2seq
 from lib.random import Key
+from lib.tasks import likely
 from lib.tree import Tree
 
 Hypothesis: TypeAlias = tuple[str, float]  # a translation and its score
@@ -90,13 +92,20 @@ class Translator(NamedTuple):
         return self.params["embed"]["source"].device
 
     @torch.no_grad()
-    def attention_map(self, text: str, translation: str) -> tuple[Float[Tensor, "t s"], list[str], list[str]]:
-        """Cross-attention of the last decoder layer, averaged over heads, with the target and source tokens: row t is
-        where the model looks as it predicts target token t."""
+    def steps(self, text: str, translation: str) -> Steps:
+        """How probable each piece of the translation was, and where the model looked as it predicted it: the
+        cross-attention of the last decoder layer, averaged over heads."""
         source, target = self.ids(text, translation)
-        _, layers = self.forced([source], [target], weights=True)
-        w = layers[-1]["weights"][0].float().mean(dim=0).cpu()
-        return w, pieces(self.target, [*target, END]), pieces(self.source, [*source, END])
+        logits, layers = self.forced([source], [target], weights=True)
+        looked = layers[-1]["weights"][0].float().mean(dim=0).cpu()
+        ids = torch.tensor([*target, END])
+        named = lambda i: pieces(self.target, [i])[0]  # noqa: E731
+        return likely.steps(ids, [logits[0]], named, read=pieces(self.source, [*source, END]), looked=looked)
+
+    def attention_map(self, text: str, translation: str) -> tuple[Float[Tensor, "t s"], list[str], list[str]]:
+        """Where the model looks, with the pieces of the translation, one a row, and of the text."""
+        found = self.steps(text, translation)
+        return torch.tensor(found.looked), list(found.tokens), list(found.read)
 
     def forced(self, sources: list[list[int]], targets: list[list[int]], weights: bool = False) -> tuple[Tensor, Any]:
         """`seq2seq.apply` to translations that are given."""

@@ -102,7 +102,7 @@ class Use(run.Use):
     """Photographs or drawings of one's own, each with a face in the middle that is not of the domain --to."""
     n: run.Count = SHOWN
     """Held-out faces of each domain, where no pictures are given."""
-    to: str | None = None
+    to: run.Named[str | None] = None
     """Domain to translate into, such as blond; without it held-out faces are translated into both."""
     out: run.NewFile = Path("translated.png")
     """Where to save the picture."""
@@ -122,4 +122,6 @@ def answers(use: Use, model: Model) -> Iterator[Answer]:
         pixels = model.held(use.n)
     to = None if use.to is None else names.index(use.to)
     content = sheet(model.g, Domains(*(x / 127.5 - 1 for x in pixels)), to)
-    yield Picture(content, use.out, "each row of faces above its translations and these translated back")
+    one = to is not None and len(pixels[1 - to]) <= SHOWN
+    caption = "each row of faces above its translations and these translated back"
+    yield Picture(content, use.out, caption, versions=3 * one)

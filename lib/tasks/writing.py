@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 from tyro.conf import Positional, arg
 
 from lib import random, run
-from lib.answers import Answer, Note, Text
+from lib.answers import Answer, Note, Steps, Text
 from lib.data import files, texts
 from lib.faults import DataError
 from lib.random import Key
+from lib.tasks import likely
 
 BREAK = "\n\n"  # a paragraph begins: what stands before any text, and the neutral prompt, where no token is for that
 SHOWN = 200  # tokens of a sample
@@ -48,6 +49,8 @@ class Writer:
     go_on: GoOn
     nats: Callable[[Int[Tensor, "n"]], float]
     """Summed negative log-likelihood of all tokens but the first."""
+    logits: Callable[[Int[Tensor, "n"]], Iterable[Float[Tensor, "t v"]]]
+    """Of all tokens but the first, in parts."""
     device: torch.device
     training: Callable[[], str]
     """The text that it learned from, which is not always at hand."""
@@ -66,11 +69,21 @@ class Writer:
             raise DataError(f"the prompt has {len(ids)} tokens, the model's context {self.context}: shorten it")
         return ids
 
-    def stream(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[str]:
-        """n tokens of text behind the prompt, or fewer where the text ends, the likeliest or with a key sampled: each
-        piece as soon as its characters are whole."""
+    def tokens(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[int]:
+        """n tokens behind the prompt, or fewer where the text ends, the likeliest or with a key sampled."""
         go_on = itertools.islice(self.go_on(self.ids(prompt)[None], key, room=n, **sampling), n)
-        return pieces(self.tokenizer, itertools.takewhile(lambda token: token != self.end, map(int, go_on)))
+        return itertools.takewhile(lambda token: token != self.end, map(int, go_on))
+
+    def stream(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[str]:
+        """The text of `tokens`: each piece as soon as its characters are whole."""
+        return pieces(self.tokenizer, self.tokens(prompt, n, key, **sampling))
+
+    def steps(self, prompt: str, made: Sequence[int]) -> Steps:
+        """How probable each token of a text was of which the model made these: of the prompt's all but its first."""
+        begin, own = self.ids(prompt), torch.tensor(made, dtype=torch.int64, device=self.device)
+        ids, first = torch.cat([begin, own]), 1 if prompt else len(begin)
+        named = lambda i: texts.decode(self.tokenizer, torch.tensor([i]))  # noqa: E731
+        return likely.steps(ids[first:], self.logits(ids), named, first - 1)
 
     def write(self, prompt: str, key: Key | None, **sampling: float) -> str:
         return "".join(self.stream(prompt, SHOWN, key, **sampling))
@@ -110,6 +123,13 @@ def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
             waiting.clear()
     if waiting:
         yield texts.decode(tokenizer, torch.tensor(waiting))
+
+
+def kept(tokens: Iterable[int], made: list[int]) -> Iterator[int]:
+    """The tokens, which are added to those that were made."""
+    for token in tokens:
+        made.append(token)
+        yield token
 
 
 def bits_per_byte(nats: float, text: str) -> float:
@@ -186,6 +206,8 @@ class Use(run.Typed):
     """Sample among the likeliest tokens that together have this probability."""
     seed: run.Seed = 0
     """Decides what is generated."""
+    likely: run.OnPage[bool] = False
+    """Also tell how probable each token was, and the ten likeliest in its place."""
     copy_check: bool = False
     """Also tell the longest piece that stands in the training text word for word."""
 
@@ -199,11 +221,14 @@ def answers(use: Use, writer: Writer) -> Iterator[Answer]:
     key = random.key(use.seed, writer.device) if use.temperature > 0 else None
     if words := writer.unknown(prompt):
         yield Note(f"warning: not in the vocabulary, so spelled in bytes: {', '.join(words)}")
-    parts = writer.stream(prompt, use.n, key, temperature=use.temperature, top_k=use.top_k, top_p=use.top_p)
+    tokens = writer.tokens(prompt, use.n, key, temperature=use.temperature, top_k=use.top_k, top_p=use.top_p)
+    made: list[int] = []
     written = ""
-    for part in parts:
+    for part in pieces(writer.tokenizer, kept(tokens, made)):
         yield Text(part if written else prompt + part)
         written += part
     yield Text("\n")
+    if use.likely and made:
+        yield writer.steps(prompt, made)
     if training is not None:
         yield Note(copied(written, training))
