@@ -356,7 +356,7 @@ def served(page):
 
 def test_what_the_page_takes_is_timed(served):
     found = play.measured(served + "#secret", play.Args("exp_toy", slow='{"n": 99}'), times=2)
-    assert len(found) == 5 and max(found.values()) < 10 and found["stopped"] < 3
+    assert len(found) == 6 and max(found.values()) < 10 and found["stopped"] < 3
 
 
 @needs_browser

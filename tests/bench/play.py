@@ -54,7 +54,13 @@ def measured(address: str, args: Args, times: int = 20) -> dict[str, float]:
     found["process started, its verbs known"], (about, *_) = timed(f"api/verbs/{args.experiment}")
     ask = {"verb": about["verbs"][0]["verb"], "run": one["runs"][0]["name"]} | json.loads(args.asked)
     found["first answer, the model loaded before"] = timed(f"api/ask/{args.experiment}", ask)[0]
-    found[f"answer, median of {times}"] = median(timed(f"api/ask/{args.experiment}", ask)[0] for _ in range(times))
+    each = []
+    for _ in range(times):
+        start = time.perf_counter()
+        begun = [time.perf_counter() - start for _ in lines(address, f"api/ask/{args.experiment}", ask)]
+        each.append((begun[0], begun[-1]))
+    for name, of in zip(("first piece of an answer", "whole answer"), zip(*each, strict=True), strict=True):
+        found[f"{name}, median of {times}"] = median(of)
     if args.slow:
         slow = lines(address, f"api/ask/{args.experiment}", ask | json.loads(args.slow))
         heard: list[float] = []
