@@ -141,12 +141,17 @@ def test_train_resume_and_sample(call, few_faces):
         "way": ["way", 0, 3, "--label", "glasses", "black"],
         "both": ["way", 0, 3, "--to", "glasses", "black"],
         "vector": ["combine", "--plus", 0, 2, "--minus", 1],
+        "stay": ["move", "--number", 2, "--label", "glasses"],
+        "move": ["move", "--number", 2, "--label", "glasses", "--by", 3, 0, 0, 0, 0, 0, 0, 0],
     }.items():
         status, _, err = call(exp, "sample", *words, "--run", "r", "--out", f"{name}.png")
         assert status == 0, err
         with Image.open(f"{name}.png") as image:
             sizes[name] = tuple((side - 4) // 36 for side in image.size)  # of columns and rows
-    assert sizes == {"plain": (4, 1), "asked": (4, 1), "label": (6, 2), "way": (6, 1), "both": (6, 6), "vector": (4, 1)}
+    assert sizes == {"plain": (4, 1), "asked": (4, 1), "label": (6, 2), "way": (6, 1), "both": (6, 6), "vector": (4, 1)} | {
+        "stay": (2, 2), "move": (2, 2)  # one picture, whose pixels are twice as wide
+    }  # fmt: skip
+    assert Path("stay.png").read_bytes() != Path("move.png").read_bytes()
     assert Path("plain.png").read_bytes() != Path("asked.png").read_bytes()
     for words, message in [
         (["--label", "bald"], "'bald' is not the value"),

@@ -3,6 +3,7 @@
 Axes: n pictures, z latent, k values of all labels side by side, r rows, c columns, h height, w width.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,18 +18,21 @@ from tyro.conf import Positional
 
 from lib import metrics, plot, run
 from lib.answers import Answer, Picture
-from lib.tasks import pictures
+from lib.tasks import directions, pictures
 from lib.tasks.judge import Judge
 from lib.tasks.pictures import Names
 
 STEPS = 6  # of a way, ends included
 
 
+Draws = Callable[[Tensor, Tensor], Float[Tensor, "n 3 h w"]]
+
+
 class Generator(NamedTuple):
     """`draw`: pictures in [0, 1] of latents of this size under labels. `names`: of each label's values, the two of
     which, where it has two, are `emphasis` apart (`pictures.one_hot`)."""
 
-    draw: Callable[[Tensor, Tensor], Float[Tensor, "n 3 h w"]]
+    draw: Draws
     latent: int
     names: Names
     emphasis: float
@@ -129,12 +133,30 @@ def _check(numbers: Sequence[int]) -> None:
         raise ValueError("faces are numbered from 0")
 
 
-Use = Draw | Way | Combine
+@dataclass(frozen=True)
+class Move(directions.Move):
+    """Move a face along the eight directions in which faces without a label change most."""
+
+    label: run.Named[tuple[str, ...]] = ()
+    """What to ask for, such as: glasses blond. What is left open is the first there is."""
+
+
+Use = Draw | Way | Combine | Move
+
+
+@functools.lru_cache(1)  # of the model that is used
+def _directions(draw: Draws, latent: int, k: int) -> Float[Tensor, "d z"]:
+    return directions.directions(lambda z: draw(z, torch.zeros(len(z), k)), latent)
 
 
 def answers(use: Use, model: Generator) -> Iterator[Answer]:
     """One picture. Raises DataError for what no label is, and RunError for two values of one."""
     names, way = model.names, isinstance(use, Way)
+    if isinstance(use, Move):
+        one = model.label(pictures.in_turn(1, names, pictures.chosen(names, use.label)))
+        found = _directions(model.draw, model.latent, one.shape[1])
+        yield from directions.moved(use, lambda z: model.draw(z, one), found)
+        return
     z = _latents(use, model)
     values = pictures.in_turn(1 if use.to or way else len(z), names, pictures.chosen(names, use.label))
     label = model.label(values)
@@ -147,7 +169,7 @@ def answers(use: Use, model: Generator) -> Iterator[Answer]:
     yield Picture(sheet, use.out, frames=STEPS * bool(use.to or way))
 
 
-def _latents(use: Use, model: Generator) -> Float[Tensor, "n z"]:
+def _latents(use: Draw | Way | Combine, model: Generator) -> Float[Tensor, "n z"]:
     if isinstance(use, Draw):
         return pictures.latents(range(use.n), model.latent, use.seed)
     if isinstance(use, Way):

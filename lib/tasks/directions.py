@@ -49,4 +49,6 @@ def directions(decode: Decode, width: int, k: int = 8) -> Float[Tensor, "k z"]:
 def moved(use: Move, decode: Decode, found: Float[Tensor, "k z"]) -> Iterator[Answer]:
     """One picture. `decode`: pictures in [0, 1] of codes; `found`: `directions`."""
     z = pictures.latents([use.number], found.shape[1], use.seed)
-    yield Picture(plot.tile(decode(z + torch.tensor([use.by]) @ found), 1), use.out, caption=None, scale=4)
+    yield Picture(
+        plot.tile(decode(z + torch.tensor([use.by[: len(found)]]) @ found), 1), use.out, caption=None, scale=4
+    )
