@@ -72,7 +72,7 @@ async function open(name, button) {
   if (here.turn !== now) return;
   here.one = one;
   $("name").textContent = one.name;
-  $("about").textContent = one.about + ".";
+  $("about").textContent = one.about + (one.about.endsWith("...") ? "" : ".");
   $("page").hidden = !one.runs.length;
   tell(one.runs.length ? "" : `No run of ${one.name} is finished yet. Make one in a terminal: just run ${one.name}`);
   if (!one.runs.length) return;
