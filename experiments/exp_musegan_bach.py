@@ -145,7 +145,9 @@ def critic_loss(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The loss, and the distance that the critic sees between real and generated music."""
     distance = -gan.wasserstein_critic(*musegan.criticise(d, torch.cat([x, fake])).chunk(2))
-    return gan.gradient_penalty(partial(musegan.criticise, d), x, fake, key, args.penalty) - distance, distance
+    return gan.gradient_penalty(
+        partial(musegan.criticise, d, counted=False), x, fake, key, args.penalty
+    ) - distance, distance
 
 
 def optimizer(args: Args, lr: float, updates: int) -> optim.Optimizer:

@@ -230,6 +230,16 @@ def test_intervals_and_moves_are_what_the_critic_hears():
     assert moves.sum(-1).bool().equal(near) and moves.argmax(-1)[near].equal((12 - by)[near])
 
 
+def test_the_critic_counts_intervals_that_are_kept():
+    d, x = musegan.critic_init(random.key(9), CFG), musegan.roll(musegan.one_hot(some()))
+    counts = musegan._harmony(x)[..., 72:144].sum(1)
+    at = int(counts.sum(0).argmax())
+    told = {**d, "kept": torch.zeros(72).index_fill(0, torch.tensor([at]), 100.0)}
+    more = musegan.criticise(told, x) - musegan.criticise(d, x)
+    torch.testing.assert_close(more, musegan.RULE * counts[:, at], atol=1e-5, rtol=1e-4)
+    assert more.max() > 0 and musegan.criticise(told, x, counted=False).equal(musegan.criticise(d, x))
+
+
 def test_the_critic_judges_each_example_by_itself_and_hears_everything():
     d, x = musegan.critic_init(random.key(9), CFG), musegan.roll(musegan.one_hot(some()))
     whole = musegan.criticise(d, x)

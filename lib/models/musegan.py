@@ -27,6 +27,8 @@ PITCHES = SOUNDS - 1
 MOVES = 12  # semitones, up and down
 PAIRS = tuple(itertools.combinations(range(VOICES), 2))
 LAST = BARS * voices.BAR // 2**3  # positions behind the critic's convolutions
+KEEN = 4 * BRISK  # times as fast as others Adam teaches which intervals are kept: there are few such moments
+RULE = 0.03  # the most that one of these adds to what the critic says or takes from it
 UPS = 4  # times that a bar doubles, from one position to sixteen
 
 
@@ -148,7 +150,7 @@ def write(
                 for i, up, is_ in zip(above[v], was, numbers, strict=False):
                     moves = (is_ != up) & (is_ > 0) & (up > 0) & (was[v] > 0)
                     keeps = (number - (was[v] + is_ - up)[:, None]) % 12 == 0
-                    kept = kept + BRISK * (mine["kept"][i][(up - was[v]) % 12] * moves)[:, None] * keeps
+                    kept = kept + KEEN * (mine["kept"][i][(up - was[v]) % 12] * moves)[:, None] * keeps
                 logit = logit + torch.cat([hold, torch.zeros_like(hold), kept], -1)
             row.append(known[v][:, t] if v < len(known) else token(logit))
             now.append(row[v][:, 1:] + row[v][:, :1] * before[v])
@@ -181,10 +183,11 @@ def roll(tokens: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t v k"]:
 
 
 def critic_init(key: Key, cfg: Config) -> Tree:
-    """{"alone": maps of each voice's cells, "together": of all voices', "mixed", "time": convolutions, "out"}."""
+    """{"alone": maps of each voice's cells, "together": of all voices', "mixed", "time": convolutions, "out"}, and
+    "kept": (pairs * intervals,)."""
     keys, c, heard = random.split(key, 8), cfg.critic, SOUNDS + 1
     more = 2 * len(PAIRS) * 12 + VOICES * (2 * MOVES + 1) if cfg.listen else 0
-    return {
+    return ({"kept": torch.zeros(len(PAIRS) * 12, device=key.device)} if cfg.listen else {}) | {
         "alone": _dense(keys[0], VOICES, heard, c // 2),
         "together": _dense(keys[1], 1, VOICES * heard + more, 2 * c),
         "mixed": _dense(keys[2], 1, 4 * c, 2 * c),
@@ -216,20 +219,26 @@ def _harmony(heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b t f"]:
     return torch.cat([intervals.flatten(2), kept.flatten(2), moves.flatten(2)], -1)
 
 
-def criticise(p: Tree, heard: Float[Tensor, "b t v k"]) -> Float[Tensor, "b"]:
+def criticise(p: Tree, heard: Float[Tensor, "b t v k"], counted: bool = True) -> Float[Tensor, "b"]:
     """How real each example seems. Convolutions over voices, time and pitch whose kernels span all pitches: of each
-    voice by itself, MuseGAN's private branch, and of all at once, which hears chords; then over time."""
+    voice by itself, MuseGAN's private branch, and of all at once, which hears chords; then over time. `counted`: with
+    the weights of "kept" for each time that two voices move and keep an interval, bounded as in Arjovsky et al. 2017,
+    "Wasserstein GAN": a gradient penalty forbids them, as such products are steep for pitches that do not sound."""
     leaky = lambda x: F.leaky_relu(x, 0.2)  # noqa: E731
     alone = leaky(_mapped(p["alone"], rearrange(heard, "b t v k -> b v t k")))
     flat = rearrange(heard, "b t v k -> b 1 t (v k)")
-    if p["together"]["w"].shape[1] > flat.shape[-1]:
-        flat = torch.cat([flat, _harmony(heard)[:, None]], -1)
+    kept: Tensor | float = 0.0
+    if "kept" in p:
+        harmony, n = _harmony(heard), len(p["kept"])
+        flat = torch.cat([flat, harmony[:, None]], -1)
+        kept = harmony[..., n : 2 * n].sum(1) @ (RULE * torch.tanh(KEEN * p["kept"]))
     together = leaky(_mapped(p["together"], flat))
     x = torch.cat([rearrange(alone, "b v t c -> b 1 t (v c)"), together], -1)
     x = rearrange(leaky(_mapped(p["mixed"], x)), "b 1 t c -> b c t")
     for layer in p["time"]:
         x = leaky(F.conv1d(x, layer["w"], layer["b"], stride=2, padding=1))
-    return nn.linear(p["out"][1], leaky(nn.linear(p["out"][0], x.flatten(1)))).squeeze(-1)
+    found = nn.linear(p["out"][1], leaky(nn.linear(p["out"][0], x.flatten(1)))).squeeze(-1)
+    return found + kept if counted else found
 
 
 def one_hot(cells: Int[Tensor, "*b"]) -> Float[Tensor, "*b k"]:
