@@ -189,12 +189,13 @@ def nats(params: Tree, ids: Int[Tensor, "n"], *, args: Args, dtype: torch.dtype)
 
 
 @torch.no_grad()
-def forced(params: Tree, ids: Int[Tensor, "n"], *, args: Args) -> Iterator[Float[Tensor, "t v"]]:
-    """Logits of all tokens but the first, in parts."""
-    state = zero_state(params["lstm"], 1)
+def forced(params: Tree, ids: Int[Tensor, "n"], behind: int, *, args: Args) -> Iterator[Float[Tensor, "t v"]]:
+    """Logits of the tokens behind the first so many, of which there is one at least, in parts."""
+    state, skip = zero_state(params["lstm"], 1), behind - 1
     for part in ids[:-1].to(params["embedding"].device).split(READ):
         logits, state = apply(params, part[None], state, args=args)
-        yield logits[0]
+        yield logits[0, skip:]
+        skip = max(0, skip - len(part))
 
 
 def writer(params: Tree, tokenizer: Tokenizer, args: Args, dtype: torch.dtype) -> writing.Writer:

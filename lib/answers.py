@@ -43,12 +43,14 @@ class Table:
 @dataclass(frozen=True)
 class Steps:
     """How a text came about, token by token: how probable each was, and the likeliest tokens there with their
-    probabilities. Of a model that reads another text `read` has the tokens of that, and `looked` for each token how
+    probabilities. Of a text that can be written on `begins` has the number of the character with which each token
+    begins. Of a model that reads another text `read` has the tokens of that, and `looked` for each token how
     much of the model's attention each of them had."""
 
     tokens: tuple[str, ...]
     p: tuple[float, ...]
     likeliest: tuple[tuple[tuple[str, float], ...], ...]
+    begins: tuple[int, ...] = ()
     read: tuple[str, ...] = ()
     looked: tuple[tuple[float, ...], ...] = ()
 

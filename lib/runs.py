@@ -36,12 +36,14 @@ def latest(experiment: str, finished: bool = False) -> Path:
 
 def words(run: Path) -> list[str]:
     """The names of labels' values or of domains that a run keeps, by which they are asked for; one that several labels
-    have is written label=value."""
+    have is written label=value. None of what is no list of words, or lists under the names of labels."""
     for file in ("labels.json", "domains.json"):
         with suppress(OSError, ValueError):
             found = json.loads((run / file).read_text(encoding="utf-8"))
             of_labels = found if isinstance(found, dict) else {"": found}
-            every = [(name, str(value)) for name, values in of_labels.items() for value in values]
+            if not all(isinstance(of, list) and all(isinstance(x, str) for x in of) for of in of_labels.values()):
+                continue
+            every = [(name, value) for name, values in of_labels.items() for value in values]
             often = Counter(value for _, value in every)
             return [value if often[value] == 1 else f"{name}={value}" for name, value in every]
     return []

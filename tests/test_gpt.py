@@ -179,6 +179,20 @@ def test_nats_are_those_of_the_windows(key, rows):
     assert gpt.nats(p, ids, cfg=cfg) == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("t", [1, 5, CONTEXT])
+@pytest.mark.parametrize("behind", [1, 4, CONTEXT + 3])
+def test_forced_logits_are_those_a_text_was_written_with(key, t, behind):
+    """A greedy text of several contexts: each token is the likeliest where the context has slid as it did then."""
+    cfg, prompt = CONFIGS["book"], some(key, 1, t)
+    p = make(key, cfg)
+    made = torch.cat([*itertools.islice(gpt.generate(p, prompt, cfg=cfg), 4 * CONTEXT)])
+    ids = torch.cat([prompt[0], made])
+    found = torch.cat([*gpt.forced(p, ids, behind, cfg=cfg)])
+    assert found.shape == (len(ids) - behind, V)
+    written = max(t - behind, 0)
+    assert found[written:].argmax(-1).equal(ids[max(t, behind) :])
+
+
 def test_a_large_vocabulary_is_scored_row_by_row(key, monkeypatch):
     """Few logits at once, the same sum."""
     cfg, ids = config(), some(key, 1, 60)[0]

@@ -180,6 +180,12 @@ def test_every_token_but_the_first_is_scored_once():
     logits, _ = exp.apply(params, ids[None, :-1], zero_state(params["lstm"], 1), args=args)
     right = float(F.cross_entropy(logits[0], ids[1:], reduction="sum"))
     assert exp.nats(params, ids, args=args, dtype=torch.float32) == pytest.approx(right, rel=1e-5)
+    for behind in (1, 5, len(ids) - 1):
+        found = torch.cat([*exp.forced(params, ids, behind, args=args)])
+        whole = torch.cat([*exp.forced(params, ids, 1, args=args)])
+        torch.testing.assert_close(found, whole[behind - 1 :])
+    nats = -whole.log_softmax(-1).gather(1, ids[1:, None]).sum()
+    assert float(nats) == pytest.approx(right, rel=1e-5)
 
 
 def test_writing_equals_reading_everything_again():

@@ -65,7 +65,7 @@ for line in sys.stdin:
         say(kind="picture", name="x.png", caption="a pixel", base64="{PIXEL}")
         say(kind="picture", name="w.png", caption="a way", base64="{PIXEL}", frames=3, versions=0, gap=0)
         say(kind="steps", tokens=["a", " <b>"], p=[0.5, 0.001], likeliest=[[["a", 0.5], ["x", 0.25]], [["y", 0.75]]],
-            read=["r", "s"], looked=[[0.75, 0.25], [0.0, 1.0]])
+            begins=[], read=["r", "s"], looked=[[0.75, 0.25], [0.0, 1.0]])
         say(kind="note", text="done")
     say(kind="end", next={{"earlier": ["a", "b"]}})
 """
@@ -137,6 +137,23 @@ def test_runs_are_listed_the_newest_first_with_numbers(call):
     assert [run["name"] for run in found["runs"]] == ["new", "old"]
     assert found["runs"][0]["result"] == {"test/loss": 0.5}
     assert found["runs"][0]["words"] == ["blond", "hair=grey", "pale", "skin=grey"]
+
+
+@pytest.mark.parametrize(
+    "kept", ['{"a": 3}', '{"hair": "blond"}', "null", "5", '["a", 3]', '{"a": null}', "{", '{"a": [["b"]]}']
+)
+def test_names_of_another_kind_are_no_words(call, tmp_path, kept):
+    (tmp_path / "runs/exp_toy/new/labels.json").write_text(kept)
+    new, old = call("GET", "/api/runs")[1]["runs"]
+    assert new["words"] == [] and old["words"][0] == "blond"
+
+
+def test_names_may_be_a_list_or_of_domains(call, tmp_path):
+    (tmp_path / "runs/exp_toy/new/labels.json").write_text('["cat", "dog"]')
+    (tmp_path / "runs/exp_toy/old/labels.json").unlink()
+    (tmp_path / "runs/exp_toy/old/domains.json").write_text('["black", "blond"]')
+    new, old = call("GET", "/api/runs")[1]["runs"]
+    assert (new["words"], old["words"]) == (["cat", "dog"], ["black", "blond"])
 
 
 def test_a_request_is_answered_line_by_line(call, ask, tmp_path):

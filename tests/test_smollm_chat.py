@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import pytest
 import torch
@@ -52,6 +53,20 @@ def test_a_run_measures_and_shows(call, weights, story, tmp_path):
     assert {f"samples/{question}" for question in exp.QUESTIONS} <= set(shown)
     assert "capitals not known: Argentina" in out and "just sample exp_smollm_chat --plain" in out
     assert not list((tmp_path / "r").glob("checkpoints/*"))
+
+
+def test_how_probable_each_token_of_an_answer_was(call, weights, model, story, tmp_path):
+    """The likeliest ones, of which each is the first of its list."""
+    prompt = chat.remembered(model, [("user", "Where?")], 12)
+    made: list[int] = []
+    said = "".join(chat.speak(model, prompt, 12, made=made))
+    found = chat.steps(model, prompt, made)
+    assert len(found.tokens) == len(made) > 3 and not found.begins
+    assert all(best[0][1] == pytest.approx(p) for best, p in zip(found.likeliest, found.p, strict=True))
+    assert said.replace("\ufffd", "")[:1] in "".join(found.tokens)
+    call(exp, *SMALL, *weights, "--data", story, "--run", tmp_path / "r")
+    status, out, _ = call(exp, "sample", "Where?", "--run", tmp_path / "r", "--n", 5, "--likely", "--temperature", 0)
+    assert status == 0 and len(re.findall(r"^'.*' +0\.\d{4} ", out, flags=re.MULTILINE)) == 5
 
 
 def test_bits_per_byte_by_hand(call, model, weights, story, tmp_path):

@@ -160,11 +160,13 @@ def test_a_sheet_says_how_it_lies_and_steps_are_data():
     assert (sheet["frames"], sheet["versions"], sheet["gap"]) == (3, 0, 6)
     with Image.open(io.BytesIO(base64.b64decode(sheet["base64"]))) as image:
         assert image.size == (3 * 3 * 6 + 6, 2 * 3 * 6 + 6)  # what a page cuts into columns
-    found = worker.as_data(Steps(("a",), (0.5,), ((("a", 0.5), ("b", 0.25)),), ("x", "y"), ((0.75, 0.25),)))
+    found = worker.as_data(Steps(("a",), (0.5,), ((("a", 0.5), ("b", 0.25)),), (), ("x", "y"), ((0.75, 0.25),)))
     assert json.loads(json.dumps(found)) == {
-        "kind": "steps", "tokens": ["a"], "p": [0.5], "likeliest": [[["a", 0.5], ["b", 0.25]]], "read": ["x", "y"],
-        "looked": [[0.75, 0.25]],
+        "kind": "steps", "tokens": ["a"], "p": [0.5], "likeliest": [[["a", 0.5], ["b", 0.25]]], "begins": [],
+        "read": ["x", "y"], "looked": [[0.75, 0.25]],
     }  # fmt: skip
+    broken = worker.as_data(Steps(("a",), (math.nan,), ((("a", math.inf),),)))
+    assert (broken["p"], broken["likeliest"]) == ([None], [[["a", None]]])
 
 
 def test_sounds_and_documents_are_data(tmp_path, monkeypatch):

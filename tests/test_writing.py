@@ -18,7 +18,7 @@ def writer(says=b"", level="char", nats=lambda ids: 0.0, training=lambda: pytest
     tokenizer = tokens.train_lossless(level, "abc", 300)
     go_on = lambda prompt, key, *, room, **sampling: (torch.tensor([byte]) for byte in cycle(says))  # noqa: E731
     size = tokenizer.get_vocab_size()
-    logits = lambda ids: (torch.arange(size).float()[None] for _ in ids[1:])  # noqa: E731
+    logits = lambda ids, behind: (torch.arange(size).float()[None] for _ in ids[behind:])  # noqa: E731
     return writing.Writer(tokenizer, go_on, nats, logits, torch.device("cpu"), training, **more)
 
 
@@ -113,7 +113,7 @@ def test_how_probable_each_token_was(prompt):
     size = made.tokenizer.get_vocab_size()
     odds = lambda ids: torch.log(1 + 2.0 * (torch.arange(size) == ids[:-1, None] + 1))  # noqa: E731
     seen = []
-    w = replace(made, logits=lambda ids: (part for part in odds(seen.append(ids) or ids).split(3)))
+    w = replace(made, logits=lambda ids, behind: odds(seen.append(ids) or ids)[behind - 1 :].split(3))
     *_, found = writing.answers(writing.Use(text=prompt, n=3, likely=True), w)
     assert "".join(found.tokens) == prompt[1:] + "abd"
     assert seen[0].tolist() == [*w.ids(prompt).tolist(), *b"abd"]
@@ -125,6 +125,22 @@ def test_how_probable_each_token_was(prompt):
     )
     assert found.likeliest[-2][0][0] == "b" and (found.read, found.looked) == ((), ())
     assert found.table().lines().splitlines()[-2].startswith("'b'")
+
+
+def test_tokens_begin_where_their_characters_do():
+    """Half a character begins where it does whole, so that a text can be cut in front of any token."""
+    w = writer("é–a".encode())
+    *said, _, found = writing.answers(writing.Use(text="x 漢", n=6, likely=True), w)
+    text = "".join(x.text for x in said if isinstance(x, Text))
+    assert text == "x 漢é–a" and found.begins == (1, 2, 2, 2, 3, 3, 4, 4, 4, 5)
+    *_, found = writing.answers(writing.Use(text="", n=3, likely=True), writer(b"abc"))
+    assert found.begins == (0, 1, 2)
+
+
+def test_of_a_long_text_only_its_end_is_told(monkeypatch):
+    monkeypatch.setattr(writing, "TOLD", 4)
+    *_, note, found = writing.answers(writing.Use(text="see", n=6, likely=True), writer(b"ab"))
+    assert found.tokens == tuple("abab") and found.begins == (5, 6, 7, 8) and "of the last 4" in note.text
 
 
 def test_steps_are_asked_for():

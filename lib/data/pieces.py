@@ -131,9 +131,11 @@ def in_one_key(piece: Piece) -> Piece:
 
 
 def to_one_key(cells: Int[Tensor, "t v"]) -> int:
-    """How many semitones bring cells of some of the voices, the upper ones, to the scale without sharps and flats: as
-    few as leave each voice in its range, or else as few as there are tokens for; 0 where there are none."""
+    """How many semitones bring cells to the scale without sharps and flats, as their notes tell: as few as leave each
+    voice in its range, or else as few as there are tokens for; 0 where there are none, or no notes."""
     pitch = voices.sounding(cells)
+    if not bool((pitch > 0).any()):
+        return 0
     by = -7 * voices.signature(pitch) % 12
     ways = sorted((by, by - 12), key=abs)
     low, high = voices.shifts(pitch)

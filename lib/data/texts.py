@@ -3,7 +3,7 @@
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -35,6 +35,7 @@ BOOKS = {
 }
 SECTION = 3000  # mean characters: with longer ones the shares of a single novel are a matter of luck
 HELD_OUT = 0.05  # of the sections, for validation and again for test
+CHARACTER = 4  # bytes at most
 LEAST = 0.01  # share of the characters: with less held out, the split is last tenths instead
 _XHTML = "{http://www.w3.org/1999/xhtml}"
 _BLOCKS = {_XHTML + tag for tag in ("h1", "h2", "h3", "h4", "h5", "h6", "p", "td", "li")}
@@ -160,3 +161,21 @@ def encode(tokenizer: Tokenizer, text: str) -> Int[Tensor, "n"]:
 def decode(tokenizer: Tokenizer, ids: Int[Tensor, "n"]) -> str:
     """The text. Bytes that a model made up and that are no UTF-8 show as U+FFFD."""
     return tokenizer.decode(ids.tolist())
+
+
+def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """The tokens' text, each piece as soon as its characters are whole."""
+    return (piece for piece, _ in parts(tokenizer, tokens))
+
+
+def parts(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[tuple[str, int]]:
+    """`pieces`, each with how many tokens it is of."""
+    waiting: list[int] = []
+    for token in tokens:
+        waiting.append(token)
+        piece = decode(tokenizer, torch.tensor(waiting))
+        if not piece.endswith("\ufffd") or len(waiting) >= CHARACTER:
+            yield piece, len(waiting)
+            waiting.clear()
+    if waiting:
+        yield decode(tokenizer, torch.tensor(waiting)), len(waiting)

@@ -70,9 +70,7 @@ def shifts(pitch: Int[Tensor, "*b t v"]) -> tuple[Int[Tensor, "*b"], Int[Tensor,
     """By how many semitones pitches (0: rest) can be transposed at least and at most so that every voice stays in its
     range; what lies outside of it already is not moved further out."""
     # Written there: a CUDA graph cannot hold a copy to its device.
-    low, high = (
-        torch.cat([torch.full_like(pitch[..., 0, :1], r[i]) for r in RANGES[: pitch.shape[-1]]], -1) for i in (0, 1)
-    )
+    low, high = (torch.cat([torch.full_like(pitch[..., 0, :1], r[i]) for r in RANGES], -1) for i in (0, 1))
     least = torch.where(pitch > 0, pitch, 999).amin(-2)
     most = torch.where(pitch > 0, pitch, -999).amax(-2)
     return (low - least).amax(-1).clamp(max=0), (high - most).amin(-1).clamp(min=0)

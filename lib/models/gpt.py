@@ -148,10 +148,18 @@ def nats(params: Tree, ids: Int[Tensor, "n"], *, cfg: Config) -> float:
 
 
 @torch.no_grad()
-def forced(params: Tree, ids: Int[Tensor, "n"], *, cfg: Config) -> Iterator[Float[Tensor, "t v"]]:
-    """Logits of all tokens but the first, in parts, each token behind as much of the text as `scored_once` shows."""
-    for window, skip in scored_once(ids.to(params["embed"]["tokens"].device), cfg.context):
-        yield apply(params, window[None, :-1], cfg=cfg)[0, skip:]
+def forced(params: Tree, ids: Int[Tensor, "n"], behind: int, *, cfg: Config) -> Iterator[Float[Tensor, "t v"]]:
+    """Logits of the tokens behind the first so many, of which there is one at least, in parts: each token behind as
+    much of the text as `generate` has in its context there."""
+    ids, half = ids.to(params["embed"]["tokens"].device), max(1, cfg.context // 2)
+    first, told = 0, 1
+    while told < len(ids):
+        end = min(first + cfg.context, len(ids) - 1)  # the last token that this window tells
+        told = max(told, behind)
+        if told <= end:
+            x, _ = features(params, ids[None, first:end], cfg=cfg)
+            yield F.linear(x[0, told - first - 1 :], head(params))
+        told, first = end + 1, end + 1 - half
 
 
 # ---- generation ----

@@ -57,46 +57,59 @@ function stage({ frames, versions, gap }, image, figure) {
   };
   bar.oninput();
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", image.alt);
+  canvas.setAttribute("aria-label", frames ? "one column of the picture below" : "one row of the picture below");
   figure.prepend(make("div", { className: "stage" }, canvas, bar));
 }
 
 // A text's tokens, the darker the less probable; the one in focus shows what else was likely, and what was looked at.
-function steps({ tokens, p, likeliest, read, looked }, said, write) {
+function steps({ tokens, p, likeliest, begins, read, looked }, said, write) {
   const source = read.map((word) => make("span", { className: "read" }, word));
   const others = make("div", { className: "others" });
+  others.setAttribute("aria-live", "off"); // who goes along the tokens hears the token
   const look = (i) => {
     for (const other of words) other.tabIndex = other === words[i] ? 0 : -1;
     source.forEach((word, j) => word.style.setProperty("--looked", looked[i][j] / Math.max(...looked[i])));
     others.replaceChildren(make("p", { className: "note" }, `${shown(tokens[i])} had ${percent(p[i])}; likeliest here:`),
       make("ul", {}, ...likeliest[i].map(([word, share]) => {
-        const on = write && !read.length;
+        const on = write && begins.length && !word.includes("\ufffd");
         const name = make(on ? "button" : "span", {}, shown(word));
         if (on) {
           Object.assign(name, { type: "button", title: "write on with this one" });
-          name.onclick = () => write(said.slice(0, said.length - tokens.slice(i).join("").length) + word);
+          name.onclick = () => write([...said].slice(0, begins[i]).join("") + word);
         }
-        return make("li", {}, name, make("meter", { value: share, max: 1 }), percent(share));
+        return make("li", {}, name, meter(share), percent(share));
       })));
   };
+  let pinned = false; // by focus: what the mouse passes on its way to the list does not change it
   const words = tokens.map((token, i) => {
     const word = make("button", { type: "button", tabIndex: i ? -1 : 0, title: percent(p[i]) }, read.length ? token : shown(token));
-    word.style.setProperty("--surprise", Math.min(1, -Math.log2(Math.max(p[i], 1e-9)) / 10));
-    word.onfocus = word.onmouseenter = word.onclick = () => look(i);
+    word.style.setProperty("--surprise", Math.min(1, -Math.log2(Math.max(p[i] ?? 1, 1e-9)) / 10));
+    word.setAttribute("aria-label", `${token.trim() || "space"}, ${percent(p[i])}`);
+    word.onmouseenter = () => { if (!pinned) look(i); };
+    word.onfocus = word.onclick = () => { pinned = true; look(i); };
     return word;
   });
   const line = make("div", { className: "tokens", role: "group" }, ...words);
   line.setAttribute("aria-label", "Tokens; arrow keys go from one to the next");
   line.onkeydown = (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (by) words[words.indexOf(document.activeElement) + by]?.focus();
+    if (!by) return;
+    event.preventDefault();
+    words[words.indexOf(document.activeElement) + by]?.focus();
   };
-  const hint = "The darker a token, the less probable the model found it. Point at one, or go along them with the arrow keys.";
-  return make("section", { className: "steps" }, make("p", { className: "note" }, hint), line,
+  const hint = "The darker a token, the less probable the model found it. Click on one, or go along them with the arrow keys.";
+  const section = make("section", { className: "steps" }, make("p", { className: "note" }, hint), line,
     ...(read.length ? [make("p", { className: "note" }, "Where it looked:"), make("div", { className: "tokens" }, ...source)] : []), others);
+  section.addEventListener("focusout", (event) => { pinned = section.contains(event.relatedTarget); });
+  return section;
 }
 
-const percent = (x) => `${(100 * x).toPrecision(x < 0.001 ? 1 : 3)} %`;
+const meter = (x, max = 1) => {
+  const found = make("meter", { value: x ?? 0, max });
+  found.setAttribute("aria-hidden", "true"); // its number stands beside it
+  return found;
+};
+const percent = (x) => x === null ? "–" : `${(100 * x).toPrecision(x < 0.001 ? 1 : 3)} %`;
 const shown = (token) => token.replaceAll("\n", "↵") || "∅";
 
 function table({ columns, rows }) {
@@ -105,8 +118,8 @@ function table({ columns, rows }) {
   const cell = (x, i) => {
     const number = typeof x === "number";
     const shown = make("td", { className: number ? "number" : "" }, number ? String(+x.toPrecision(5)) : String(x ?? "–"));
-    if (number && columns[i] === "score") shown.append(" ", make("meter", { value: Math.exp(x - best), max: 1 }));
-    if (number && share[i]) shown.append(" ", make("meter", { value: x, max: x > 1 || /%|percent/.test(columns[i]) ? 100 : 1 }));
+    if (number && columns[i] === "score") shown.append(" ", meter(Math.exp(x - best)));
+    if (number && share[i]) shown.append(" ", meter(x, x > 1 || /%|percent/.test(columns[i]) ? 100 : 1));
     return shown;
   };
   return make("table", {}, make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", { scope: "col" }, name)))),

@@ -145,18 +145,22 @@ function text(field, id) {
   if (!long) box.type = "text";
   box.onkeydown = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit(); };
   const words = () => box.value.split("\n").filter((line) => line.trim());
-  const chips = (field.named ? ofRun()?.words ?? [] : []).map((word) => {
-    const chip = make("button", { type: "button" }, word);
-    chip.onclick = () => {
-      const others = words().filter((other) => other !== word), more = words().includes(word) ? [] : [word];
-      box.value = (field.many ? [...others, ...more] : more).join("\n");
-      box.oninput();
-    };
-    return chip;
-  });
-  box.oninput = () => { for (const chip of chips) chip.setAttribute("aria-pressed", String(words().includes(chip.textContent))); };
-  box.oninput();
-  return [() => (field.many ? words() : box.value || field.default), make("div", {}, box), make("div", { className: "row chips" }, ...chips)];
+  const chips = make("div", { className: "row chips" });
+  box.oninput = () => { for (const chip of chips.children) chip.setAttribute("aria-pressed", String(words().includes(chip.textContent))); };
+  const renew = () => { // of the run that is chosen
+    chips.replaceChildren(...(field.named ? ofRun()?.words ?? [] : []).map((word) => {
+      const chip = make("button", { type: "button" }, word);
+      chip.onclick = () => {
+        const others = words().filter((other) => other !== word), more = words().includes(word) ? [] : [word];
+        box.value = (field.many ? [...others, ...more] : more).join("\n");
+        box.oninput();
+      };
+      return chip;
+    }));
+    box.oninput();
+  };
+  renew();
+  return [Object.assign(() => (field.many ? words() : box.value || field.default), { renew }), make("div", {}, box), chips];
 }
 
 function number(field, id) {
@@ -302,7 +306,12 @@ async function ask(live = false) {
 
 function writer() { // what writes a text on, where the verb has one
   const box = here.fields.find((w) => w.field.name === "text")?.node.querySelector("textarea");
-  return box && ((text) => { box.value = text; $("form").requestSubmit(); });
+  return box && ((text) => {
+    if (here.busy) return;
+    box.value = text;
+    box.focus();
+    $("form").requestSubmit();
+  });
 }
 
 function working(on) {
@@ -330,8 +339,9 @@ $("form").onsubmit = (event) => { event.preventDefault(); ask(); };
 $("stop").onclick = () => { here.again = false; call("stop", { method: "POST" }).catch((error) => tell(error.message)); };
 $("fresh").onclick = turn;
 $("run").onchange = () => {
+  turn();
   results();
-  if (here.verb) show(here.verb, $("verbs").children[here.verbs.indexOf(here.verb)]); // whose words may be others
+  for (const { value } of here.fields) value.renew?.();
 };
 $("command").onclick = () => {
   try {

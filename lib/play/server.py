@@ -1,6 +1,6 @@
 """The routes of the page, and who may use them: the page itself, from this machine, with the token of this start.
 
-    GET  /, /*.js, /play.css        the page
+    GET  /, and its .js and .css     the page
     GET  /api/runs                  experiments with their finished runs and results
     GET  /api/verbs/EXPERIMENT      what can be asked of them (lib/run/described.py), as lines of JSON
     POST /api/ask/EXPERIMENT        a request: answers as lines of JSON (lib/run/worker.py)

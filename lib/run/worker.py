@@ -6,11 +6,11 @@
     <- {"id": 1, "kind": "end"}
 
 A request has the fields of the experiment's `Use` (where that has several verbs, `verb` says which) and an `id` of any
-kind. The model is loaded at the first one, and again where one names another `run`. Answers are text (in pieces), table
-(null for a number that is not finite), steps (how probable each
-token of a text was), picture, sound (a WAV file), document and note; `end` or `error` closes them. An
-`end` has under `next` what a conversation carries on: fields of the next request. {"about": true} is answered, before
-any model is loaded, with what can be asked (lib/run/described.py), of kind about.
+kind. The model is loaded at the first one, and again where one names another `run`. Answers are text (in pieces),
+table, steps (how probable each token of a text was), picture, sound (a WAV file), document and note, with null for a
+number that is not finite; `end` or `error` closes them. An `end` has under `next` what a conversation carries on:
+fields of the next request. {"about": true} is answered, before any model is loaded, with what can be asked
+(lib/run/described.py), of kind about.
 One request is worked on at a time. The end of the input ends the worker, and to kill it does no harm.
 """
 
@@ -92,10 +92,10 @@ def as_data(answer: Answer) -> dict[str, Any]:
         case Note(text):
             return {"kind": "note", "text": text}
         case Table(columns, rows):
-            finite = [[None if isinstance(x, float) and not math.isfinite(x) else x for x in row] for row in rows]
-            return {"kind": "table", "columns": columns, "rows": finite}
+            return {"kind": "table", "columns": columns, "rows": _finite(rows)}
         case Steps():
-            return {"kind": "steps"} | dataclasses.asdict(answer)
+            parts = {f.name: _finite(getattr(answer, f.name)) for f in dataclasses.fields(answer)}
+            return {"kind": "steps"} | parts
         case Picture(content, file, caption, scale):
             sheet = {"frames": answer.frames, "versions": answer.versions, "gap": plot.GAP * scale}
             return _file("picture", plot.encoded(content, file.suffix, scale), file, caption) | sheet
@@ -103,6 +103,13 @@ def as_data(answer: Answer) -> dict[str, Any]:
             return _file("sound", sound.wav(samples, rate), file, caption)
         case Document(content, file, caption):
             return _file("document", content, file, caption)
+
+
+def _finite(x: Any) -> Any:
+    """Lists of lists with None for what JSON cannot say."""
+    if isinstance(x, list | tuple):
+        return [_finite(part) for part in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _file(kind: str, content: bytes, file: Path, caption: str | None) -> dict[str, Any]:

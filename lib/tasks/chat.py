@@ -32,14 +32,14 @@ def speak(
     prompt = prompt.to(model.params["embed"]["tokens"].device)
     found = map(int, gpt.generate(model.params, prompt[None], key, cfg=model.cfg, room=n, **sampling))  # type: ignore[arg-type]
     tokens = itertools.takewhile(lambda t: t not in ends, itertools.islice(found, n))
-    return writing.pieces(model.tokenizer, writing.kept(tokens, [] if made is None else made))
+    return texts.pieces(model.tokenizer, writing.kept(tokens, [] if made is None else made))
 
 
 def steps(model: Released, prompt: Int[Tensor, "t"], made: Sequence[int]) -> Steps:
     """How probable each token that was made behind the prompt is."""
     ids = torch.cat([prompt.cpu(), torch.tensor(made)])
     named = lambda i: texts.decode(model.tokenizer, torch.tensor([i]))  # noqa: E731
-    return likely.steps(ids[len(prompt) :], gpt.forced(model.params, ids, cfg=model.cfg), named, len(prompt) - 1)
+    return likely.steps(ids[len(prompt) :], gpt.forced(model.params, ids, len(prompt), cfg=model.cfg), named)
 
 
 def remembered(model: Released, turns: Sequence[Turn], n: int) -> Int[Tensor, "t"]:

@@ -121,15 +121,15 @@ def answers(use: Use, model: Composer) -> Iterator[Answer]:
         most = f"the {model.length} that this run has learnt to write"
         raise RunError(f"{t} sixteenths are more than {most}: take a shorter piece, or train with a larger --length")
     name = use.melody if isinstance(use, Harmonise) else getattr(use, "piece", "0")
-    if moved := pieces.moved(name):
-        yield Note(f"{moved} notes of {name} lay between two sixteenths: each was moved to the nearest")
+    yield from moved(name)
     key = random.key(use.seed, model.device) if use.temperature > 0 else None
+    training = music.windows(model.data().train) if use.copy_check else None
     for i, cells in enumerate(model.write(given, known, key, use.temperature or 1.0, use.top_p)):
         bar, fifths = (like.bar, like.fifths) if like else (voices.BAR, voices.signature(voices.sounding(cells)))
         piece = Piece(f"Chorale {i}", cells, given.place[i], bar, fifths)
         yield from files(use, i, piece)
-        if use.copy_check:
-            yield copied(music.windows([piece]), music.windows(model.data().train))
+        if training is not None:
+            yield copied(music.windows([piece]), training)
 
 
 def _asked(use: Use, model: Composer) -> tuple[Music, Bool[Tensor, "n t 4"], Piece | None]:
@@ -170,6 +170,12 @@ def files(use: Filed, i: int, piece: Piece) -> Iterator[Answer]:
         yield Picture(drawn, use.out / f"{i}-score.png", scale=1)
     elif i == 0:
         yield Note("verovio draws the score where it is installed: uv pip install verovio")
+
+
+def moved(name: str) -> Iterator[Note]:
+    """How many notes of a file were moved to a sixteenth, if any."""
+    if n := pieces.moved(name):
+        yield Note(f"{n} notes of {name} lay between two sixteenths: each was moved to the nearest")
 
 
 def copied(windows: Int[Tensor, "n t 4"], training: Int[Tensor, "m t 4"]) -> Note:

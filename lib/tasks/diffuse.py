@@ -154,12 +154,12 @@ def answers(use: Use, model: Diffuser) -> Iterator[Answer]:
             known = _known(use.mask, model.size).to(x.device)
             found = model.filled(x.expand(8, -1, -1, -1), known, model.noise(range(8), use.seed), use.steps)
             x, columns = torch.cat([x, x * known, found]), 10
-    frames = columns if isinstance(use, Strip | Way) else 0
-    moving = use.out.suffix.lower() == ".gif"
-    content = plot.gif(x / 2 + 0.5) if moving else plot.tile(x / 2 + 0.5, columns)
-    yield Picture(
-        content, use.out, f"{len(x)} pictures", frames=0 if moving else frames, versions=2 * isinstance(use, Edit)
-    )
+    caption = f"{len(x)} pictures"
+    if use.out.suffix.lower() == ".gif":
+        yield Picture(plot.gif(x / 2 + 0.5), use.out, caption)
+        return
+    frames, versions = columns * isinstance(use, Strip | Way), 2 * isinstance(use, Edit)
+    yield Picture(plot.tile(x / 2 + 0.5, columns), use.out, caption, frames=frames, versions=versions)
 
 
 def _known(mask: Path | None, size: int) -> Bool[Tensor, "1 h w"]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lib import random, run, tree
-from lib.answers import Answer, Note
+from lib.answers import Answer
 from lib.data import pieces, voices
 from lib.data.pieces import Piece
 from lib.faults import RunError
@@ -61,14 +61,15 @@ class Quartet(NamedTuple):
         return self.written(self.logits(z), key, alike=alike)
 
     def accompany(self, piece: Piece, n: int, key: Key) -> Int[Tensor, "n t v"]:
-        """Alto, tenor and bass to a piece's soprano, n times. It hears the piece in the key in which it learnt, two
-        bars of noise after two bars; no voice leaves its range in the piece's own key. Raises RunError."""
+        """Alto, tenor and bass to a piece's soprano, n times. It hears the piece in the key in which it learnt, as far
+        as its notes tell theirs, two bars of noise after two bars; no voice leaves its range in the piece's own key.
+        Raises RunError."""
         if "listen" not in self.generator:
             raise RunError("the voices of this run do not hear each other: train one without --no-listen")
         if piece.bar != voices.BAR:
             raise RunError(f"{piece.name} has bars of {piece.bar} sixteenths, all that it learnt has {voices.BAR}")
         soprano = piece.cells[:, :1].long()
-        by = pieces.to_one_key(soprano) if self.one_key else 0
+        by = pieces.to_one_key(piece.cells.long()) if self.one_key else 0
         bars = (piece.place == 0).cumsum(0) + 1  # a pickup is the end of a second bar
         at = bars % 2 * voices.BAR + piece.place.clamp(max=voices.BAR - 1)
         k_z, k_token = random.split(key)
@@ -128,8 +129,7 @@ def answers(use: Use, model: Quartet) -> Iterator[Answer]:
             found = [_piece(cells) for cells in model.draw(musegan.noise(key, use.n, model.cfg), k_token)]
         case Accompany():
             piece = compose.melody(use.melody, model.test)
-            if moved := pieces.moved(use.melody):
-                yield Note(f"{moved} notes of {use.melody} lay between two sixteenths: each was moved to the nearest")
+            yield from compose.moved(use.melody)
             found = [piece._replace(cells=cells) for cells in model.accompany(piece, use.n, key)]
         case Way():
             ends = musegan.noise(key, 2, model.cfg)
@@ -140,10 +140,13 @@ def answers(use: Use, model: Quartet) -> Iterator[Answer]:
             first, fresh = (musegan.noise(k, n, model.cfg) for k, n in zip(random.split(key), (1, 8), strict=True))
             z = Noise(*(x.expand(8, *x.shape[1:]) for x in first))._replace(**{use.change: getattr(fresh, use.change)})
             found = [_piece(model.draw(z, k_token, alike=True).flatten(0, 1))]
+    training = model.training() if use.copy_check else None
     for i, piece in enumerate(found):
         yield from compose.files(use, i, piece._replace(name=f"Piece {i}"))
-        if use.copy_check:
-            yield compose.copied(music.windows([piece]), model.training())
+        if training is not None:
+            whole = isinstance(use, Accompany)
+            windows = music.windows([piece]) if whole else piece.cells.view(-1, music.WINDOW, len(voices.NAMES))
+            yield compose.copied(windows, training)
 
 
 def _piece(cells: Int[Tensor, "t v"]) -> Piece:

@@ -84,8 +84,8 @@ def answers(use: Use, translator: Translator) -> Iterator[Answer]:
         yield Text("".join(f"{hypotheses[0][0]}\n" for hypotheses in found))
     yield from _doubtful(translator, parts, use.file)
     if use.text is not None and use.likely:
-        for sentence, hypotheses in parts[0]:
-            yield translator.steps(sentence, hypotheses[0][0])
+        said = [(sentence, hypotheses) for sentence, hypotheses in parts[0] if translator.says(sentence)]
+        yield from (translator.steps(sentence, hypotheses[0][0]) for sentence, hypotheses in said)
     if use.text is not None and use.attention:
         weights = translator.attention_map(lines[0], found[0][0][0])
         yield Picture(plot.heatmap(*weights), use.attention, caption=None)

@@ -96,16 +96,25 @@ class Translator(NamedTuple):
         """How probable each piece of the translation was, and where the model looked as it predicted it: the
         cross-attention of the last decoder layer, averaged over heads."""
         source, target = self.ids(text, translation)
-        logits, layers = self.forced([source], [target], weights=True)
-        looked = layers[-1]["weights"][0].float().mean(dim=0).cpu()
-        ids = torch.tensor([*target, END])
+        logits, looked = self._looked(source, target)
         named = lambda i: pieces(self.target, [i])[0]  # noqa: E731
-        return likely.steps(ids, [logits[0]], named, read=pieces(self.source, [*source, END]), looked=looked)
+        read = pieces(self.source, [*source, END])
+        return likely.steps(torch.tensor([*target, END]), [logits], named, read=read, looked=looked)
 
+    def _looked(self, source: list[int], target: list[int]) -> tuple[Float[Tensor, "t v"], Float[Tensor, "t s"]]:
+        logits, layers = self.forced([source], [target], weights=True)
+        return logits[0], layers[-1]["weights"][0].float().mean(dim=0).cpu()
+
+    @torch.no_grad()
     def attention_map(self, text: str, translation: str) -> tuple[Float[Tensor, "t s"], list[str], list[str]]:
         """Where the model looks, with the pieces of the translation, one a row, and of the text."""
-        found = self.steps(text, translation)
-        return torch.tensor(found.looked), list(found.tokens), list(found.read)
+        source, target = self.ids(text, translation)
+        looked = self._looked(source, target)[1]
+        return looked, pieces(self.target, [*target, END]), pieces(self.source, [*source, END])
+
+    def says(self, text: str) -> bool:
+        """Whether there is anything to translate: numbers, signs and a lone name stay as they are."""
+        return _says(self.emptied(text)[0])
 
     def forced(self, sources: list[list[int]], targets: list[list[int]], weights: bool = False) -> tuple[Tensor, Any]:
         """`seq2seq.apply` to translations that are given."""
@@ -141,7 +150,6 @@ class Translator(NamedTuple):
 
 
 def _says(emptied: str) -> bool:
-    """Whether there is anything to translate: numbers, signs and a lone name stay as they are."""
     return any(map(str.isalpha, emptied))
 
 

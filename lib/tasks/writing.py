@@ -24,7 +24,7 @@ from lib.tasks import likely
 
 BREAK = "\n\n"  # a paragraph begins: what stands before any text, and the neutral prompt, where no token is for that
 SHOWN = 200  # tokens of a sample
-CHARACTER = 4  # bytes at most
+TOLD = 2000  # tokens of which it is told how probable each was
 WAYS: dict[str, dict[str, float]] = {
     "temperature 0.5": {"temperature": 0.5},
     "temperature 1": {},
@@ -49,8 +49,8 @@ class Writer:
     go_on: GoOn
     nats: Callable[[Int[Tensor, "n"]], float]
     """Summed negative log-likelihood of all tokens but the first."""
-    logits: Callable[[Int[Tensor, "n"]], Iterable[Float[Tensor, "t v"]]]
-    """Of all tokens but the first, in parts."""
+    logits: Callable[[Int[Tensor, "n"], int], Iterable[Float[Tensor, "t v"]]]
+    """Of the tokens behind the first so many, of which there is one at least, in parts."""
     device: torch.device
     training: Callable[[], str]
     """The text that it learned from, which is not always at hand."""
@@ -76,14 +76,25 @@ class Writer:
 
     def stream(self, prompt: str, n: int, key: Key | None, **sampling: float) -> Iterator[str]:
         """The text of `tokens`: each piece as soon as its characters are whole."""
-        return pieces(self.tokenizer, self.tokens(prompt, n, key, **sampling))
+        return texts.pieces(self.tokenizer, self.tokens(prompt, n, key, **sampling))
 
     def steps(self, prompt: str, made: Sequence[int]) -> Steps:
-        """How probable each token of a text was of which the model made these: of the prompt's all but its first."""
+        """How probable each token of a text was of which the model made these, of the last TOLD at most; of the prompt
+        all but its first."""
         begin, own = self.ids(prompt), torch.tensor(made, dtype=torch.int64, device=self.device)
-        ids, first = torch.cat([begin, own]), 1 if prompt else len(begin)
+        ids = torch.cat([begin, own])
+        first = max(1 if prompt else len(begin), len(ids) - TOLD)
         named = lambda i: texts.decode(self.tokenizer, torch.tensor([i]))  # noqa: E731
-        return likely.steps(ids[first:], self.logits(ids), named, first - 1)
+        begins = self.begins((ids if prompt else own).tolist())
+        return likely.steps(ids[first:], self.logits(ids, first), named, begins[-len(ids[first:]) :])
+
+    def begins(self, ids: Sequence[int]) -> list[int]:
+        """The number of the character with which each token begins, or of which it is a part."""
+        found, at = list[int](), 0
+        for piece, n in texts.parts(self.tokenizer, ids):
+            found += [at] * n
+            at += len(piece)
+        return found
 
     def write(self, prompt: str, key: Key | None, **sampling: float) -> str:
         return "".join(self.stream(prompt, SHOWN, key, **sampling))
@@ -110,19 +121,6 @@ class Writer:
             units = [prompt[a:b] for _, (a, b) in self.tokenizer.pre_tokenizer.pre_tokenize_str(prompt)]
         bytewise = [u for u in units if len(u.encode()) == len(texts.encode(self.tokenizer, u)) > 1]
         return [u.strip() or repr(u) for u in bytewise]
-
-
-def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """The tokens' text, each piece as soon as its characters are whole."""
-    waiting: list[int] = []
-    for token in tokens:
-        waiting.append(token)
-        piece = texts.decode(tokenizer, torch.tensor(waiting))
-        if not piece.endswith("\ufffd") or len(waiting) >= CHARACTER:
-            yield piece
-            waiting.clear()
-    if waiting:
-        yield texts.decode(tokenizer, torch.tensor(waiting))
 
 
 def kept(tokens: Iterable[int], made: list[int]) -> Iterator[int]:
@@ -224,11 +222,14 @@ def answers(use: Use, writer: Writer) -> Iterator[Answer]:
     tokens = writer.tokens(prompt, use.n, key, temperature=use.temperature, top_k=use.top_k, top_p=use.top_p)
     made: list[int] = []
     written = ""
-    for part in pieces(writer.tokenizer, kept(tokens, made)):
+    for part in texts.pieces(writer.tokenizer, kept(tokens, made)):
         yield Text(part if written else prompt + part)
         written += part
     yield Text("\n")
     if use.likely and made:
-        yield writer.steps(prompt, made)
+        found = writer.steps(prompt, made)
+        if len(found.tokens) == TOLD:
+            yield Note(f"how probable each token was is told of the last {TOLD:,}")
+        yield found
     if training is not None:
         yield Note(copied(written, training))
