@@ -113,8 +113,8 @@ def block(
     the queries of cross-attention too.
 
     `cache` (see `stack_cache`) holds what came before position `cache["position"]` and, for cross-attention, the
-    memory's keys and values. Returns x and the cache as it is after x; with `weights`, the cross-attention weights
-    stand in it as "weights".
+    memory's keys and values. Returns x and the cache as it is after x; with `weights`, the weights of cross-attention,
+    or where there is none those of attention to itself, stand in it as "weights".
     """
     k_attn, k_attn_out, k_cross, k_cross_out, k_ff, k_ff_out = random.split(key, 6)
     after, pre = dict(cache or {}), cfg.order == "pre"
@@ -126,7 +126,8 @@ def block(
         after["position"] = cache["position"] + x.shape[1]
         kv = after["k"], after["v"]
     start = 0 if cache is None else cache["position"]
-    h, _ = attn.attention(p["attn"], h, kv, mask, k_attn, rotation, dropout=cfg.dropout, start=start)
+    own = weights and "cross" not in p
+    h, w = attn.attention(p["attn"], h, kv, mask, k_attn, rotation, dropout=cfg.dropout, weights=own, start=start)
     x = x + nn.dropout(h, cfg.dropout, k_attn_out)
     x = x if pre else norm(p["norm_attn"], x, cfg)
 
@@ -142,7 +143,7 @@ def block(
         h, w = attn.attention(p["cross"], h, kv, seen, k_cross, rotation, dropout=cfg.dropout, weights=weights)
         x = x + nn.dropout(h, cfg.dropout, k_cross_out)
         x = x if pre else norm(p["norm_cross"], x, cfg)
-        after |= {"weights": w} if weights else {}
+    after |= {"weights": w} if weights else {}
 
     h = feed_forward(p["ff"], norm(p["norm_ff"], x, cfg) if pre else x, k_ff, cfg=cfg)
     x = x + nn.dropout(h, cfg.dropout, k_ff_out)

@@ -123,6 +123,13 @@ def test_writing_follows_the_likelihood(params):
     assert entropy.mean() > 0.5
 
 
+def test_where_blocks_look_is_what_came_before(params):
+    found = chorale.looked(params, music(), cfg=CFG)
+    assert found.shape == (2, B, 2, T, T)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, B, 2, T))
+    assert not found.triu(1).any() and found[..., -1, :].std() > 1e-3
+
+
 def test_nats_are_of_each_cell(params):
     own = music()
     found = chorale.nats(params, own, nothing(), cfg=CFG)

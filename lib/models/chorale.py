@@ -124,9 +124,11 @@ def features(
     cache: list[Tree] | None = None,
     *,
     cfg: Config,
+    weights: bool = False,
 ) -> tuple[Float[Tensor, "b t d"], list[Tree]]:
-    """What tells each sixteenth from those before. `before`: `pitches` of the sixteenth before it (`PITCHES` in front
-    of the first) and how long they have been `held`."""
+    """What tells each sixteenth from those before, and the cache and `weights` as `transformer.stack` has them.
+    `before`: `pitches` of the sixteenth before it (`PITCHES` in front of the first) and how long they have been
+    `held`."""
     sounds, long = before
     x = _looked_up(p["embed"]["pitch"], sounds).sum(-2)
     x = x + _looked_up(p["embed"]["held"], long.clamp(max=HELD - 1)).sum(-2)
@@ -136,7 +138,7 @@ def features(
     mask: attention.Mask = "causal"
     if cache:
         mask = transformer.cache_mask(cache[0]["position"], x.shape[1], cache[0]["k"].shape[2])
-    return transformer.stack(p["trunk"], x, mask, key=k_stack, cache=cache, cfg=cfg.block)
+    return transformer.stack(p["trunk"], x, mask, key=k_stack, cache=cache, cfg=cfg.block, weights=weights)
 
 
 def chord(p: Tree, sounds: Int[Tensor, "*b v"], cells: Int[Tensor, "*b v"]) -> Float[Tensor, "*b v c"]:
@@ -193,10 +195,24 @@ def apply(
     """Logits of every cell, from the sixteenths before it, the voices above it, and what is `given` anywhere."""
     k_given, k_trunk, k_head = random.split(key, 3)
     known = read_given(p, music, given, k_given, cfg=cfg)
-    sounds, long = pitches(music.cells), held(music.cells)
-    before = F.pad(sounds[:, :-1], (0, 0, 1, 0), value=PITCHES), F.pad(long[:, :-1], (0, 0, 1, 0))
+    sounds, before = pitches(music.cells), _before(music.cells)
     x, _ = features(p, before, music.place, music.left, known, k_trunk, cfg=cfg)
     return logits(p, x, chord(p, sounds, music.cells), leading(p, before[0], sounds), k_head, cfg=cfg)
+
+
+def _before(cells: Int[Tensor, "b t v"]) -> tuple[Int[Tensor, "b t v"], Int[Tensor, "b t v"]]:
+    """What was before each sixteenth, as `features` takes it."""
+    sounds, long = pitches(cells), held(cells)
+    return F.pad(sounds[:, :-1], (0, 0, 1, 0), value=PITCHES), F.pad(long[:, :-1], (0, 0, 1, 0))
+
+
+@torch.no_grad()
+def looked(p: Tree, music: Music, *, cfg: Config) -> Float[Tensor, "layers b h t t"]:
+    """How much each sixteenth's attention, a row, goes to each one before, in every block and head. Nothing is
+    given."""
+    known = read_given(p, music, torch.zeros_like(music.cells, dtype=torch.bool), cfg=cfg)
+    _, layers = features(p, _before(music.cells), music.place, music.left, known, cfg=cfg, weights=True)
+    return torch.stack([layer["weights"] for layer in layers])
 
 
 @torch.no_grad()

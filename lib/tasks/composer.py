@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from lib import random, run, sound, tree
+from lib import plot, random, run, sound, tree
 from lib.data import excerpts, sheet, synthesis, voices
 from lib.data.chorales import Chorales
 from lib.data.pieces import Piece
@@ -53,6 +53,14 @@ class Composer(NamedTuple):
         """Of what is written to be measured."""
         return min(BARS, self.length // voices.BAR)
 
+    def attention(self, cells: Int[Tensor, "t v"]) -> UInt8[Tensor, "1 h w"]:
+        """A sheet with a row for each block and a column for each head: where each sixteenth, from the top down, looks
+        back to, from left to right; the brighter the more."""
+        piece = tree.to(blank(1, len(cells))._replace(cells=cells[None]), self.device)
+        found = chorale.looked(self.params, piece, cfg=self.cfg)[:, 0].float()
+        most = found.amax((-1, -2), keepdim=True)
+        return plot.tile((found / most).sqrt().flatten(0, 1)[:, None], found.shape[1])
+
     def nats(self, pieces: Sequence[Piece], shown: Sequence[int] = ()) -> dict[str, float]:
         """Negative log-likelihood of all cells but those of the voices `shown`, which are given from end to end: per
         cell, per sixteenth of all these voices, and per note that begins."""
@@ -94,6 +102,7 @@ def watch(here: run.Place, step: int, model: Composer, corpus: Chorales, key: Ke
     here.log(step, {f"written/{name}": x for name, x in found.items()})
     here.log(step, {f"bach/{name}": x for name, x in bach.items()})
     show(here, step, written[0])
+    here.writer.add_image("attention/heads", model.attention(written[0]), step)
     here.write(
         f"step {step}: held out {value:.3f} nats a cell, {given:.3f} given the soprano; chords on the beat "
         f"{found['chord']:.2f} (Bach {bach['chord']:.2f}), parallels {found['parallels']:.1f} ({bach['parallels']:.1f})"
