@@ -10,6 +10,7 @@ from lib import random, transformer, tree
 from lib.data import voices
 from lib.models import chorale
 from lib.models.chorale import Music
+from lib.tasks import composer
 
 BLOCK = transformer.Config(width=16, heads=2, ff=24, position="rotary", bias="none", activation="swiglu")
 CFG = chorale.Config(layers=2, around=1, chord=6, head=12, block=BLOCK)
@@ -124,7 +125,7 @@ def test_writing_follows_the_likelihood(params):
 
 
 def test_where_blocks_look_is_what_came_before(params):
-    found = chorale.looked(params, music(), cfg=CFG)
+    found = composer.looked(params, music(), cfg=CFG)
     assert found.shape == (2, B, 2, T, T)
     torch.testing.assert_close(found.sum(-1), torch.ones(2, B, 2, T))
     assert not found.triu(1).any() and found[..., -1, :].std() > 1e-3
@@ -132,7 +133,7 @@ def test_where_blocks_look_is_what_came_before(params):
 
 def test_nats_are_of_each_cell(params):
     own = music()
-    found = chorale.nats(params, own, nothing(), cfg=CFG)
+    found = composer.nats(params, own, nothing(), cfg=CFG)
     logits = chorale.apply(params, own, nothing(), cfg=CFG)
     assert torch.allclose(found, -logits.log_softmax(-1).gather(-1, own.cells[..., None])[..., 0], atol=1e-5)
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -195,24 +194,15 @@ def apply(
     """Logits of every cell, from the sixteenths before it, the voices above it, and what is `given` anywhere."""
     k_given, k_trunk, k_head = random.split(key, 3)
     known = read_given(p, music, given, k_given, cfg=cfg)
-    sounds, before = pitches(music.cells), _before(music.cells)
+    sounds, before = pitches(music.cells), earlier(music.cells)
     x, _ = features(p, before, music.place, music.left, known, k_trunk, cfg=cfg)
     return logits(p, x, chord(p, sounds, music.cells), leading(p, before[0], sounds), k_head, cfg=cfg)
 
 
-def _before(cells: Int[Tensor, "b t v"]) -> tuple[Int[Tensor, "b t v"], Int[Tensor, "b t v"]]:
+def earlier(cells: Int[Tensor, "b t v"]) -> tuple[Int[Tensor, "b t v"], Int[Tensor, "b t v"]]:
     """What was before each sixteenth, as `features` takes it."""
     sounds, long = pitches(cells), held(cells)
     return F.pad(sounds[:, :-1], (0, 0, 1, 0), value=PITCHES), F.pad(long[:, :-1], (0, 0, 1, 0))
-
-
-@torch.no_grad()
-def looked(p: Tree, music: Music, *, cfg: Config) -> Float[Tensor, "layers b h t t"]:
-    """How much each sixteenth's attention, a row, goes to each one before, in every block and head. Nothing is
-    given."""
-    known = read_given(p, music, torch.zeros_like(music.cells, dtype=torch.bool), cfg=cfg)
-    _, layers = features(p, _before(music.cells), music.place, music.left, known, cfg=cfg, weights=True)
-    return torch.stack([layer["weights"] for layer in layers])
 
 
 @torch.no_grad()
@@ -257,10 +247,3 @@ def generate(
         sounds = now
         out.append(cells)
     return torch.cat(out, 1)
-
-
-@torch.no_grad()
-def nats(p: Tree, music: Music, given: Bool[Tensor, "b t v"], *, cfg: Config) -> Float[Tensor, "b t v"]:
-    """-log p of every cell."""
-    found = apply(p, music, given, cfg=cfg).float()
-    return F.cross_entropy(rearrange(found, "b t v k -> b k t v"), music.cells, reduction="none")

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int, UInt8
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from lib import plot, random, run, sound, tree
@@ -57,7 +59,7 @@ class Composer(NamedTuple):
         """A sheet with a row for each block and a column for each head: where each sixteenth, from the top down, looks
         back to, from left to right; the brighter the more."""
         piece = tree.to(blank(1, len(cells))._replace(cells=cells[None]), self.device)
-        found = chorale.looked(self.params, piece, cfg=self.cfg)[:, 0].float()
+        found = looked(self.params, piece, cfg=self.cfg)[:, 0].float()
         most = found.amax((-1, -2), keepdim=True)
         return plot.tile((found / most).sqrt().flatten(0, 1)[:, None], found.shape[1])
 
@@ -72,14 +74,28 @@ class Composer(NamedTuple):
             for voice in shown:
                 given[..., voice] = batch.left > 0
             counts = batch.counts[..., None] & ~given
-            each = chorale.nats(
-                self.params, Music(batch.cells, batch.place, torch.zeros_like(batch.left)), given, cfg=self.cfg
-            )
+            each = nats(self.params, Music(batch.cells, batch.place, torch.zeros_like(batch.left)), given, cfg=self.cfg)
             total += float((each * counts).sum(dtype=torch.float64))
             cells += int(counts.sum())
             notes += int((counts & (batch.cells >= 2)).sum())
         voiced = chorale.VOICES - len(shown)
         return {"cell": total / cells, "sixteenth": total * voiced / cells, "note": total / max(1, notes)}
+
+
+@torch.no_grad()
+def nats(p: Tree, music: Music, given: Bool[Tensor, "b t v"], *, cfg: Config) -> Float[Tensor, "b t v"]:
+    """-log p of every cell."""
+    found = chorale.apply(p, music, given, cfg=cfg).float()
+    return F.cross_entropy(rearrange(found, "b t v k -> b k t v"), music.cells, reduction="none")
+
+
+@torch.no_grad()
+def looked(p: Tree, music: Music, *, cfg: Config) -> Float[Tensor, "layers b h t t"]:
+    """How much each sixteenth's attention, a row, goes to each one before, in every block and head. Nothing is
+    given."""
+    known = chorale.read_given(p, music, torch.zeros_like(music.cells, dtype=torch.bool), cfg=cfg)
+    _, layers = chorale.features(p, chorale.earlier(music.cells), music.place, music.left, known, cfg=cfg, weights=True)
+    return torch.stack([layer["weights"] for layer in layers])
 
 
 def blank(n: int, t: int) -> Music:
