@@ -37,7 +37,13 @@ VERBS = [
             {"name": "by", "help": "How far.", "positional": False, "default": [0.0, 0.0], "kind": "number",
              "whole": False, "low": -6, "high": 6, "above": False, "below": False, "many": 2},
         ],
-    }
+    },
+    {
+        "verb": "write", "about": "Write on.", "typed": True, "carried": [],
+        "fields": [
+            {"name": "text", "help": "What.", "positional": True, "default": None, "many": False, "kind": "text"}
+        ],
+    },
 ]  # fmt: skip
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 TOY = f"""
@@ -48,6 +54,11 @@ for line in sys.stdin:
     asked = json.loads(line)
     if asked.get("about"):
         say(kind="about", verbs={VERBS!r})
+    elif asked.get("verb") == "write":
+        say(kind="text", text=asked["text"] + "é!\\n")
+        n = len(asked["text"])
+        say(kind="steps", tokens=["\ufffd", "\ufffd", "!"], p=[0.5, 1.0, None], begins=[n, n, n + 1],
+            read=[], looked=[], likeliest=[[[" ok", 0.5], ["\ufffd", 0.25]], [["\ufffd", 1.0]], [["?", None]]])
     elif asked.get("n") == 13:
         sys.exit(3)
     elif asked.get("n") == 14:
@@ -67,7 +78,7 @@ for line in sys.stdin:
         say(kind="steps", tokens=["a", " <b>"], p=[0.5, 0.001], likeliest=[[["a", 0.5], ["x", 0.25]], [["y", 0.75]]],
             begins=[], read=["r", "s"], looked=[[0.75, 0.25], [0.0, 1.0]])
         say(kind="note", text="done")
-    say(kind="end", next={{"earlier": ["a", "b"]}})
+    say(kind="end", **({{}} if asked.get("verb") == "write" else {{"next": {{"earlier": ["a", "b"]}}}}))
 """
 
 
@@ -437,7 +448,7 @@ def test_a_person_uses_the_page(served, tmp_path):
         expect(tab.get_by_label("Pictures")).to_have_value("a-b.png c-d.png")
         tab.get_by_role("button", name="Copy as command").click()
         tab.get_by_text(
-            "just sample exp_toy a-b.png c-d.png --run runs/exp_toy/new --earlier a b --n 4 --by 0 0.1"
+            "just sample exp_toy draw a-b.png c-d.png --run runs/exp_toy/new --earlier a b --n 4 --by 0 0.1"
         ).wait_for()
 
         tab.get_by_label("N", exact=True).fill("99")
@@ -451,6 +462,19 @@ def test_a_person_uses_the_page(served, tmp_path):
         tab.get_by_role("button", name="Stop").click()
         tab.get_by_role("button", name="Go").click()
         out.get_by_text('"verb": "draw"').wait_for()
+        # another token in place of one of half a character cuts the text in front of the whole one
+        tab.get_by_role("button", name="write", exact=True).click()
+        box = tab.get_by_role("textbox", name="Text")
+        box.fill("🐋 a")
+        tab.get_by_role("button", name="Go").click()
+        tokens.get_by_role("button").nth(1).click()
+        assert out.locator(".others button").count() == 0  # of half a character
+        tokens.get_by_role("button").nth(2).click()
+        out.get_by_text("! had –").wait_for()
+        tokens.get_by_role("button").first.click()
+        out.get_by_role("button", name="ok").click()
+        out.get_by_text("🐋 a oké!").wait_for()
+        assert box.input_value() == "🐋 a ok"
         tab.get_by_role("button", name="Nothing yet").click()
         tab.get_by_text("just run exp_new").wait_for()
         browser.close()
