@@ -67,7 +67,10 @@ function steps({ tokens, p, likeliest, begins, read, looked }, said, write) {
   const others = make("div", { className: "others" });
   others.setAttribute("aria-live", "off"); // who goes along the tokens hears the token
   const look = (i) => {
-    for (const other of words) other.tabIndex = other === words[i] ? 0 : -1;
+    for (const other of words) {
+      other.tabIndex = other === words[i] ? 0 : -1;
+      other.setAttribute("aria-current", String(other === words[i]));
+    }
     source.forEach((word, j) => word.style.setProperty("--looked", looked[i][j] / Math.max(...looked[i])));
     others.replaceChildren(make("p", { className: "note" }, `${shown(tokens[i])} had ${percent(p[i])}; likeliest here:`),
       make("ul", {}, ...likeliest[i].map(([word, share]) => {
