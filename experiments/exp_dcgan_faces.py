@@ -263,7 +263,7 @@ class Draw(run.Use):
 
 @dataclass(frozen=True)
 class Way(run.Use):
-    """Show the ways from each face to the next, as a strip, or moving where --out is a .gif."""
+    """Show the ways from each face to the next, as a strip; a .gif moves."""
 
     pictures: Positional[tuple[int, ...]]
     """Numbers of two faces or more."""

@@ -62,7 +62,7 @@ class Draw(run.Use):
 
 @dataclass(frozen=True)
 class Way(run.Use):
-    """Show the way from one face to another, as a strip, or moving where --out is a .gif."""
+    """Show the way from one face to another, as a strip; a .gif moves."""
 
     pictures: Positional[tuple[run.Example, run.Example]] = ("0", "1")
     """Two faces: numbers of test faces or picture files."""

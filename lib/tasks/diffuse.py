@@ -65,7 +65,7 @@ class Draw(Seeded):
 
 @dataclass(frozen=True)
 class Strip(Sampled):
-    """Show how pictures turn into noise, and what comes out of noise, row by row, or moving where --out is a .gif."""
+    """Show how pictures turn into noise, and what comes out of noise, row by row; a .gif moves."""
 
     pictures: Positional[tuple[run.Example, ...]] = ("0", "1", "2", "3")
     """Numbers of test pictures or files."""
@@ -73,7 +73,7 @@ class Strip(Sampled):
 
 @dataclass(frozen=True)
 class Way(Shown):
-    """Turn two pictures into noise, and show what lies between, as a strip, or moving where --out is a .gif."""
+    """Turn two pictures into noise, and show what lies between, as a strip; a .gif moves."""
 
     pictures: Positional[tuple[run.Example, run.Example]] = ("0", "1")
     """Two pictures: numbers of test pictures or files."""
