@@ -27,6 +27,7 @@ PAIRS = [(above, below) for below in range(VOICES) for above in range(below)]
 LEAP = 12  # semitones: a larger one looks like this
 MOVES = 2 * LEAP + 1
 BRISK = 8.0  # times as fast as other parameters AdamW teaches what moves add: each of its numbers is seldom asked for
+Before = tuple[Int[Tensor, "b t v"], Int[Tensor, "b t v"]]  # see `features`
 LEFT = 64  # sixteenths that are left, where that is known: from here on they look the same
 
 
@@ -115,7 +116,7 @@ def read_given(
 
 def features(
     p: Tree,
-    before: tuple[Int[Tensor, "b t v"], Int[Tensor, "b t v"]],
+    before: Before,
     place: Int[Tensor, "b t"],
     left: Int[Tensor, "b t"],
     known: Float[Tensor, "b t d"],
@@ -194,15 +195,15 @@ def apply(
     """Logits of every cell, from the sixteenths before it, the voices above it, and what is `given` anywhere."""
     k_given, k_trunk, k_head = random.split(key, 3)
     known = read_given(p, music, given, k_given, cfg=cfg)
-    sounds, before = pitches(music.cells), earlier(music.cells)
+    sounds = pitches(music.cells)
+    before = earlier(music.cells, sounds)
     x, _ = features(p, before, music.place, music.left, known, k_trunk, cfg=cfg)
     return logits(p, x, chord(p, sounds, music.cells), leading(p, before[0], sounds), k_head, cfg=cfg)
 
 
-def earlier(cells: Int[Tensor, "b t v"]) -> tuple[Int[Tensor, "b t v"], Int[Tensor, "b t v"]]:
-    """What was before each sixteenth, as `features` takes it."""
-    sounds, long = pitches(cells), held(cells)
-    return F.pad(sounds[:, :-1], (0, 0, 1, 0), value=PITCHES), F.pad(long[:, :-1], (0, 0, 1, 0))
+def earlier(cells: Int[Tensor, "b t v"], sounds: Int[Tensor, "b t v"]) -> Before:
+    """What was before each sixteenth, as `features` takes it. `sounds`: the cells' `pitches`."""
+    return F.pad(sounds[:, :-1], (0, 0, 1, 0), value=PITCHES), F.pad(held(cells)[:, :-1], (0, 0, 1, 0))
 
 
 @torch.no_grad()

@@ -71,7 +71,8 @@ function steps({ tokens, p, likeliest, begins, read, looked }, said, write) {
       other.tabIndex = other === words[i] ? 0 : -1;
       other.setAttribute("aria-current", String(other === words[i]));
     }
-    source.forEach((word, j) => word.style.setProperty("--looked", looked[i][j] / Math.max(...looked[i])));
+    const most = Math.max(...(looked[i] ?? []));
+    source.forEach((word, j) => word.style.setProperty("--looked", looked[i][j] / most));
     others.replaceChildren(make("p", { className: "note" }, `${shown(tokens[i])} had ${percent(p[i])}; likeliest here:`),
       make("ul", {}, ...likeliest[i].map(([word, share]) => {
         const on = write && begins.length && !word.includes("\ufffd");

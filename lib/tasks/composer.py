@@ -94,7 +94,15 @@ def looked(p: Tree, music: Music, *, cfg: Config) -> Float[Tensor, "layers b h t
     """How much each sixteenth's attention, a row, goes to each one before, in every block and head. Nothing is
     given."""
     known = chorale.read_given(p, music, torch.zeros_like(music.cells, dtype=torch.bool), cfg=cfg)
-    _, layers = chorale.features(p, chorale.earlier(music.cells), music.place, music.left, known, cfg=cfg, weights=True)
+    _, layers = chorale.features(
+        p,
+        chorale.earlier(music.cells, chorale.pitches(music.cells)),
+        music.place,
+        music.left,
+        known,
+        cfg=cfg,
+        weights=True,
+    )
     return torch.stack([layer["weights"] for layer in layers])
 
 
