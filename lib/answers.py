@@ -24,6 +24,17 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A tool that is used for the answer that follows, with its arguments by name."""
+
+    tool: str
+    arguments: tuple[tuple[str, str], ...]
+
+    def line(self) -> str:
+        return f"[{self.tool}]" + "".join(f" {name}: {value};" for name, value in self.arguments).rstrip(";")
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of values under names. `form` writes a row as a line (`str.format`), below the line `head` if that is not
     empty; `file`: where the lines are to be saved instead of being printed."""
@@ -95,4 +106,4 @@ class Document:
     caption: str | None = ""
 
 
-Answer: TypeAlias = Text | Note | Table | Steps | Picture | Sound | Document
+Answer: TypeAlias = Text | Note | Call | Table | Steps | Picture | Sound | Document

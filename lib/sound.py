@@ -3,6 +3,7 @@
 import io
 import wave
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -27,6 +28,18 @@ def wav(samples: Float[Tensor, "n"], rate: int) -> bytes:
         file.setframerate(rate)
         file.writeframes((samples.detach().cpu().clamp(-1, 1) * 32767).round().short().numpy().astype("<i2").tobytes())
     return content.getvalue()
+
+
+def samples(content: bytes) -> tuple[Float[Tensor, "n"], int]:
+    """(samples, how many a second) of a WAV file as `wav` makes one. Raises ValueError for another kind."""
+    try:
+        with wave.open(io.BytesIO(content)) as file:
+            if (file.getnchannels(), file.getsampwidth()) != (1, 2):
+                raise ValueError("a WAV file of another kind than one channel of 16 bits")
+            found = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32)
+            return torch.from_numpy(found / 32767), file.getframerate()
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"no WAV file: {error}") from error
 
 
 def add_sound(writer: SummaryWriter, tag: str, samples: Float[Tensor, "n"], rate: int, step: int) -> None:

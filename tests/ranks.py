@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from experiments import (
+    exp_assistant,
     exp_autoencoder_digits,
     exp_bert_entities,
     exp_bert_sentiment,
@@ -226,6 +227,14 @@ def entities_case(**change):
     return partial(init, cfg=cfg), partial(step, cfg=cfg), args, batches
 
 
+def assistant_case(**change):
+    args = exp_assistant.Args(start="scratch", steps=STEPS, lr=1e-3, dropout=0.2, **change)
+    cfg, ids = bert.Config(40, 12, 1, bert.block_config(16, 2, 24, args.dropout)), bert_rows()
+    data = exp_assistant.Rows(ids, ids[:, 0] % 17, torch.where(ids % 3 > 0, ids % 5, tokens.NOTHING))
+    init, step, args, batches = indexed(exp_assistant, data, 32, args)
+    return partial(init, cfg=cfg), partial(step, cfg=cfg), args, batches
+
+
 def lstm_case(**change):
     args = replace(
         exp_lstm_novel.PRESETS["small"], embedding=6, hidden=8, rows=4, length=5, dropout=0.3, steps=STEPS, **change
@@ -293,7 +302,7 @@ CASES = {
     "gpt": gpt_case, "gpt_adamw": partial(gpt_case, optimizer="adamw"), "gpt2": gpt2_case, "lstm": lstm_case,
     "classify": classify_case, "vae_faces": vae_case, "pretrain": partial(sentiment_case, "pretrain"),
     "sentiment": partial(sentiment_case, "finetune"), "text2image": text2image_case, "entities": entities_case,
-    "music": music_case, "piano": piano_case, "musegan": musegan_case,
+    "assistant": assistant_case, "music": music_case, "piano": piano_case, "musegan": musegan_case,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch.func import vmap
 
+from experiments import exp_assistant as assistant
 from experiments import exp_autoencoder_digits as autoencoder
 from experiments import exp_bert_entities as named
 from experiments import exp_bert_sentiment as sentiment
@@ -59,6 +60,7 @@ BERT = {
     "dropout": 0.1,
 }  # fmt: skip
 SETTINGS = {
+    "assistant": (assistant, {"start": "scratch", "requests": 200, "rows": 4, "length": 12, "dropout": 0.1}),
     "bert-entities": (named, {**BERT, "lr": 1e-2}),
     "bert-sentiment": (sentiment, {**BERT, "pretrain_steps": HALF}),
     "autoencoder": (autoencoder, {"hidden": (16,), "bottleneck": 2, "batch": 16, "shift": 1}),
@@ -288,8 +290,9 @@ def initialiser(name, vocabularies, weights):
     }.get(exp, {})
     if exp is gpt2:
         more = {"cfg": released.config("small", args.dropout)}
-    if exp in (sentiment, named):
-        more = {"cfg": bert.Config(60, 12, 1, bert.block_config(16, 2, 24)), "classes": 3}
+    if exp in (sentiment, named, assistant):
+        more = {"cfg": bert.Config(60, 12, 1, bert.block_config(16, 2, 24))}
+        more |= {} if exp is assistant else {"classes": 3}
     if exp in (transformer, gpt):
         more = {"cfg": exp.model_config(args, vocabularies if exp is transformer else vocabularies[0])}
     if exp is classify:

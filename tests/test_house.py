@@ -12,7 +12,8 @@ KNOWS = {  # each part of the house, and what it may import besides itself
     "models": {"words", "data"},
     "run": {"words"},
     "tasks": {"words", "data", "models", "run"},
-    "experiments": {"words", "data", "models", "run", "tasks"},
+    "tools": {"words", "data", "models", "run"},
+    "experiments": {"words", "data", "models", "run", "tasks", "tools"},
     "play": {"words"},  # it is up in a second: nothing of it loads torch
 }
 FILES = [path for folder in ("lib", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))]

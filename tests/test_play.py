@@ -14,10 +14,10 @@ import time
 import pytest
 from werkzeug.test import Client
 
-from lib import runs
-from lib.play import server, workers
+from lib import runs, workers
+from lib.play import server
 from lib.play.server import Page
-from lib.play.workers import Pool, Worker
+from lib.workers import Pool, Worker
 from tests.bench import play
 
 NUMBER = {"many": False, "kind": "number", "whole": True, "low": 1, "high": None, "above": False, "below": False}
@@ -72,6 +72,7 @@ for line in sys.stdin:
         time.sleep(60)
     else:
         say(kind="text", text=json.dumps(asked))
+        say(kind="call", tool="<i>sum", arguments=[["of", "1 <2>"]])
         say(kind="table", columns=["value", "probability"], rows=[["<script>alert(1)</script>", 0.5]])
         say(kind="picture", name="x.png", caption="a pixel", base64="{PIXEL}")
         say(kind="picture", name="w.png", caption="a way", base64="{PIXEL}", frames=3, versions=0, gap=0)

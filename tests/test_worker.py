@@ -21,8 +21,8 @@ from tyro.conf import Positional, Suppress
 
 from experiments import exp_gpt_hemingway as exp
 from lib import plot, run, sound
-from lib.answers import Document, Note, Picture, Sound, Steps, Table, Text
-from lib.faults import DataError
+from lib.answers import Call, Document, Note, Picture, Sound, Steps, Table, Text
+from lib.faults import DataError, RunError
 from lib.run import worker
 from lib.run.described import described
 from lib.run.fields import from_json
@@ -148,7 +148,7 @@ def test_pictures_tables_and_notes_are_data(tmp_path, monkeypatch):
     with Image.open(io.BytesIO(base64.b64decode(picture["base64"]))) as image:
         assert image.size == (6, 6) and image.format == "PNG" and image.getpixel((5, 5)) == (3, 7, 11)
     assert rest == [
-        {"id": 1, "kind": "table", "columns": ["x", "y"], "rows": [[1, 2.5], [2, None]]},
+        {"id": 1, "kind": "table", "columns": ["x", "y"], "rows": [[1, 2.5], [2, None]], "form": "{} {}", "head": ""},
         {"id": 1, "kind": "note", "text": "done"},
         {"id": 1, "kind": "end"},
     ]
@@ -179,6 +179,25 @@ def test_sounds_and_documents_are_data(tmp_path, monkeypatch):
     assert written == {"kind": "document", "name": "song.mid", "caption": "", "base64": "/wA="}
     json.dumps([heard, written])
     assert not list(tmp_path.iterdir())
+
+
+def test_answers_come_back_from_data():
+    """What another process sent is what it answered (an assistant asks workers)."""
+    table = Table(("x", "p"), [(1, 0.5), ("two", 0.25)], "{} {}", "head")
+    for answer in (Text("a"), Note("b"), table, Document(b"\0", Path("x.mid"), "c"), Call("sum", (("of", "2"),))):
+        data = json.loads(json.dumps(worker.as_data(answer)))
+        if not isinstance(answer, Call):  # a worker calls no tools
+            assert worker.from_data(data) == answer
+    samples = torch.linspace(-1, 1, 50)
+    heard = worker.from_data(worker.as_data(Sound(samples, 8000, Path("out/x.wav"))))
+    assert heard.rate == 8000 and torch.allclose(heard.samples, samples, atol=1e-4) and heard.file == Path("x.wav")
+    sheet = worker.as_data(Picture(plot.tile(torch.zeros(6, 3, 4, 4), 3), Path("x.png"), scale=3, frames=3))
+    seen = worker.from_data(sheet)
+    assert isinstance(seen.content, bytes) and worker.as_data(seen) == sheet
+    with pytest.raises(RunError, match="no"):
+        worker.from_data({"kind": "error", "message": "no"})
+    with pytest.raises(ValueError, match="end is no answer"):
+        worker.from_data({"kind": "end"})
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ _PARTS = {"half": 2, "third": 3, "quarter": 4, "fifth": 5, "tenth": 10}
 _SIGNS = {
     "plus": "+", "add": "+", "added to": "+", "minus": "-", "less": "-", "−": "-", "–": "-", "times": "*", "x": "*",
     "×": "*", "·": "*", "multiplied by": "*", "divided by": "/", "over": "/", "÷": "/", ":": "/", "**": "^",
-    "to the power of": "^", "percent": "%", "per cent": "%", "modulo": "mod", "on": "of", "square root of": "sqrt",
+    "to the power of": "^", "percent": "%", "per cent": "%", "pct": "%", "modulo": "mod", "on": "of",
+    "square root of": "sqrt",
     "cube root of": "cbrt", "the": "", "a": "", "an": "", "and": ",",
 }  # fmt: skip
 _PHRASE = "|".join(re.escape(phrase) for phrase in sorted(_SIGNS, key=len, reverse=True) if " " in phrase)
@@ -96,8 +97,10 @@ class _Reader:
 
     def product(self) -> Value:
         value = self.signed()
-        while sign := self.takes("*", "/", "mod", "of", "%"):  # % before a number; behind one it was read there
+        while sign := self.takes("*", "/", "mod", "of", "%", "off"):  # % before a number; behind one it was read there
             other = self.signed()
+            if sign == "off":  # 17 % off 239
+                sign, value = "*", 1 - value
             if sign in ("/", "mod", "%") and not other:
                 raise DataError(f"{self.text!r} divides by 0")
             value = _small(value * other if sign in ("*", "of") else value / other if sign == "/" else value % other)

@@ -85,6 +85,12 @@ class _Counted(dict[int, str]):
 _counted = _Counted()
 
 
+def printable(text: str) -> str:
+    """Text of others without what a terminal would obey or a reader not see: control characters, marks of direction,
+    joiners; line ends and tabs stay."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
+
+
 def normalise(text: str) -> str:
     """What makes two texts the same: case, spaces and punctuation aside. Letters, digits, marks and symbols count, of
     the signs # at a word's end (C#)."""

@@ -20,6 +20,9 @@ export function display(answer, place, asked) {
   if (answer.kind === "text") {
     if (place.lastChild?.className !== "said") place.append(make("pre", { className: "said" }));
     place.lastChild.append(answer.text);
+  } else if (answer.kind === "call") {
+    const given = answer.arguments.flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]);
+    place.append(make("div", { className: "call" }, make("b", {}, answer.tool), make("dl", {}, ...given)));
   } else if (answer.kind === "note") place.append(make("p", { className: "note" }, answer.text));
   else if (answer.kind === "error") place.append(make("p", { className: "bad" }, answer.message));
   else if (answer.kind === "table") place.append(table(answer));

@@ -26,7 +26,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Request, Response
 
 from lib import catalogue, runs
-from lib.play.workers import Pool
+from lib.workers import Pool
 
 PAGE = Path(__file__).parent
 FILES = {

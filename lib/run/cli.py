@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from lib import catalogue, parallel, plot, runs, sound
-from lib.answers import Answer, Document, Note, Picture, Sound, Steps, Table, Text
+from lib.answers import Answer, Call, Document, Note, Picture, Sound, Steps, Table, Text
 from lib.faults import Fault, RunError
 from lib.run import directory, replicas, settings, worker
 from lib.run.use import Typed, Use, chosen, verbs
@@ -164,6 +164,8 @@ def show(answer: Answer) -> None:
             print(text, end="", flush=True)
         case Note(text):
             print(text, file=sys.stderr)
+        case Call():
+            print(answer.line(), file=sys.stderr)
         case Table(file=None):
             print(answer.lines(), end="", flush=True)
         case Steps():

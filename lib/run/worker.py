@@ -7,10 +7,10 @@
 
 A request has the fields of the experiment's `Use` (where that has several verbs, `verb` says which) and an `id` of any
 kind. The model is loaded at the first one, and again where one names another `run`. Answers are text (in pieces),
-table, steps (how probable each token of a text was), picture, sound (a WAV file), document and note, with null for a
-number that is not finite; `end` or `error` closes them. An `end` has under `next` what a conversation carries on:
-fields of the next request. {"about": true} is answered, before any model is loaded, with what can be asked
-(lib/run/described.py), of kind about.
+table, steps (how probable each token of a text was), call (of a tool, by an assistant), picture, sound (a WAV file),
+document and note, with null for a number that is not finite; `end` or `error` closes them. An `end` has under `next`
+what a conversation carries on: fields of the next request. {"about": true} is answered, before any model is loaded,
+with what can be asked (lib/run/described.py), of kind about.
 One request is worked on at a time. The end of the input ends the worker, and to kill it does no harm.
 """
 
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lib import plot, sound
-from lib.answers import Answer, Document, Note, Picture, Sound, Steps, Table, Text
-from lib.faults import Fault
+from lib.answers import Answer, Call, Document, Note, Picture, Sound, Steps, Table, Text
+from lib.faults import Fault, RunError
 from lib.run.described import described
 from lib.run.fields import from_json
 from lib.run.use import Typed, Use, verbs
@@ -91,8 +91,10 @@ def as_data(answer: Answer) -> dict[str, Any]:
             return {"kind": "text", "text": text}
         case Note(text):
             return {"kind": "note", "text": text}
-        case Table(columns, rows):
-            return {"kind": "table", "columns": columns, "rows": _finite(rows)}
+        case Call(tool, arguments):
+            return {"kind": "call", "tool": tool, "arguments": arguments}
+        case Table(columns, rows, form, head):
+            return {"kind": "table", "columns": columns, "rows": _finite(rows), "form": form, "head": head}
         case Steps():
             parts = {f.name: _finite(getattr(answer, f.name)) for f in dataclasses.fields(answer)}
             return {"kind": "steps"} | parts
@@ -103,6 +105,30 @@ def as_data(answer: Answer) -> dict[str, Any]:
             return _file("sound", sound.wav(samples, rate), file, caption)
         case Document(content, file, caption):
             return _file("document", content, file, caption)
+
+
+def from_data(data: dict[str, Any]) -> Answer:
+    """What a worker sent, as the answer that it was. Raises RunError for an error, and ValueError for `end` and the
+    like, which are no answers."""
+    file, caption = Path(data.get("name", "")), data.get("caption")
+    content = base64.b64decode(data.get("base64", ""))
+    match data["kind"]:
+        case "error":
+            raise RunError(data["message"])
+        case "text":
+            return Text(data["text"])
+        case "note":
+            return Note(data["text"])
+        case "table":
+            rows = [tuple(math.nan if x is None else x for x in row) for row in data["rows"]]
+            return Table(tuple(data["columns"]), rows, data["form"], data["head"])
+        case "picture":
+            return Picture(content, file, caption, data["gap"] // plot.GAP, data["frames"], data["versions"])
+        case "sound":
+            return Sound(*sound.samples(content), file, caption)
+        case "document":
+            return Document(content, file, caption)
+    raise ValueError(f"{data['kind']} is no answer")
 
 
 def _finite(x: Any) -> Any:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
 
@@ -21,12 +21,15 @@ def serving(experiment: str) -> list[str]:
 
 
 class Worker:
-    def __init__(self, command: list[str]) -> None:
+    """`alone`: in a group of its own, which Ctrl-C does not reach, and which is killed as a whole."""
+
+    def __init__(self, command: list[str], alone: bool = True) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.killed = self.late = False
+        self.alone = alone and os.name == "posix"
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is the server's, which kills it
+            start_new_session=alone,
         )  # fmt: skip
 
     def alive(self) -> bool:
@@ -34,6 +37,8 @@ class Worker:
 
     def kill(self) -> None:
         self.killed = True
+        if self.alone and self.alive():
+            os.killpg(self.process.pid, signal.SIGKILL)  # with the processes that it asks
         self.process.kill()
         self.process.wait()
 
@@ -41,7 +46,7 @@ class Worker:
         self.late = True
         self.kill()
 
-    def ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def ask(self, request: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         """The answers, `end` or `error` last. Whoever leaves before the last one kills the process."""
         assert self.process.stdin and self.process.stdout
         clock, done = threading.Timer(LIMIT, self.expire), False
@@ -80,10 +85,11 @@ class Worker:
 
 
 class Pool:
-    """Of at most MOST workers, the one that was asked last stays longest. `command`: what starts an experiment's."""
+    """Of at most MOST workers, the one that was asked last stays longest. `command`: what starts an experiment's;
+    `alone`: as of a worker."""
 
-    def __init__(self, command: Callable[[str], list[str]] = serving) -> None:
-        self.command = command
+    def __init__(self, command: Callable[[str], list[str]] = serving, alone: bool = True) -> None:
+        self.command, self.alone = command, alone
         self.workers: dict[str, Worker] = {}
         self.lock = threading.Lock()
 
@@ -94,7 +100,7 @@ class Pool:
             if worker is None or not worker.alive():
                 while len(self.workers) >= MOST:
                     self.workers.pop(next(iter(self.workers))).kill()
-                worker = Worker(self.command(experiment))
+                worker = Worker(self.command(experiment), self.alone)
             self.workers[experiment] = worker
             return worker
 

@@ -1,0 +1,86 @@
+"""What is asked of the assistant: a request in words, which a router sends to a tool, or asks back."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Self
+
+from lib import run
+from lib.answers import Answer
+from lib.data import files
+from lib.data.requests import Request
+from lib.faults import DataError, RunError
+from lib.tools.desk import UNSURE, Desk, asks_back
+
+LONGEST = 10_000  # characters of a request
+OPTIONS = 3  # that are offered where it is unsure
+KEPT = 12  # of what was said before: questions and answers
+
+
+@dataclass(frozen=True)
+class Use(run.Typed):
+    """Ask the assistant with the latest finished run."""
+
+    documents: Path | None = None
+    """A folder of your own texts (or one of them) in which it may search: .txt, .md and .rst."""
+    sure: run.Fraction = 0.6
+    """How probable a tool must be to be used; below it the assistant asks back."""
+    online: bool = False
+    """Also ask services of others: Wikipedia, and those that the environment names (README, "The assistant")."""
+    seed: run.Seed = 0
+    """Decides what models draw, compose and say."""
+    out: run.NewFolder = Path(".")
+    """The folder where pictures and sounds are saved."""
+    earlier: run.Carried[tuple[str, ...]] = ()
+    """What was said before: a request, its answer, and so on in turn."""
+
+    hint: ClassVar[str] = "One request a line; an empty line ends."
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.earlier) % 2:
+            raise ValueError("--earlier: the last request has no answer")
+
+    def after(self, said: str) -> Self:
+        return replace(self, earlier=(*self.earlier, self.text or "", said.removesuffix("\n"))[-KEPT:])
+
+
+class Assistant(NamedTuple):
+    """`routed`: of a text the requests that it may be, the likeliest first, with their probabilities."""
+
+    routed: Callable[[str], Sequence[tuple[Request, float]]]
+    desk: Desk
+
+
+def answers(use: Use, assistant: Assistant) -> Iterator[Answer]:
+    """What the tool says, behind its name and its arguments, or which tools may be meant. Raises Fault."""
+    text = checked(use.text or "")
+    desk, chosen = assistant.desk, _chosen(text, use.earlier, assistant)
+    desk.folder, desk.online, desk.documents = use.out, use.online, use.documents
+    found = assistant.routed(text)
+    if chosen is None and found[0][1] < use.sure:
+        yield from asks_back([request for request, _ in found[:OPTIONS]])
+        return
+    yield from desk.answers(chosen or found[0][0], use.seed, use.earlier)
+
+
+def checked(text: str) -> str:
+    """The request. Raises RunError for none, DataError for one that is too long or not UTF-8."""
+    found = files.printable(files.encodable(text)).strip()
+    if not found:
+        raise RunError("nothing to do: the request is empty")
+    if len(found) > LONGEST:
+        raise DataError(
+            f"a request of {len(found):,} characters: at most {LONGEST:,}; longer texts go into --documents"
+        )
+    return found
+
+
+def _chosen(text: str, earlier: Sequence[str], assistant: Assistant) -> Request | None:
+    """The request that was asked back about, when its number is what is said now."""
+    if len(earlier) > 1 and earlier[-1].startswith(UNSURE.strip()) and (number := re.fullmatch(r"([1-9])\W*", text)):
+        options = assistant.routed(earlier[-2])[:OPTIONS]
+        if int(number[1]) <= len(options):
+            return options[int(number[1]) - 1][0]
+    return None

@@ -1,0 +1,111 @@
+"""Requests to other hosts: each is told before it is made, no redirect is followed, a key goes to its own host alone
+and stands in no message, and neither time nor size is without bounds."""
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from lib.faults import RunError
+
+AGENT = "Puregen/0.1 (an assistant for research on a laptop; Python urllib)"
+SECONDS, WAIT = 60.0, 15.0  # of a whole answer; without a byte
+LARGEST = 4 * 2**20  # bytes of an answer
+
+Clock = Callable[[], float]  # seconds that are left
+
+
+def deadline(seconds: float = SECONDS) -> Clock:
+    end = time.monotonic() + seconds
+    return lambda: end - time.monotonic()
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def lines(
+    url: str, left: Clock, tell: Callable[[str], None], body: Any = None, key: str = "", secret: str = "",
+    largest: int = LARGEST,
+) -> Iterator[bytes]:  # fmt: skip
+    """The lines of what a host answers without their ends, as they come. `body`: JSON to POST; `key`: sent in the
+    header; `secret`: what else must not stand in a message; `tell`: is told the host. Raises RunError."""
+    place = urllib.parse.urlsplit(url)
+    if place.scheme not in ("https", "http") or not place.hostname:
+        raise RunError(f"{_clean(url, key, secret)[:80]!r} is no address of a host: it begins with https://")
+    if place.scheme == "http" and place.hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise RunError(f"{place.hostname} is asked by https:// only: what is sent there could be read on the way")
+    tell(f"asking {place.hostname}")
+    headers = {"User-Agent": AGENT, "Accept": "*/*"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers | ({"Content-Type": "application/json"} if data else {}))
+    host = place.hostname
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=min(WAIT, max(1.0, left()))) as response:
+            yield from _read(response, left, host, largest)
+    except urllib.error.HTTPError as error:
+        raise RunError(_clean(f"{host}: {_said(error)}", key, secret)) from None  # the cause has the address in it
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error) or type(error).__name__
+        raise RunError(_clean(f"no answer from {host}: {reason}", key, secret)) from None
+
+
+def _read(response: http.client.HTTPResponse, left: Clock, host: str, largest: int) -> Iterator[bytes]:
+    rest, size = b"", 0
+    while part := response.read1(65536):
+        size += len(part)
+        if size > largest:
+            raise RunError(f"{host} sent more than {largest:,} bytes: they are left")
+        if left() <= 0:
+            raise RunError(f"{host} took more than {SECONDS:g} seconds")
+        *whole, rest = (rest + part).split(b"\n")
+        yield from whole
+    yield rest
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    code = error.code
+    if 300 <= code < 400:
+        return "it sends on to another address, which is not followed"
+    if code in (401, 403):
+        return f"it refuses the key ({code})"
+    if code == 429:
+        after = error.headers.get("Retry-After", "")
+        return "too many requests" + (f": ask again in {after} seconds" if after.isdigit() else ": ask again later")
+    return f"it failed ({code})" if code >= 500 else f"it refuses the request ({code})"
+
+
+def _clean(text: str, *secrets: str) -> str:
+    for secret in filter(None, secrets):
+        for form in (secret, urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)):
+            text = text.replace(form, "***")
+    return text
+
+
+def text(url: str, left: Clock, tell: Callable[[str], None], **more: Any) -> str:
+    """The whole answer. Raises RunError, also for what is not UTF-8."""
+    content = b"\n".join(lines(url, left, tell, **more))
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise RunError(f"{urllib.parse.urlsplit(url).hostname} sent what is not UTF-8") from error
+
+
+def parsed(url: str, left: Clock, tell: Callable[[str], None], **more: Any) -> dict[str, Any]:
+    """The answer's JSON object. Raises RunError."""
+    try:
+        found = json.loads(text(url, left, tell, **more))
+    except ValueError as error:
+        raise RunError(f"{urllib.parse.urlsplit(url).hostname} sent no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{urllib.parse.urlsplit(url).hostname} sent JSON that is no object")
+    return found
+
+
+def query(base: str, **values: Mapping[str, str] | str | int) -> str:
+    return f"{base}?{urllib.parse.urlencode(values)}"
