@@ -47,8 +47,8 @@ class Args(run.Args):
     one's own."""
     requests: run.Count = 20_000
     """Requests to learn from, made by the templates."""
-    without: str = ""
-    """A tool to learn nothing of: it is added afterwards by three examples."""
+    without: tuple[str, ...] = ()
+    """Tools to learn nothing of: they are added afterwards, by three examples each."""
     length: run.Count = 28
     """Pieces of words that are read in training; what is longer is cut off."""
     rows: run.Count = 24
@@ -66,8 +66,8 @@ class Args(run.Args):
         super().__post_init__()
         if not 3 <= self.length <= READ:
             raise ValueError(f"--length {self.length}: from 3 to {READ} pieces")
-        if self.without not in ("", *TOOLS):
-            raise ValueError(f"--without {self.without}: no such tool, there are {', '.join(TOOLS)}")
+        if unknown := [tool for tool in self.without if tool not in TOOLS]:
+            raise ValueError(f"--without {unknown[0]}: no such tool, there are {', '.join(TOOLS)}")
 
 
 PRESETS: dict[str, run.Args] = {
@@ -170,7 +170,7 @@ def corpora(args: Args) -> tuple[list[Request], list[Request], list[Request]]:
     there = {request.text.lower() for request in held}
     train, val = templates.load()
     made = [x for x in templates.made(train, args.requests, 0) if x.text.lower() not in there]
-    return [x for x in made if x.tool != args.without], templates.made(val, 40 * len(TOOLS), 1), held
+    return [x for x in made if x.tool not in args.without], templates.made(val, 40 * len(TOOLS), 1), held
 
 
 def train(args: Args) -> None:
@@ -306,16 +306,16 @@ def told(request: Request) -> str:
 
 def evaluate(here: run.Place, router: Router, held: list[Request], args: Args) -> tuple[dict[str, float], list[str]]:
     """On the requests that were written by hand."""
-    if args.without:
-        made = templates.made(templates.load()[0], EXAMPLES * len(TOOLS), 2)
-        router = router.extended(args.without, [x.text for x in made if x.tool == args.without])
+    made = templates.made(templates.load()[0], EXAMPLES * len(TOOLS), 2)
+    for tool in args.without:
+        router = router.extended(tool, [x.text for x in made if x.tool == tool])
     found = router.routed([request.text for request in held])
     values = scores(found, held)
     lines = [f"{name:<12}{100 * value:6.1f} %" for name, value in values.items()]
     if args.without:
-        new = [a.tool == b.tool for (a, _), b in zip(found, held, strict=True) if b.tool == args.without]
+        new = [a.tool == b.tool for (a, _), b in zip(found, held, strict=True) if b.tool in args.without]
         values["new"] = sum(new) / len(new)
-        lines.append(f"{args.without}, by {EXAMPLES} examples: {100 * values['new']:.1f} %")
+        lines.append(f"{', '.join(args.without)}, by {EXAMPLES} examples each: {100 * values['new']:.1f} %")
     here.writer.add_figure("test/confusion", confusion(found, held), args.steps)
     for (a, p), b in zip(found, held, strict=True):
         if a.tool != b.tool or sorted(a.arguments()) != sorted(b.arguments()):

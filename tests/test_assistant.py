@@ -162,7 +162,7 @@ def test_nothing_that_was_written_to_measure_with_is_learnt():
     held = {one.text.lower() for one in requests.held()}
     made, _, measured = exp.corpora(exp.Args(requests=17_000))
     assert not held & {one.text.lower() for one in made} and len(measured) == len(held)
-    assert "plot" not in {one.tool for one in exp.corpora(exp.Args(requests=1700, without="plot"))[0]}
+    assert "plot" not in {one.tool for one in exp.corpora(exp.Args(requests=1700, without=("plot",)))[0]}
 
 
 @pytest.fixture(scope="module")

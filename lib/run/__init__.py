@@ -16,6 +16,7 @@ from lib.run.fields import (
     NewFile,
     NewFolder,
     OnPage,
+    OnTerminal,
     Plane,
     Range,
     Seed,
@@ -29,6 +30,6 @@ from lib.run.use import Typed, Use, chosen
 
 __all__ = [
     "Amount", "Args", "Carried", "Count", "Example", "Fraction", "Free", "Given", "Named", "Natural", "NewFile",
-    "NewFolder", "OnPage", "Place", "Plane", "Range", "Run", "Seed", "Share", "Typed", "Use", "View", "Vocabulary",
-    "chosen", "device", "dtype", "load", "load_config", "main", "read_json", "write_json",
+    "NewFolder", "OnPage", "OnTerminal", "Place", "Plane", "Range", "Run", "Seed", "Share", "Typed", "Use", "View",
+    "Vocabulary", "chosen", "device", "dtype", "load", "load_config", "main", "read_json", "write_json",
 ]  # fmt: skip

@@ -79,7 +79,7 @@ def _kind(hint: Any, default: Any) -> dict[str, Any]:
         return {"kind": "drawing", "default": False} if default is None else {}
     if any(isinstance(mark, fields.Shown) for mark in marks):
         return {"kind": "flag", "shown": True}
-    if HIDDEN in marks or any(isinstance(mark, fields.Carries) for mark in marks):
+    if HIDDEN in marks or any(isinstance(mark, fields.Carries | fields.InTerminal) for mark in marks):
         return {}
     if origin is tuple:
         many: bool | int = True if parts[-1:] == (...,) else len(parts)

@@ -88,6 +88,11 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class InTerminal:
+    """Marks a flag that a page does not have."""
+
+
+@dataclass(frozen=True)
 class _Free:
     """Marks a field that a resumed run may change: see `Free`."""
 
@@ -107,6 +112,7 @@ Example = Annotated[str, Given()]
 T = TypeVar("T")
 Carried = Annotated[T, Carries()]
 Named = Annotated[T, OfRun()]
+OnTerminal = Annotated[T, InTerminal()]
 OnPage = Annotated[T, Shown()]
 Free = Annotated[T, _Free()]
 """What a resumed run may change, as it does not enter the state that is trained: `beams: Free[Count] = 4`."""

@@ -11,6 +11,7 @@ from lib.answers import Answer
 from lib.data import files
 from lib.data.requests import Request
 from lib.faults import DataError, RunError
+from lib.tools import serving
 from lib.tools.desk import UNSURE, Desk, asks_back
 
 LONGEST = 10_000  # characters of a request
@@ -32,6 +33,8 @@ class Use(run.Typed):
     """Decides what models draw, compose and say."""
     out: run.NewFolder = Path(".")
     """The folder where pictures and sounds are saved."""
+    serve_mcp: run.OnTerminal[bool] = False
+    """Serve the tools to other assistants, by the Model Context Protocol on standard input and output."""
     earlier: run.Carried[tuple[str, ...]] = ()
     """What was said before: a request, its answer, and so on in turn."""
 
@@ -41,6 +44,9 @@ class Use(run.Typed):
         super().__post_init__()
         if len(self.earlier) % 2:
             raise ValueError("--earlier: the last request has no answer")
+
+    def open(self) -> bool:
+        return super().open() and not self.serve_mcp
 
     def after(self, said: str) -> Self:
         return replace(self, earlier=(*self.earlier, self.text or "", said.removesuffix("\n"))[-KEPT:])
@@ -55,9 +61,13 @@ class Assistant(NamedTuple):
 
 def answers(use: Use, assistant: Assistant) -> Iterator[Answer]:
     """What the tool says, behind its name and its arguments, or which tools may be meant. Raises Fault."""
-    text = checked(use.text or "")
-    desk, chosen = assistant.desk, _chosen(text, use.earlier, assistant)
+    desk = assistant.desk
     desk.folder, desk.online, desk.documents = use.out, use.online, use.documents
+    if use.serve_mcp:
+        serving.serve(desk)
+        return
+    text = checked(use.text or "")
+    chosen = _chosen(text, use.earlier, assistant)
     found = assistant.routed(text)
     if chosen is None and found[0][1] < use.sure:
         yield from asks_back([request for request, _ in found[:OPTIONS]])

@@ -73,6 +73,12 @@ class Desk:
             yield Text("None of my tools can do that. They are: " + "; ".join(ABOUT.values()) + ".\n")
             return
         yield Call(tool, tuple(asked.items()))
+        yield from self.use(tool, asked, text, seed, earlier)
+
+    def use(
+        self, tool: str, asked: Mapping[str, str], text: str, seed: int = 0, earlier: Sequence[str] = ()
+    ) -> Iterator[Answer]:
+        """What the tool answers. Values of a slot that has several are lines of one text."""
         match tool:
             case "calculate" | "convert":
                 yield from self.exactly(tool, asked, text)
