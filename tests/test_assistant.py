@@ -100,8 +100,11 @@ def test_what_it_is_unsure_of_it_asks_back_and_takes_a_number(taught, call, monk
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     status, out, told = call(exp, "sample", *flags(run=taught, sure=0.9999999))
     first, _, rest = out.partition("1388\n")
-    assert status == 0 and first.startswith("I am not sure what you want.") and "\n1. calculate: arithmetic" in first
-    assert told.count("[calculate]") == 1 and rest.count("I am not sure") == 2  # a 4 means nothing, nor any number later
+    assert status == 0 and first.startswith("I am not sure what you want.")
+    assert "\n1. calculate: arithmetic" in first
+    assert (
+        told.count("[calculate]") == 1 and rest.count("I am not sure") == 2
+    )  # a 4 means nothing, nor any number later
 
 
 def test_a_key_is_found_nowhere(taught, call, monkeypatch, tmp_path):

@@ -86,9 +86,8 @@ def host(monkeypatch):
 
 def talk(tools=TOOLS):
     """(what was said, notes) of one question to the endpoint."""
-    hosts = []
-    answers = list(online.Endpoint(hosts.append).chat([("system", "Be brief."), ("user", "2+2?")], tools))
-    assert set(hosts) == {"asking 127.0.0.1"}
+    first, *answers = online.Endpoint().chat([("system", "Be brief."), ("user", "2+2?")], tools)
+    assert first == Note("asking 127.0.0.1")
     return "".join(a.text for a in answers if isinstance(a, Text)), [a.text for a in answers if isinstance(a, Note)]
 
 
@@ -206,14 +205,14 @@ def test_the_environment_names_the_endpoint(host, monkeypatch):
     for url, told in (("http://example.org/v1", "by https:// only"), ("file:///etc", "is no address of a host")):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         with pytest.raises(RunError, match=told):
-            list(online.Endpoint(print).chat([("user", "hi")]))
+            list(online.Endpoint().chat([("user", "hi")]))
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(RunError, match=r"no answer from 127\.0\.0\.1"):
-        list(online.Endpoint(lambda host: None).chat([("user", "hi")]))
+        list(online.Endpoint().chat([("user", "hi")]))
 
 
 def test_pictures_and_speech(host, monkeypatch, tmp_path):
-    endpoint = online.Endpoint(lambda host: None)
+    endpoint = online.Endpoint()
     with pytest.raises(RunError, match="OPENAI_IMAGE_MODEL"):
         list(endpoint.picture("a cat", tmp_path / "x.png"))
     monkeypatch.setenv("OPENAI_IMAGE_MODEL", "paints")
@@ -221,7 +220,7 @@ def test_pictures_and_speech(host, monkeypatch, tmp_path):
     file = io.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "PNG")
     host.add(json.dumps({"data": [{"b64_json": base64.b64encode(file.getvalue()).decode()}]}).encode())
-    (picture,) = endpoint.picture("a cat", tmp_path / "x.png")
+    _, picture = endpoint.picture("a cat", tmp_path / "x.png")
     assert isinstance(picture, Picture) and picture.content == file.getvalue()
     for body in (b"{}", b"[]", b"{", b"\xff", b'{"data": [{"b64_json": "PHN2Zz4="}]}'):
         host.add(body)
@@ -230,7 +229,7 @@ def test_pictures_and_speech(host, monkeypatch, tmp_path):
     for n in (7, 10):  # whose last byte may be a line end
         wave = sound.wav(torch.full((n,), 10 / 32767 * 256.04), 8000)
         host.add(wave)
-        (speech,) = endpoint.speech("hello", tmp_path / "x.wav")
+        _, speech = endpoint.speech("hello", tmp_path / "x.wav")
         assert isinstance(speech, Sound) and len(speech.samples) == n and speech.rate == 8000
     host.add(b"RIFF")
     with pytest.raises(RunError, match="no speech"):
@@ -248,7 +247,7 @@ def test_wikipedia_is_quoted_with_title_and_address(host, monkeypatch):
     monkeypatch.setattr(online, "WIKIPEDIA", host.url)
     extract = "It is held every year. The best actor of 2024 was a man \x1b[31mwho won it. == Names == Nobody else."
     host.add(json.dumps({"query": {"pages": {"7": {"title": "Film prize", "extract": extract}}}}).encode())
-    text, note = online.wikipedia("who is the best actor of 2024", likeness, lambda host: None)
+    _, text, note = online.wikipedia("who is the best actor of 2024", likeness)
     assert text == Text("“The best actor of 2024 was a man [31mwho won it.”\n")
     assert note.text == f"Wikipedia, “Film prize”: {host.url}/wiki/Film_prize"
     path, headers, _ = host.asked[0]
@@ -256,18 +255,18 @@ def test_wikipedia_is_quoted_with_title_and_address(host, monkeypatch):
     assert "Authorization" not in headers
     for body in (b"{}", b'{"query": []}', b'{"query": {"pages": {"7": {"title": "Empty"}}}}'):
         host.add(body)
-        assert list(online.wikipedia("who", likeness, lambda host: None)) == [Text("Wikipedia has no page on it.\n")]
+        assert list(online.wikipedia("who", likeness))[1:] == [Text("Wikipedia has no page on it.\n")]
 
 
 def test_wolframs_key_is_in_no_message(host, monkeypatch):
     monkeypatch.setattr(online, "WOLFRAM", host.url + "/v1/result")
     monkeypatch.setenv("WOLFRAM_APPID", "app/canary 77")
     host.add(b"about 3.1 miles")
-    assert next(online.wolfram("5 km", lambda host: None)) == Text("about 3.1 miles\n")
+    assert list(online.wolfram("5 km"))[1] == Text("about 3.1 miles\n")
     host.add(b"", status=501)
     with pytest.raises(RunError) as error:
-        list(online.wolfram("5 km", lambda host: None))
+        list(online.wolfram("5 km"))
     monkeypatch.setattr(online, "WOLFRAM", "nonsense://")
     with pytest.raises(RunError) as other:
-        list(online.wolfram("5 km", lambda host: None))
+        list(online.wolfram("5 km"))
     assert "canary" not in str(error.value) + str(other.value)

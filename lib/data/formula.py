@@ -30,6 +30,8 @@ def parse(formula: str) -> Callable[[Tensor], Tensor]:
                 return lambda x: torch.full_like(x, number)
             case ast.Name("x"):
                 return lambda x: x
+            case ast.Name("pi"):
+                return lambda x: torch.full_like(x, torch.pi)
             case ast.BinOp(left, op, right):
                 operation, operands = OPERATIONS.get(type(op)), [left, right]
             case ast.UnaryOp(op, operand):
@@ -45,7 +47,7 @@ def parse(formula: str) -> Callable[[Tensor], Tensor]:
         return build(ast.parse(text, mode="eval").body)
     except SyntaxError as error:  # ours, or Python's, which says where
         part = error.msg if error.offset is None else f"{text[max(0, error.offset - 1) :]!r} is not understood"
-        known = f"numbers, x, + - * / **, {' '.join(FUNCTIONS)}, and the names {' and '.join(FORMULAS)}"
+        known = f"numbers, x, pi, + - * / **, {' '.join(FUNCTIONS)}, and the names {' and '.join(FORMULAS)}"
         raise DataError(f"--formula {formula!r}: {part}; known are {known}") from error
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise DataError(f"--formula {formula[:80]!r} is not understood: {error}") from error

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,10 +95,9 @@ class Desk:
             case "chat" | "summarise" if self.served("OPENAI_BASE_URL"):
                 yield from self.endpoint(text, earlier)
             case "picture" if self.served("OPENAI_IMAGE_MODEL"):
-                yield from self.told(lambda tell: online.Endpoint(tell).picture(text, self.folder / "picture.png"))
+                yield from online.Endpoint().picture(asked.get("prompt", text), self.folder / "picture.png")
             case "speak" if self.served("OPENAI_SPEECH_MODEL"):
-                words = asked.get("text", text)
-                yield from self.told(lambda tell: online.Endpoint(tell).speech(words, self.folder / "speech.wav"))
+                yield from online.Endpoint().speech(asked.get("text", text), self.folder / "speech.wav")
             case "speak":
                 yield from voice.speak(asked.get("text", ""), self.folder / "speech.wav")
             case _:
@@ -120,14 +119,14 @@ class Desk:
         except DataError:
             if not self.served("WOLFRAM_APPID"):
                 raise
-            yield from self.told(lambda tell: online.wolfram(text, tell))
+            yield from online.wolfram(text)
 
     def looked_up(self, text: str, subject: str) -> Iterator[Answer]:
         try:
             yield from lookup.lookup(text, subject, self.books)
         except lookup.Missing:
             if self.online:
-                yield from self.told(lambda tell: online.wikipedia(text, self.encode, tell))
+                yield from online.wikipedia(text, self.encode)
                 return
             yield Text(f"Not in what I have: {textwrap.shorten(files.printable(text), 80, placeholder=' ...')}\n")
             yield Note("looked in WordNet, GeoNames and the table of elements; --online asks Wikipedia too")
@@ -136,14 +135,6 @@ class Desk:
         if self.documents is None:
             raise DataError("which documents? Give a folder of texts: --documents FOLDER")
         yield from self.library(self.documents).answers(question)
-
-    def told(self, ask: Callable[[Callable[[str], None]], Iterator[Answer]]) -> Iterator[Answer]:
-        """Answers of a service, each host named in front of what it says."""
-        hosts = list[str]()
-        for answer in ask(hosts.append):
-            while hosts:
-                yield Note(hosts.pop(0))
-            yield answer
 
     def endpoint(self, text: str, earlier: Sequence[str]) -> Iterator[Answer]:
         """The endpoint may use what only reads; when it has seen documents, nothing that asks another host."""
@@ -171,7 +162,7 @@ class Desk:
         } | ({"documents": (ABOUT["documents"], ["question"], passages)} if self.documents else {})
         offered = {name: (online.schema(name, about, slots), use) for name, (about, slots, use) in tools.items()}
         turns = list(zip(itertools.cycle(("user", "assistant")), (*earlier, text), strict=False))
-        yield from self.told(lambda tell: online.Endpoint(tell).chat([("system", online.SYSTEM), *turns], offered))
+        yield from online.Endpoint().chat([("system", online.SYSTEM), *turns], offered)
 
 
 def asks_back(options: Sequence[Request]) -> Iterator[Answer]:

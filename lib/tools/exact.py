@@ -40,11 +40,14 @@ def convert(asked: Mapping[str, str], text: str) -> Iterator[Answer]:
 def plot(asked: Mapping[str, str], text: str, out: Path) -> Iterator[Answer]:
     """Raises DataError for what is no function of x, and for a range that is none."""
     named = next((known for name, known in NAMED.items() if name in text.lower()), "")
-    written_ = asked.get("formula") or named
-    if not written_:
+    wanted = asked.get("formula") or named
+    if not wanted:
         raise DataError("of which function? For instance: plot sin(x) / x from -10 to 10")
-    function = formula.parse(_python(written_))
-    positive = re.search(r"\b(log|sqrt)\b", written_)
+    try:
+        function = formula.parse(_python(wanted))
+    except DataError as error:
+        raise DataError(str(error).removeprefix("--formula ")) from error
+    positive = re.search(r"\b(log|sqrt)\b", wanted)
     low = _end(asked.get("low"), 0.0 if positive else min(-10.0, _end(asked.get("high"), 10.0) - 20))
     high = _end(asked.get("high"), low + 20)
     if not low < high:
@@ -53,14 +56,14 @@ def plot(asked: Mapping[str, str], text: str, out: Path) -> Iterator[Answer]:
     y = function(x)
     seen = y.isfinite()
     if not seen.any():
-        raise DataError(f"{written_} has no value between {low:g} and {high:g}")
+        raise DataError(f"{wanted} has no value between {low:g} and {high:g}")
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     shown = torch.where(seen, y, torch.nan)
     axes.plot(x.tolist(), shown.tolist())
-    axes.set_title(f"{written_}, x from {low:g} to {high:g}", parse_math=False, fontsize=9)
+    axes.set_title(f"{wanted}, x from {low:g} to {high:g}", parse_math=False, fontsize=9)
     axes.grid(alpha=0.3)
-    yield Picture(figure, out, f"{written_} for x from {low:g} to {high:g}")
+    yield Picture(figure, out, f"{wanted} for x from {low:g} to {high:g}")
     yield Note(f"{POINTS} points, calculated (lib/data/formula.py)")
 
 

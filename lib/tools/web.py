@@ -1,4 +1,4 @@
-"""Requests to other hosts: each is told before it is made, no redirect is followed, a key goes to its own host alone
+"""Requests to other hosts: no redirect is followed, a key goes to its own host alone
 and stands in no message, and neither time nor size is without bounds."""
 
 import http.client
@@ -29,40 +29,43 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def lines(
-    url: str, left: Clock, tell: Callable[[str], None], body: Any = None, key: str = "", secret: str = "",
-    largest: int = LARGEST,
-) -> Iterator[bytes]:  # fmt: skip
-    """The lines of what a host answers without their ends, as they come. `body`: JSON to POST; `key`: sent in the
-    header; `secret`: what else must not stand in a message; `tell`: is told the host. Raises RunError."""
+def host(url: str, *secrets: str) -> str:
+    """The host that an address names. Raises RunError for one that is no address, or not safe from readers."""
     place = urllib.parse.urlsplit(url)
     if place.scheme not in ("https", "http") or not place.hostname:
-        raise RunError(f"{_clean(url, key, secret)[:80]!r} is no address of a host: it begins with https://")
+        raise RunError(f"{_clean(url, *secrets)[:80]!r} is no address of a host: it begins with https://")
     if place.scheme == "http" and place.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise RunError(f"{place.hostname} is asked by https:// only: what is sent there could be read on the way")
-    tell(f"asking {place.hostname}")
+    return place.hostname
+
+
+def lines(
+    url: str, left: Clock, body: Any = None, key: str = "", secret: str = "", largest: int = LARGEST
+) -> Iterator[bytes]:
+    """The lines of what a host answers without their ends, as they come. `body`: JSON to POST; `key`: sent in the
+    header; `secret`: what else must not stand in a message. Raises RunError."""
+    name = host(url, key, secret)
     headers = {"User-Agent": AGENT, "Accept": "*/*"} | ({"Authorization": f"Bearer {key}"} if key else {})
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers | ({"Content-Type": "application/json"} if data else {}))
-    host = place.hostname
     try:
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=min(WAIT, max(1.0, left()))) as response:
-            yield from _read(response, left, host, largest)
+            yield from _read(response, left, name, largest)
     except urllib.error.HTTPError as error:
-        raise RunError(_clean(f"{host}: {_said(error)}", key, secret)) from None  # the cause has the address in it
+        raise RunError(_clean(f"{name}: {_said(error)}", key, secret)) from None  # the cause has the address in it
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error) or type(error).__name__
-        raise RunError(_clean(f"no answer from {host}: {reason}", key, secret)) from None
+        raise RunError(_clean(f"no answer from {name}: {reason}", key, secret)) from None
 
 
-def _read(response: http.client.HTTPResponse, left: Clock, host: str, largest: int) -> Iterator[bytes]:
+def _read(response: http.client.HTTPResponse, left: Clock, name: str, largest: int) -> Iterator[bytes]:
     rest, size = b"", 0
     while part := response.read1(65536):
         size += len(part)
         if size > largest:
-            raise RunError(f"{host} sent more than {largest:,} bytes: they are left")
+            raise RunError(f"{name} sent more than {largest:,} bytes: they are left")
         if left() <= 0:
-            raise RunError(f"{host} took more than {SECONDS:g} seconds")
+            raise RunError(f"{name} took more than {SECONDS:g} seconds")
         *whole, rest = (rest + part).split(b"\n")
         yield from whole
     yield rest
@@ -87,23 +90,23 @@ def _clean(text: str, *secrets: str) -> str:
     return text
 
 
-def text(url: str, left: Clock, tell: Callable[[str], None], **more: Any) -> str:
+def text(url: str, left: Clock, **more: Any) -> str:
     """The whole answer. Raises RunError, also for what is not UTF-8."""
-    content = b"\n".join(lines(url, left, tell, **more))
+    content = b"\n".join(lines(url, left, **more))
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise RunError(f"{urllib.parse.urlsplit(url).hostname} sent what is not UTF-8") from error
+        raise RunError(f"{host(url)} sent what is not UTF-8") from error
 
 
-def parsed(url: str, left: Clock, tell: Callable[[str], None], **more: Any) -> dict[str, Any]:
+def parsed(url: str, left: Clock, **more: Any) -> dict[str, Any]:
     """The answer's JSON object. Raises RunError."""
     try:
-        found = json.loads(text(url, left, tell, **more))
+        found = json.loads(text(url, left, **more))
     except ValueError as error:
-        raise RunError(f"{urllib.parse.urlsplit(url).hostname} sent no JSON: {error}") from error
+        raise RunError(f"{host(url)} sent no JSON: {error}") from error
     if not isinstance(found, dict):
-        raise RunError(f"{urllib.parse.urlsplit(url).hostname} sent JSON that is no object")
+        raise RunError(f"{host(url)} sent JSON that is no object")
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lib import runs
 from lib.answers import Answer, Note, Text
-from lib.data import faces
+from lib.data import faces, files
 from lib.data.calculation import calculate
 from lib.faults import DataError, RunError
 from lib.run import worker
@@ -49,7 +49,7 @@ def answers(
     where = {"run": str(found[-1])} if found else {}
     try:
         with closing(pool.get(experiment).ask(request | where)) as said:
-            replies = (worker.from_data(data) for data in said if data["kind"] not in ("end", "steps"))
+            replies = (_printable(worker.from_data(data)) for data in said if data["kind"] not in ("end", "steps"))
             yield from without_numbers(replies, text) if tool == "chat" else replies
     except OSError as error:
         raise RunError(f"no process can be started: {error}") from error
@@ -57,6 +57,10 @@ def answers(
     yield Note(
         "a small model's words: they may be wrong, and its numbers are left out" if tool == "chat" else f"by {of}"
     )
+
+
+def _printable(answer: Answer) -> Answer:
+    return Text(files.printable(answer.text)) if isinstance(answer, Text) else answer
 
 
 def fields(tool: str, asked: Mapping[str, str], text: str, words: Sequence[str]) -> dict[str, Any]:

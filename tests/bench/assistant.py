@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments import exp_assistant as exp
 from lib import run, runs
-from lib.answers import Answer, Call, Text
+from lib.answers import Answer, Call, Document, Note, Picture, Sound, Table, Text
 from lib.data import requests, templates
 from lib.data.requests import NONE, TOOLS
 from lib.faults import Fault
@@ -37,6 +37,8 @@ class Args:
     """A run of exp_assistant; the latest finished one if not given."""
     data_dir: Path | None = None
     """Where to look for data files before downloading them."""
+    answers: bool = False
+    """Also print what is answered to the further requests and to the book's, by whatever runs are finished."""
     smollm: bool = False
     """Also let SmolLM2 choose by likelihood, which takes minutes."""
 
@@ -141,15 +143,23 @@ def recall(encode: documents.Encode, show: Callable[[str], None]) -> Iterator[tu
 
 
 def own(assistant: Assistant, show: Callable[[str], None]) -> Iterator[tuple[str, float]]:
-    asked = table("own")
+    asked = table("book") + table("own")
     found = [assistant.routed(text)[0] for text, _ in asked]
     for (text, tool), (request, p) in zip(asked, found, strict=True):
         if request.tool != tool:
             show(f"  {text} -> {request.tool} ({p:.2f}), wanted {tool}")
-    yield (
-        f"{len(asked)} further requests: right tool",
-        sum(a.tool == b for (a, _), (_, b) in zip(found, asked, strict=True)) / len(asked),
-    )
+    right = [request.tool == tool for (request, _), (_, tool) in zip(found, asked, strict=True)]
+    yield f"{len(asked)} further requests, the book's and our own: right tool", sum(right) / len(right)
+
+
+def told(assistant: Assistant) -> Iterator[str]:
+    for name in ("book", "own"):
+        for text, _ in table(name):
+            _, found = said(exp.Use(text, documents=HERE / "notes"), assistant)
+            shown = (answer.line() if isinstance(answer, Call) else f"({answer.text})" if isinstance(answer, Note)
+                     else f"<{answer.file.name}>" if isinstance(answer, Picture | Sound | Document)
+                     else answer.lines() if isinstance(answer, Table) else "" for answer in found)  # fmt: skip
+            yield f"> {text}\n" + "\n".join(filter(None, [*shown, words(found)])) + "\n"
 
 
 def seconds(assistant: Assistant) -> Iterator[tuple[str, float]]:
@@ -181,6 +191,8 @@ def main(args: Args) -> None:
         print(title)
         for name, value in rows:
             print(f"  {100 * value:5.1f} %  {name}")
+    if args.answers:
+        print(*told(assistant), sep="\n")
     print("seconds")
     for name, value in seconds(assistant):
         print(f"  {value:7.3f}  {name}")
