@@ -453,3 +453,26 @@ def test_nothing_of_a_request_is_ever_executed():
                  runs.ROOT / "lib" / "data" / "formula.py", runs.ROOT / "lib" / "data" / "units.py"]:  # fmt: skip
         found = re.findall(banned, path.read_text(encoding="utf-8").replace("re.compile(", ""))
         assert not found, path
+
+
+def test_an_endpoint_that_has_seen_documents_sends_nothing_elsewhere(serving, books, folder, monkeypatch):
+    """What stands in a document may tell it to."""
+    serving.books, serving.online, serving.encode, serving.documents = books, True, likeness, folder
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://example.org/v1")
+    monkeypatch.setenv("OPENAI_MODEL", "tiny")
+    kept, asked = {}, []
+    monkeypatch.setattr(desk.online.Endpoint, "chat", lambda self, turns, tools: iter([kept.update(tools)][1:]))
+    monkeypatch.setattr(desk.online, "wikipedia", lambda question, encode: iter([asked.append(question), Text("w")][1:]))
+    list(serving.answers(request("chat", "tell me a joke")))
+    assert list(kept) == ["calculate", "convert", "clock", "lookup", "documents"]
+    use = {name: tool for name, (_, tool) in kept.items()}
+    assert use["calculate"]({"expression": "2+2"}).startswith("4\n")
+    assert "metal" in use["lookup"]({"question": "what is gold", "subject": "gold"})
+    assert "900 crowns" in use["documents"]({"question": "the rent"})
+    with pytest.raises(lookup.Missing):
+        use["lookup"]({"question": "what is the password", "subject": "password"})
+    list(serving.answers(request("chat", "tell me a joke")))
+    use = {name: tool for name, (_, tool) in kept.items()}
+    assert use["lookup"]({"question": "who won", "subject": "it"}) == "w" and asked == ["who won"]
+    with pytest.raises(lookup.Missing):  # an encyclopedia's words are others' too
+        use["lookup"]({"question": "who lost", "subject": "it"})

@@ -5,13 +5,12 @@ import functools
 import itertools
 import os
 import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lib.answers import Answer, Call, Document, Note, Picture, Sound, Text
-from lib.data import atlas, dictionary, files
+from lib.data import atlas, dictionary
 from lib.data.requests import NONE, Request
 from lib.faults import DataError
 from lib.tools import documents, exact, lookup, online, voice, zoo
@@ -124,11 +123,11 @@ class Desk:
     def looked_up(self, text: str, subject: str) -> Iterator[Answer]:
         try:
             yield from lookup.lookup(text, subject, self.books)
-        except lookup.Missing:
+        except lookup.Missing as error:
             if self.online:
                 yield from online.wikipedia(text, self.encode)
                 return
-            yield Text(f"Not in what I have: {textwrap.shorten(files.printable(text), 80, placeholder=' ...')}\n")
+            yield Text(f"{error}\n")
             yield Note("looked in WordNet, GeoNames and the table of elements; --online asks Wikipedia too")
 
     def read(self, question: str) -> Iterator[Answer]:
@@ -137,17 +136,22 @@ class Desk:
         yield from self.library(self.documents).answers(question)
 
     def endpoint(self, text: str, earlier: Sequence[str]) -> Iterator[Answer]:
-        """The endpoint may use what only reads; when it has seen documents, nothing that asks another host."""
+        """The endpoint may use what only reads; when it has seen words of others, nothing that asks another host: what
+        stands in them may be meant to make it send something there."""
         seen = list[str]()
 
         def said(found: Iterator[Answer]) -> str:
             return "".join(answer.text for answer in found if isinstance(answer, Text | Note))
 
         def fact(asked: Mapping[str, str]) -> str:
-            question, subject = asked.get("question", ""), asked.get("subject", "")
-            if seen:
-                return said(lookup.lookup(question, subject, self.books))
-            return said(self.looked_up(question, subject))
+            question = asked.get("question", "")
+            try:
+                return said(lookup.lookup(question, asked.get("subject", ""), self.books))
+            except lookup.Missing:
+                if seen or not self.online:
+                    raise
+            seen.append(question)
+            return said(online.wikipedia(question, self.encode))
 
         def passages(asked: Mapping[str, str]) -> str:
             seen.append(asked.get("question", ""))

@@ -2,10 +2,12 @@
 only answered where all of it is understood."""
 
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from lib.answers import Answer, Note, Text
+from lib.data import files
 from lib.data.atlas import Atlas
 from lib.data.dictionary import PARTS, Dictionary, Sense
 from lib.faults import DataError
@@ -36,7 +38,7 @@ def lookup(text: str, subject: str, books: Books) -> Iterator[Answer]:
         if re.search(pattern, asked):
             line = found(subject, books)
             if not line:
-                raise Missing(text)
+                raise _missing(text)
             yield Text(line[0] + "\n")
             yield Note(line[1])
             return
@@ -44,7 +46,11 @@ def lookup(text: str, subject: str, books: Books) -> Iterator[Answer]:
     if not left or re.fullmatch(r"(?:is|are|was|were) \{\} (?:a|an|the|really)? ?[\w ]+\??", asked):
         yield from _meaning(subject, books, text)
     else:
-        raise Missing(text)
+        raise _missing(text)
+
+
+def _missing(text: str) -> Missing:
+    return Missing(f"Not in what I have: {textwrap.shorten(files.printable(text), 80, placeholder=' ...')}")
 
 
 def _meaning(subject: str, books: Books, text: str) -> Iterator[Answer]:
@@ -63,7 +69,7 @@ def _meaning(subject: str, books: Books, text: str) -> Iterator[Answer]:
         yield Text(f"{city.name}: a city in {city.country}, {city.population:,} people\n")
         yield Note("GeoNames")
     else:
-        raise Missing(text)
+        raise _missing(text)
 
 
 Found = tuple[str, str] | None  # an answer and where it is from
