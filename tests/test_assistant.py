@@ -107,6 +107,13 @@ def test_what_it_is_unsure_of_it_asks_back_and_takes_a_number(taught, call, monk
     )  # a 4 means nothing, nor any number later
 
 
+def test_a_line_that_fails_is_told_and_the_next_one_answered(taught, call, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("translate good morning\nwhat is 23*55+123\n"))
+    status, out, told = call(exp, "sample", *flags(run=taught, sure=0.3))
+    assert (status, out) == (0, "1388\n") and "error: there is no finished run" in told
+
+
 def test_a_key_is_found_nowhere(taught, call, monkeypatch, tmp_path):
     """Neither in what is printed nor in any file, whatever goes wrong."""
     for name in ("OPENAI_API_KEY", "WOLFRAM_APPID"):

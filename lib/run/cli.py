@@ -140,9 +140,12 @@ def sample(use: Use, answers: Callable[[Use], Iterator[Answer]]) -> None:
     print(use.hint, file=sys.stderr)
     for line in _typed():
         use, said = use.line(line), ""
-        for answer in answers(use):
-            show(answer)
-            said += answer.text if isinstance(answer, Text) else ""
+        try:
+            for answer in answers(use):
+                show(answer)
+                said += answer.text if isinstance(answer, Text) else ""
+        except Fault as error:  # of this line: the next one may be answered
+            print(f"error: {error}", file=sys.stderr)
         use = use.after(said)
 
 
