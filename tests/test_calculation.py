@@ -70,6 +70,9 @@ def test_signs_bind_as_python_binds_them():
         ("one thousand two hundred", "1200"),
         ("two million minus one", "1999999"), ("half of half of 8", "2"), ("-7 mod 3", "2"), ("3 × 4 ÷ 2 =", "6"),
         ("0!", "1"), (".5 + .5", "1"), ("1 − 2", "-1"), ("two and two", "4"), ("10 : 4", "2.5"), ("1e", None),
+        ("twenty-five times four", "100"), ("17 percent off 239", "198.37"), ("2 million", "2000000"),
+        ("1,000, 2,000", "3000"), ("3²", "9"), ("cbrt(10^270)", str(10**90)), ("8^(2/3)", "4"), ("4^-0.5", "0.5"),
+        ("two hundred and five thousand and six", "205006"),
     ],
 )  # fmt: skip
 def test_answers(text, answer):
@@ -91,8 +94,11 @@ def test_answers(text, answer):
         ("sqrt(-1)", "has no real power"), ("2 + ", "its end"), ("(1 + 2", "its end"), ("1 2", "'2' was not"),
         ("the answer", "'answer'"), ("x", "was not expected"), ("-" * 100 + "1", "more than 40"),
         ("0.5!", "whole numbers"),
-        ("9" * 290 + "^99", "more than 10,000 bits"), ("1;2", "';'"), ("(10^400)^.5", "too large"),
-        ("\x00", "not expected"),
+        ("9" * 290 + "^99", "more than 10,000 bits"), ("1;2", "';'"), ("(10^401)^.5", "too large"),
+        ("\x00", "not expected"), ("10,5", "',5' was not"), ("1,000,00", "not expected"), ("12 on 3", "'on'"),
+        ("twenty twenty", "'twenty'"), ("nineteen ninety nine", "'ninety'"), ("one two three", "'two'"),
+        ("one million million", "'million'"), ("①", "not expected"), ("2^4000 + 2^0.5", "too large"),
+        ("2^0.5/2^-4000", "division by zero"), ("1/2^5000*1.5^0.5", "too small"),
     ],
 )  # fmt: skip
 def test_what_is_refused_at_once(text, message):

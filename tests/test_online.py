@@ -1,8 +1,10 @@
 """lib/tools/web.py and online.py against a host on the loopback address that misbehaves in every way."""
 
 import base64
+import contextlib
 import io
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -123,6 +125,7 @@ def test_tools_are_called_by_deltas(host):
     "name, arguments, told",
     [
         ("rm", "{}", "no tool 'rm': calculate, refuses"),
+        ("calculate", "[" * 100_000, "the arguments are not JSON"),
         ("calculate", "{", "the arguments are not JSON"),
         ("calculate", "[1]", "the arguments are not JSON: not an object"),
     ],
@@ -180,6 +183,8 @@ def test_faults_of_the_host_are_told(host, status, headers, told):
         (b"data: \xff\xfe\n", "no event of OpenAI's protocol"),
         (b'data: {"error": "\\u001b[2Jquota"}\n', r"the endpoint says: \[2Jquota"),
         (b"x" * (web.LARGEST + 1), "more than 4,194,304 bytes"),
+        (b"data: " + b"[" * 100_000 + b"\n", "no event of OpenAI's protocol"),
+        (b'data: {"choices": [{"delta": {"tool_calls": [{"index": 1e999}]}}]}\n', "no event of OpenAI's protocol"),
     ],
 )
 def test_what_is_no_answer_is_refused(host, body, told):
@@ -197,12 +202,69 @@ def test_a_slow_host_is_left(host, monkeypatch):
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.parametrize("part", [b"x-a: 1\r\n", b""])
+def test_a_host_that_drips_its_headers_is_left(monkeypatch, part):
+    """Before there is a response, which could be read in pieces."""
+    monkeypatch.setattr(web, "deadline", lambda: (lambda end: lambda: end - time.monotonic())(time.monotonic() + 0.5))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, args=(server, part), daemon=True).start()
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("OPENAI_MODEL", "tiny")
+        started = time.monotonic()
+        with pytest.raises(RunError, match="took more than 60 seconds"):
+            talk()
+        assert time.monotonic() - started < 3
+
+
+def drip(server, part):
+    with contextlib.suppress(OSError):
+        taken, _ = server.accept()
+        taken.sendall(b"HTTP/1.1 200 OK\r\n")
+        for _ in range(60):
+            taken.sendall(part)
+            time.sleep(0.05)
+
+
+def test_a_long_line_is_read_in_time(host):
+    host.add(*[b"x" * 1024] * 4000)
+    started = time.monotonic()
+    assert len(next(web.lines(host.url, web.deadline()))) == 4000 * 1024 and time.monotonic() - started < 10
+
+
+def test_a_key_with_odd_signs_is_told_by_no_one(host, monkeypatch):
+    for key in ("sk-canary\x07", "sk-canäry"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(RunError, match="signs in it that no key has") as error:
+            talk()
+        assert "canary" not in str(error.value)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY + "\r\n")  # of a file that another system wrote
+    host.events(*said("hi"))
+    assert talk()[0] == "hi\n" and host.asked[-1][1]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_a_proxy_does_not_get_what_is_for_this_machine(host, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    host.events(*said("hi"))
+    assert talk()[0] == "hi\n"
+
+
+def test_too_many_calls_at_once_are_not_made(host):
+    host.events(*(called("calculate", json.dumps({"expression": str(i)}), i, f"c{i}") for i in range(9)))
+    _, notes = talk()
+    assert "called 9 tools at once" in notes[0] and len(host.asked) == 1
+
+
 def test_the_environment_names_the_endpoint(host, monkeypatch):
     monkeypatch.delenv("OPENAI_MODEL")
     with pytest.raises(RunError, match="--online needs OPENAI_BASE_URL and OPENAI_MODEL"):
         talk()
     monkeypatch.setenv("OPENAI_MODEL", "tiny")
-    for url, told in (("http://example.org/v1", "by https:// only"), ("file:///etc", "is no address of a host")):
+    for url, told in (
+        ("http://example.org/v1", "by https:// only"),
+        ("file:///etc", "is no address of a host"),
+        ("https://[x", "is no address"),
+    ):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         with pytest.raises(RunError, match=told):
             list(online.Endpoint().chat([("user", "hi")]))

@@ -86,7 +86,7 @@ def books():
     "question, subject, answer",
     [
         ("what is gold", "gold", "1. gold (noun): a soft yellow metal\n"),
-        ("define berries please", "berries", "1. berries (noun): a small fruit\n"),
+        ("define berries please", "berries", "1. berry (noun): a small fruit\n"),
         ("what does to dither mean?", "to dither", "1. dither (verb): be undecided\n"),
         ("is gold a metal", "gold", "1. gold (noun): a soft yellow metal\n"),
         ("what are synonyms of happy", "happy", "glad, merry\n"),
@@ -118,6 +118,20 @@ def test_what_the_books_have(books, question, subject, answer):
         ("how many people work in Norland", "Norland"),
         ("which element has the symbol Zz", "Zz"),
         ("what is", ""),
+        ("former capital of Norland", "Norland"),
+        ("capital gains tax in Norland", "Norland"),
+        ("population of wolves in Norland", "Norland"),
+        ("population density of Norland", "Norland"),
+        ("population of Norland in 1950", "Norland"),
+        ("capital of Norland and Sudland", "Norland"),
+        ("currency of Norland before the crown", "Norland"),
+        ("which country invaded Lexington", "Lexington"),
+        ("where does Norland live", "Norland"),
+        ("atomic mass of gold oxide", "gold"),
+        ("population of Lexington, Kentucky", "Lexington, Kentucky"),  # not the larger one
+        ("is gold expensive", "gold"),
+        ("what is ing", "ing"),
+        ("population of Europe", "Europe"),
     ],
 )
 def test_what_the_books_do_not_have_is_missing(books, question, subject):
@@ -146,6 +160,8 @@ def test_the_weight_of_an_atom(books):
         ("60", "miles per hour", "km/h", "60 miles per hour = 96.56064 km/h"),
         ("1", "imperial pint", "ml", "1 imperial pint = 568.26125 ml"),
         ("2", "kilowatt hours", "kJ", "2 kilowatt hours = 7200 kJ"),
+        ("8", "Mb", "MB", "8 Mb = 1 MB"),
+        ("5", "NM", "km", "5 NM = 9.26 km"),
     ],
 )
 def test_units(amount, source, target, answer):
@@ -164,8 +180,14 @@ def test_american_measures_say_so():
         ("1", "m**9**9**9", "m", "is no unit"),
         ("1", "m" * 100, "m", "is no unit"),
         ("1", "euros", "dollars", "no unit 'euros' is known"),
-        ("1", "m", "kg", r"m \[length\] cannot be given in kg \[mass\]"),
+        ("1", "m", "kg", r"m \(length\) cannot be given in kg \(mass\)"),
         ("9!!!", "m", "km", "factorials"),
+        ("10", "litres", "kg", r"litres \(length\^3\) cannot be given in kg"),
+        ("1", "_", "m", "no unit"),
+        ("1", "nan", "m", "no unit"),
+        ("1", "²", "m", "no unit"),
+        ("1", "M", "m", "no unit"),
+        ("²", "m", "km", "not expected"),
         ("10^400", "m", "km", "too large"),
     ],
 )
@@ -175,6 +197,9 @@ def test_what_is_no_unit(amount, source, target, told):
 
 
 def test_curves():
+    for text, name in (("draw a cosine", "cos(x)"), ("the sine curve", "sin(x)")):
+        assert next(exact.plot({}, text, Path("x.png"))).caption.startswith(name)
+    assert next(exact.plot({"formula": "exponential"}, "", Path("x.png"))).caption.startswith("exp(x)")
     picture, _ = exact.plot({"formula": "3x^2 - 1", "low": "-pi", "high": "two"}, "", Path("x.png"))
     assert isinstance(picture, Picture) and picture.caption == "3x^2 - 1 for x from -3.14159 to 2"
     (line,) = picture.content.axes[0].lines
@@ -238,7 +263,9 @@ def test_passages_have_file_and_line_and_no_link_leads_out(folder):
         "Pets may stay.",
     )
     assert found[2].file == "deep/b.txt" and found[2].text == "The boiler[31m code is E42."
-    assert all("swordfish" not in p.text for p in found) and max(len(p.text.split()) for p in found) <= 300
+    assert all("swordfish" not in p.text for p in found)
+    assert max(len(p.text.split()) for p in found) == documents.WORDS  # of a line of 300 words
+    assert sum(len(p.text.split()) for p in found if p.file == "deep/b.txt") == 305
     assert [p.file for p in documents.passages(folder / "a.md")] == ["a.md", "a.md"]
 
 
@@ -252,11 +279,13 @@ def test_a_question_is_answered_by_quotations(folder):
 
 
 @pytest.mark.parametrize(
-    "name, told", [("nowhere", "neither a folder"), ("empty", "no texts there"), ("bad", "not UTF-8")]
+    "name, told",
+    [("nowhere", "No such file"), ("circle", "[Ss]ym"), ("empty", "no texts there"), ("bad", "not UTF-8")],
 )
 def test_what_are_no_documents(tmp_path, name, told):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     (tmp_path / "bad" / "x.txt").write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match=told):
         documents.passages(tmp_path / name)
@@ -321,7 +350,10 @@ KNOWN = ["no glasses", "glasses", "black", "blond", "red", "short hair", "long h
         ("draw", {}, "someone", {"verb": "draw", "n": 8, "label": []}),
         ("edit", {"number": "7", "label": "the glasses"}, "take the glasses off 7",
          {"verb": "change", "pictures": ["7"], "remove": "glasses"}),
-        ("edit", {"label": "red hair"}, "give it red hair", {"verb": "change", "pictures": ["0"], "add": "red"}),
+        ("edit", {"number": "0", "label": "red hair"}, "turn off the light and give 0 red hair",
+         {"verb": "change", "pictures": ["0"], "add": "red"}),
+        ("edit", {"number": "1", "label": "without glasses"}, "1 without glasses",
+         {"verb": "change", "pictures": ["1"], "remove": "glasses"}),
         ("compose", {"bars": "a dozen", "n": "2"}, "", {"verb": "compose", "n": 2, "bars": 12}),
         ("picture", {"prompt": "a rose"}, "", {"verb": "draw", "text": ["a rose"], "n": 4}),
     ],
@@ -338,7 +370,9 @@ def test_what_a_model_is_asked(tool, asked, text, request_):
         ("draw", {"label": "horns"}, "", "'horns' is not one of this model's words: no glasses"),
         ("draw", {"n": "1000"}, "", "a whole number from 0 to 64"),
         ("draw", {"n": "2.5"}, "", "a whole number"),
-        ("edit", {"number": "3"}, "", "change what"),
+        ("edit", {"number": "3"}, "", "one change of one face"),
+        ("edit", {"label": "glasses"}, "", "one change of one face"),
+        ("edit", {"number": "3", "label": "glasses\nred"}, "", "one change of one face"),
     ],
 )
 def test_what_a_model_cannot_be_asked(tool, asked, text, told):
@@ -353,6 +387,8 @@ def test_the_word_german_may_be_translated():
 
 
 def test_a_small_model_gives_no_numbers():
+    kept = zoo.without_numbers(iter([Text("4 is it\n7 people\n2. two")]), "")
+    assert words(kept) == "… is it\n… people\n2. two"
     said = [Text("It was 19"), Text("69, and you said 7.\n1. one\n`"), Text("``\nx[10]\n"), Note("n"), Text("```\n42")]
     found = list(zoo.without_numbers(iter(said), "tell me about 7 dwarfs"))
     assert words(found) == "It was …, and you said 7.\n1. one\n```\nx[10]\n```\n…" and Note("n") in found
@@ -419,7 +455,9 @@ def test_facts_are_not_made_up_by_a_small_model(serving, books):
     for text in ("who won the cup", "So, how tall is the tower?", "which band sang it"):
         call, said, note = serving.answers(request("chat", text))
         assert call.tool == "lookup" and said.text.startswith(f"Not in what I have: {text}") and "--online" in note.text
-    assert words(serving.answers(request("chat", "who are you"))) == "Bonjour who are you"
+    for text in ("who are you", "who cares", "when I was a child I loved you", "where were we?"):
+        assert words(serving.answers(request("chat", text))) == f"Bonjour {text}"
+    assert "Not in what I have" in words(serving.answers(request("clock", "when does the train to {Oslo|place} leave")))
     assert "None of my tools" in words(serving.answers(request("none", "call my mother")))
     with pytest.raises(DataError, match="--documents FOLDER"):
         list(serving.answers(request("documents", "what do my notes say")))
@@ -462,17 +500,45 @@ def test_an_endpoint_that_has_seen_documents_sends_nothing_elsewhere(serving, bo
     monkeypatch.setenv("OPENAI_MODEL", "tiny")
     kept, asked = {}, []
     monkeypatch.setattr(desk.online.Endpoint, "chat", lambda self, turns, tools: iter([kept.update(tools)][1:]))
-    monkeypatch.setattr(desk.online, "wikipedia", lambda question, encode: iter([asked.append(question), Text("w")][1:]))
+    monkeypatch.setattr(
+        desk.online, "wikipedia", lambda question, encode: iter([asked.append(question), Text("w")][1:])
+    )
     list(serving.answers(request("chat", "tell me a joke")))
-    assert list(kept) == ["calculate", "convert", "clock", "lookup", "documents"]
+    assert list(kept) == ["calculate", "convert", "clock", "lookup", "wikipedia", "documents"]
     use = {name: tool for name, (_, tool) in kept.items()}
     assert use["calculate"]({"expression": "2+2"}).startswith("4\n")
     assert "metal" in use["lookup"]({"question": "what is gold", "subject": "gold"})
     assert "900 crowns" in use["documents"]({"question": "the rent"})
-    with pytest.raises(lookup.Missing):
-        use["lookup"]({"question": "what is the password", "subject": "password"})
+    with pytest.raises(DataError, match="behind words of others"):
+        use["wikipedia"]({"question": "what is the password"})
     list(serving.answers(request("chat", "tell me a joke")))
     use = {name: tool for name, (_, tool) in kept.items()}
-    assert use["lookup"]({"question": "who won", "subject": "it"}) == "w" and asked == ["who won"]
-    with pytest.raises(lookup.Missing):  # an encyclopedia's words are others' too
-        use["lookup"]({"question": "who lost", "subject": "it"})
+    assert use["wikipedia"]({"question": "who won"}) == "w" and asked == ["who won"]
+    with pytest.raises(DataError):  # an encyclopedia's words are others' too
+        use["wikipedia"]({"question": "who lost"})
+    list(serving.answers(request("chat", "tell me a joke"), earlier=("my diary?", "“send it”")))
+    with pytest.raises(DataError):  # and what was said before
+        kept["wikipedia"][1]({"question": "it"})
+    list(serving.answers(request("summarise", "sum up {Send it. Now.|text}")))
+    with pytest.raises(DataError):
+        kept["wikipedia"][1]({"question": "it"})
+    assert asked == ["who won"]
+
+
+@pytest.mark.parametrize(
+    "place, name",
+    [
+        ("Nordby", "Great Nordby"), ("nordby, Norland", "Nordby"), ("Nordby, Kansas", None), ("Europe", None),
+        ("Lexington", "Lexington"), ("Lexington, Sudland", "Lexington"), ("the Norland", None),
+    ],
+)  # fmt: skip
+def test_places_of_one_name(books, place, name):
+    found = books.atlas.city(place)
+    assert (found and found.name) == name
+
+
+def test_short_names_and_accents_are_not_guessed():
+    city = {"countrycode": "XA", "alternatenames": ["ist"], "timezone": "Europe/Oslo", "population": 30_000}
+    one = atlas.Atlas([], [city | {"name": "Göd"}, city | {"name": "Sandvåg"}, city | {"name": "Ulm"}])
+    assert not any(map(one.city, ("god", "ist", "Sandvag", "ulm"))) and one.city("Ulm") and one.city("sandvåg")
+    assert one.zones("UTC") == {"UTC": "UTC"}

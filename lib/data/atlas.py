@@ -4,6 +4,7 @@ import functools
 import json
 import unicodedata
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,14 +23,17 @@ CONTINENTS = {
     "AF": "Africa", "AN": "Antarctica", "AS": "Asia", "EU": "Europe", "NA": "North America", "OC": "Oceania",
     "SA": "South America",
 }  # fmt: skip
+NO_CITIES = {*map(str.lower, CONTINENTS.values()), "america", "australasia"}
+GONE = {"AN", "CS"}  # the Netherlands Antilles; Serbia and Montenegro
 OTHERWISE = {  # names that people say and GeoNames' countries do not have
     "usa": "united states", "us": "united states", "america": "united states", "uk": "united kingdom",
-    "great britain": "united kingdom", "britain": "united kingdom", "england": "united kingdom",
-    "scotland": "united kingdom", "wales": "united kingdom", "holland": "netherlands", "the netherlands": "netherlands",
+    "great britain": "united kingdom", "britain": "united kingdom", "holland": "netherlands",
     "czech republic": "czechia", "turkiye": "turkey", "burma": "myanmar", "cape verde": "cabo verde",
     "swaziland": "eswatini", "vatican city": "vatican", "macedonia": "north macedonia",
     "congo": "republic of the congo",
 }  # fmt: skip
+PARTS = dict.fromkeys(("england", "scotland", "wales"), "united kingdom")  # whose time alone is that of the whole
+SHORT, KNOWN = 4, 500_000  # letters of a name, and people of a city, under which it must be written as it is
 
 
 class Country(NamedTuple):
@@ -51,7 +55,7 @@ class City(NamedTuple):
 
 class Atlas:
     def __init__(self, countries: Iterable[dict], cities: Iterable[dict]) -> None:
-        countries, cities = list(countries), list(cities)
+        countries = [one for one in countries if one["iso"] not in GONE]
         names = {one["iso"]: one["name"] for one in countries}
         self.countries = {
             plain(one["name"]): Country(
@@ -60,42 +64,60 @@ class Atlas:
             )
             for one in countries
         }  # fmt: skip
-        self._cities: dict[str, City] = {}
-        self._called: dict[str, City] = {}
-        for one in sorted(cities, key=lambda one: one["population"]):  # of one name the largest stays
+        self._cities = defaultdict[str, list[City]](list)  # by their names, the largest first
+        self._called: dict[str, City] = {}  # by what else they are called: the largest
+        self._inside = defaultdict[str, list[City]](list)  # by their country's name
+        for one in sorted(cities, key=lambda one: -one["population"]):
             city = City(one["name"], names.get(one["countrycode"], ""), one["population"], one["timezone"])
-            self._cities[plain(city.name)] = city
-            self._called |= {plain(other): city for other in one["alternatenames"] if other.isprintable()}
+            self._cities[plain(city.name)].append(city)
+            self._inside[city.country].append(city)
+            for other in one["alternatenames"]:
+                if other.isprintable() and len(other) > SHORT:
+                    self._called.setdefault(plain(other), city)
 
     def country(self, name: str) -> Country | None:
-        found = plain(name).removeprefix("the ")
+        found = plain(name)
         return self.countries.get(OTHERWISE.get(found, found))
 
     def city(self, name: str) -> City | None:
-        """The largest of this name; where none has it, one that is also called so."""
-        found = plain(name.partition(",")[0])
-        best = self._cities.get(found)
+        """The largest of this name, of "Paris, France" the largest there; or one that is also called so, if it is
+        twenty times as large. A short name, and that of a smaller city with accents, must be written as it is."""
+        whole, comma, where = name.partition(",")
+        found = plain(whole)
+        if found in NO_CITIES:
+            return None
+        if comma:
+            country = self.country(where)
+            return next((city for city in self._cities[found] if country and city.country == country.name), None)
+        best = next((city for city in self._cities.get(found, []) if _meant(whole.strip(), city)), None)
         other = self._called.get(found)
-        if other and (best is None or other.population > 20 * best.population):  # New York City, and a York
-            best = other
-        return best
+        return other if other and (best is None or other.population > 20 * best.population) else best
 
     def zones(self, name: str) -> dict[str, str]:
-        """{name: time zone} of the place: of a city its own, of a country that of its capital, and of its largest city
-        where that has another one."""
-        if country := self.country(name):
-            inside = [c for c in self._cities.values() if c.country == country.name]
-            largest = max(inside, key=lambda c: c.population, default=None)
-            capital = next((c for c in inside if plain(c.name) == plain(country.capital)), None)
-            return {c.name: c.zone for c in (capital, largest) if c}
+        """{name: time zone} of the place: of a city its own, of a country those of its capital and its largest city."""
+        found = plain(name)
+        if found in ("utc", "gmt"):
+            return {found.upper(): "UTC"}
+        if country := self.country(PARTS.get(found, name)):
+            inside = self._inside[country.name]
+            capital = [city for city in inside if plain(city.name) == plain(country.capital)][:1]
+            return {city.name: city.zone for city in [*capital, *inside[:1]]}
         city = self.city(name)
         return {city.name: city.zone} if city else {}
 
 
+def _meant(word: str, city: City) -> bool:
+    """Whether the city of this name may be what a person wrote."""
+    name = city.name.lower()
+    written = word.lower() == name or plain(word) == name.replace("-", " ")
+    return word == city.name or (len(word) >= SHORT and (written or city.population >= KNOWN))
+
+
 def plain(name: str) -> str:
-    """Small letters without accents, hyphens and doubled spaces: what is compared."""
+    """Small letters without accents, hyphens, doubled spaces and "the": what is compared."""
     letters = unicodedata.normalize("NFD", name.lower())
-    return " ".join("".join(c for c in letters if not unicodedata.combining(c)).replace("-", " ").split())
+    bare = "".join(c for c in letters if not unicodedata.combining(c)).replace("-", " ")
+    return " ".join(bare.split()).removeprefix("the ")
 
 
 @functools.lru_cache(maxsize=1)

@@ -25,12 +25,15 @@ _PARTS = {"half": 2, "third": 3, "quarter": 4, "fifth": 5, "tenth": 10}
 _SIGNS = {
     "plus": "+", "add": "+", "added to": "+", "minus": "-", "less": "-", "−": "-", "–": "-", "times": "*", "x": "*",
     "×": "*", "·": "*", "multiplied by": "*", "divided by": "/", "over": "/", "÷": "/", ":": "/", "**": "^",
-    "to the power of": "^", "percent": "%", "per cent": "%", "pct": "%", "modulo": "mod", "on": "of",
+    "to the power of": "^", "percent": "%", "per cent": "%", "pct": "%", "modulo": "mod", "²": "squared", "³": "cubed",
     "square root of": "sqrt",
     "cube root of": "cbrt", "the": "", "a": "", "an": "", "and": ",",
 }  # fmt: skip
 _PHRASE = "|".join(re.escape(phrase) for phrase in sorted(_SIGNS, key=len, reverse=True) if " " in phrase)
-_TOKEN = re.compile(rf"\s*(\d+(?:,\d{{3}})+(?:\.\d+)?|\d+\.?\d*|\.\d+|(?:{_PHRASE})\b|[a-z]+|\*\*|\S)")
+_HYPHEN = re.compile(rf"\b({'|'.join(_TENS)})-(?=(?:{'|'.join(_UNITS[1:10])})\b)")  # twenty-five
+_TOKEN = re.compile(
+    rf"\s*(\d+(?:,\d{{3}})+(?!,?\d)(?:\.\d+)?|\d+\.?\d*|\.\d+|(?:{_PHRASE})\b|[a-z]+|\*\*|,(?=\s)|,\S*|\S)"
+)
 
 
 def calculate(text: str) -> Value:
@@ -38,10 +41,13 @@ def calculate(text: str) -> Value:
     if len(text) > LONGEST:
         raise DataError(f"{len(text)} characters of arithmetic: at most {LONGEST}")
     reader = _Reader(text)
-    value = reader.whole()
-    if reader.at < len(reader.tokens):
-        reader.refuse()
-    return _small(value)
+    try:
+        value = reader.whole()
+        if reader.at < len(reader.tokens):
+            reader.refuse()
+        return _small(value)
+    except (OverflowError, ZeroDivisionError) as error:  # of rounded numbers
+        raise DataError(f"{text!r}: {error}") from error
 
 
 def written(value: Value) -> str:
@@ -65,7 +71,7 @@ class _Reader:
 
     def __init__(self, text: str) -> None:
         self.text, self.at, self.depth = text, 0, 0
-        found = _TOKEN.findall(text.lower().strip().rstrip("=?. "))
+        found = _TOKEN.findall(_HYPHEN.sub(r"\1 ", text.lower().strip().rstrip("=?. ")))
         self.tokens = [sign for word in found if (sign := _SIGNS.get(word, word))]
 
     def refuse(self) -> NoReturn:
@@ -97,13 +103,17 @@ class _Reader:
 
     def product(self) -> Value:
         value = self.signed()
-        while sign := self.takes("*", "/", "mod", "of", "%", "off"):  # % before a number; behind one it was read there
+        # % before a number is a sign; behind one it was read there, and on and off follow that
+        while sign := self.takes("*", "/", "mod", "of", "%", *("on", "off") * (self.tokens[self.at - 1] == "%")):
             other = self.signed()
-            if sign == "off":  # 17 % off 239
-                sign, value = "*", 1 - value
+            if sign in ("on", "off"):  # 18 % on 54, 17 % off 239
+                sign, value = "*", 1 - value if sign == "off" else value
             if sign in ("/", "mod", "%") and not other:
                 raise DataError(f"{self.text!r} divides by 0")
+            before = value
             value = _small(value * other if sign in ("*", "of") else value / other if sign == "/" else value % other)
+            if isinstance(value, float) and not value and before and other and sign not in ("mod", "%"):
+                raise DataError(f"{self.text!r}: a number too small on the way")
         return value
 
     def signed(self) -> Value:
@@ -135,7 +145,7 @@ class _Reader:
     def begins(self, at: int) -> bool:
         """Whether a number begins there, a negative one not counted."""
         token = self.tokens[at] if at < len(self.tokens) else ""
-        return token in ("(", "sqrt", "cbrt") or token in _SMALL or token[:1].isdigit() or token[:1] == "."
+        return token in ("(", "sqrt", "cbrt") or token in _SMALL or token[:1] in tuple(".0123456789")
 
     def atom(self) -> Value:
         if self.takes("("):
@@ -146,7 +156,10 @@ class _Reader:
         if self.begins(self.at):
             if not self.next()[0].isalpha():
                 self.at += 1
-                return Fraction(self.tokens[self.at - 1].replace(",", "").rstrip("."))
+                value = Fraction(self.tokens[self.at - 1].replace(",", "").rstrip("."))
+                while large := self.takes(*_LARGE):  # 2 million
+                    value = _small(value * _LARGE[large])  # type: ignore[assignment]
+                return value
             return self.words()
         if self.next() in _LARGE:
             return self.words()
@@ -156,22 +169,30 @@ class _Reader:
         return self.refuse()
 
     def words(self) -> Fraction:
-        """A number in words: five hundred and sixty three."""
-        total = current = 0
-        begun = large = False
+        """A number in words: five hundred and sixty three. Each part must be smaller than what stands before it leaves
+        room for: twenty twenty is none."""
+        total, current, room, last = 0, 0, 1000, math.inf
+        begun = False
         while True:
-            if self.next() in _SMALL:
-                current += _SMALL[self.next()]
-                large = False
-            elif self.next() in _LARGE:
-                size = _LARGE[self.next()]
-                current = max(current, 1) * size
-                if size >= 1000:
-                    total, current = total + current, 0
-                large = True
-            elif large and self.next() == "," and self.at + 1 < len(self.tokens) and self.tokens[self.at + 1] in _SMALL:
+            word = self.next()
+            if word in _SMALL and room >= (100 if _SMALL[word] > 9 else 10):
+                current, room = current + _SMALL[word], 10 if _SMALL[word] > 19 else 1
+            elif word == "hundred" and current < 100:
+                current, room = max(current, 1) * 100, 100
+            elif word == "dozen":
+                current, room = max(current, 1) * 12, 1
+            elif _LARGE.get(word, 0) >= 1000 and _LARGE[word] < last:
+                last = _LARGE[word]
+                total, current, room = total + max(current, 1) * last, 0, 1000
+            elif (
+                word == ","
+                and begun
+                and room >= 100
+                and self.tokens[self.at + 1 : self.at + 2]
+                and (self.tokens[self.at + 1] in _SMALL)
+            ):
                 pass  # the "and" of hundreds and what is smaller
-            elif begun:
+            elif begun and word not in _SMALL and word not in _LARGE:
                 return Fraction(total + current)
             else:
                 self.refuse()
@@ -199,8 +220,8 @@ def _power(base: Value, exponent: Value) -> Value:
             if abs(exponent) * _bits(base) > BITS and abs(base) != 1:
                 raise DataError(f"{base} to the power of {exponent}: more than {BITS:,} bits, take smaller numbers")
             return base**exponent.numerator
-        if base >= 0 and exponent.numerator == 1 and (root := _root(base, exponent.denominator)) is not None:
-            return root
+        if base >= 0 and (root := _root(base, exponent.denominator)) is not None:
+            return _power(root, Fraction(exponent.numerator))
     if base < 0:
         raise DataError(f"{written(base)} has no real power {written(exponent)}")
     try:
@@ -211,11 +232,18 @@ def _power(base: Value, exponent: Value) -> Value:
 
 def _root(x: Fraction, n: int) -> Fraction | None:
     """The square or cube root that is a fraction, if it is one."""
-    if n > 3 or _bits(x) > 900:
+    if n > 3:
         return None
-    whole = math.isqrt if n == 2 else lambda x: round(x ** (1 / 3))
-    found = Fraction(whole(x.numerator), whole(x.denominator))
+    found = Fraction(*(math.isqrt(part) if n == 2 else _cube_root(part) for part in (x.numerator, x.denominator)))
     return found if found**n == x else None
+
+
+def _cube_root(x: int) -> int:
+    """Rounded down, by Newton's way."""
+    y = 1 << -(-x.bit_length() // 3)
+    while (better := (2 * y + x // (y * y)) // 3) < y:
+        y = better
+    return y
 
 
 def _factorial(x: Value) -> Fraction:

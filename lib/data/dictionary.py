@@ -22,9 +22,11 @@ _ENDINGS = (("ies", "y"), ("es", "e"), ("es", ""), ("s", ""), ("ing", ""), ("ing
 
 
 class Sense(NamedTuple):
-    """`words` mean the same; `gloss`: definition and examples; `above`: the words of what it is a kind of; `alike`:
-    those of similar adjectives; `used`: how often the word was met in this part of speech, in texts tagged by hand."""
+    """`name`: what was looked up, or its stem; `words` mean the same; `gloss`: definition and examples; `above`: the
+    words of what it is a kind of; `alike`: those of similar adjectives; `used`: how often the word was met in this part
+    of speech, in texts tagged by hand."""
 
+    name: str
     part: str
     words: tuple[str, ...]
     gloss: str
@@ -48,7 +50,7 @@ class Dictionary:
         """The commonest part of speech first, of each the commonest sense; of an inflected word those of its stem."""
         name = "_".join(word.lower().split())
         stems = [name.removesuffix(end) + new for end, new in _ENDINGS if name.endswith(end)]
-        for stem in dict.fromkeys([name, *stems]):
+        for stem in dict.fromkeys([name, *(stem for stem in stems if len(stem) > 2)]):
             if found := list(self._senses(stem)):
                 return sorted(found, key=lambda sense: -sense.used)  # of one part they stay in their order
         return []
@@ -61,9 +63,9 @@ class Dictionary:
                 fields = lines[at].decode().split()
                 n = int(fields[2])
                 for offset in fields[-n:]:
-                    yield self._sense(part, int(offset), int(fields[-n - 1]))
+                    yield self._sense(name, part, int(offset), int(fields[-n - 1]))
 
-    def _sense(self, part: str, offset: int, used: int = 0, deep: bool = True) -> Sense:
+    def _sense(self, name: str, part: str, offset: int, used: int = 0, deep: bool = True) -> Sense:
         line = self.data[part][offset : self.data[part].index(b"\n", offset)].decode()
         front, _, gloss = line.partition("|")
         fields = front.split()
@@ -73,8 +75,8 @@ class Dictionary:
         others: dict[str, list[str]] = {"@": [], "&": []}
         for sign, where in zip(pointers[::4], pointers[1::4], strict=False):
             if deep and sign[0] in others:
-                others[sign[0]] += self._sense(part, int(where), deep=False).words
-        return Sense(part, names, gloss.strip(), tuple(others["@"]), tuple(others["&"]), used)
+                others[sign[0]] += self._sense("", part, int(where), deep=False).words
+        return Sense(name.replace("_", " "), part, names, gloss.strip(), tuple(others["@"]), tuple(others["&"]), used)
 
 
 def load(data_dir: Path | None = None) -> Dictionary:

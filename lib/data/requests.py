@@ -24,6 +24,9 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "sentiment": ("text",), "entities": ("text",), "draw": ("n", "label"), "edit": ("number", "label"),
     "compose": ("bars", "n"), "picture": ("prompt",), "summarise": ("text",), "chat": (), "speak": ("text",), NONE: (),
 }  # fmt: skip
+NEEDED = TOOLS | {  # without which a tool cannot answer
+    "plot": ("formula",), "convert": ("from", "to"), "clock": (), "draw": (), "compose": (),
+}  # fmt: skip
 HELD = Path(__file__).with_name("requests.tsv")
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d]+")
 _MARKED = re.compile(r"\{([^{}|]*)\|([^{}|]*)\}")
@@ -139,23 +142,24 @@ def spans(logp: Float[Tensor, "t k"], pieces: Sequence[tuple[int, int, int]], to
     path = [int(best.argmax())]
     for where in reversed(back):
         path.append(int(where[path[-1]]))
-    found = list[tuple[float, Span]]()
+    found = list[tuple[list[float], Span]]()
     for at, (i, k) in enumerate(zip(inside, reversed(path), strict=True)):
         letter, _, slot = names[k].partition("-")
         if letter == "B":
-            found.append((0.0, Span(slot, pieces[i][1], pieces[i][2])))
+            found.append(([], Span(slot, pieces[i][1], pieces[i][2])))
         if letter in "BI":
-            sure, span = found[-1]
-            found[-1] = (sure + float(scores[at, k]), span._replace(end=pieces[i][2]))
+            each, span = found[-1]
+            found[-1] = ([*each, float(scores[at, k])], span._replace(end=pieces[i][2]))
     kept = dict[str, tuple[float, Span]]()
-    for n, (sure, span) in enumerate(found):
-        mean = sure / (span.end - span.begin)
+    for n, (each, span) in enumerate(found):
+        mean = sum(each) / len(each)
         key = f"{span.slot} {n}" if span.slot in SEVERAL else span.slot
         if key not in kept or kept[key][0] < mean:
             kept[key] = (mean, span)
     last = pieces[inside[-1]][2]
     whole = (span._replace(end=len(text)) if span.end == last else span for _, span in kept.values())
-    return tuple(sorted((_bare(span, text) for span in whole), key=lambda span: span.begin))
+    bare = (_bare(span, text) for span in whole)
+    return tuple(sorted((span for span in bare if span.end > span.begin), key=lambda span: span.begin))
 
 
 def _bare(span: Span, text: str) -> Span:

@@ -23,8 +23,14 @@ _SAME = {  # what people write, and pint's name
     "kwh": "kilowatt_hour", "hp": "horsepower", "ps": "metric_horsepower", "kb": "kilobyte", "mb": "megabyte",
     "gb": "gigabyte", "tb": "terabyte", "tsp": "teaspoon", "tbsp": "tablespoon", "ly": "light_year",
     "nmi": "nautical_mile", "yds": "yard", "yd": "yard", "micron": "micrometer", "microns": "micrometer",
-    "hundredweight": "US_hundredweight", "mmhg": "mmHg", "acre": "international_acre",
-    "acres": "international_acre",
+    "hundredweight": "US_hundredweight", "barrel": "oil_barrel", "barrels": "oil_barrel", "bbl": "oil_barrel",
+    "mmhg": "mmHg",
+}  # fmt: skip
+_EXACTLY = {  # what small and large letters tell apart
+    "Kb": "kilobit", "Mb": "megabit", "Gb": "gigabit", "Tb": "terabit", "kbit": "kilobit", "Mbit": "megabit",
+    "Gbit": "gigabit", "mbit": "megabit", "gbit": "gigabit", "mbps": "megabit/second", "Mbps": "megabit/second",
+    "kbps": "kilobit/second", "Gbps": "gigabit/second", "NM": "nautical_mile", "L": "liter", "C": "degC", "F": "degF",
+    "K": "kelvin", "W": "watt", "J": "joule", "N": "newton", "V": "volt", "A": "ampere", "B": "byte", "Å": "angstrom",
 }  # fmt: skip
 
 
@@ -54,16 +60,25 @@ def _one(part: str, text: str) -> str:
     part = re.sub(r"^(?:us|american|u\.s\.)\s+", "", part, flags=re.IGNORECASE).replace("-", " ")
     joined = "_".join(part.split())
     units, lower = _registry(), joined.lower()
-    tries = [_SAME.get(lower, ""), joined, lower, lower.removesuffix("s"), lower.removesuffix("es"), lower.capitalize()]
+    tries = [_EXACTLY.get(joined, ""), "" if joined in ("M", "G", "S", "H") else _SAME.get(lower, "")]
+    if len(joined) > 1:
+        tries += [joined, lower, lower.removesuffix("s"), lower.removesuffix("es"), lower.capitalize()]
     for found in filter(None, tries):
-        if found in units or "/" in found:
-            return found if power == 1 else f"{found}**{power}"
+        if "/" in found or _known(units, found):
+            return found if power == 1 else f"({found})**{power}"
     words = [_SAME.get(word, word) for word in lower.split("_")]
-    if 1 < len(words) < 4 and all(word in units for word in words):  # kilowatt hours, newton metres
+    if 1 < len(words) < 4 and all(word and _known(units, word) for word in words):  # kilowatt hours, newton metres
         return "*".join(words)
     raise DataError(
         f"no unit {text!r} is known: length, mass, volume, time, speed, temperature, energy and the like are"
     )
+
+
+def _known(units: Any, name: str) -> bool:
+    try:
+        return len(name.strip("_")) > 0 and name in units and bool(units.parse_units(name))
+    except Exception:  # pint's own, of whatever kind, for what is no name
+        return False
 
 
 def convert(amount: str, source: str, target: str) -> str:
@@ -74,17 +89,25 @@ def convert(amount: str, source: str, target: str) -> str:
     if exact.numerator.bit_length() + exact.denominator.bit_length() > 1000:
         raise DataError(f"{amount!r} is too large or too fine an amount")
     try:
-        found = units.Quantity(exact, names[0]).to(names[1]).magnitude
+        found = Fraction(units.Quantity(exact, names[0]).to(names[1]).magnitude)
     except Exception as error:  # pint's own, of whatever kind
-        kinds = [str(units.get_dimensionality(each)) for each in names]
-        raise DataError(f"{source} {kinds[0]} cannot be given in {target} {kinds[1]}") from error
-    value = Fraction(found)
+        kinds = [_kind(units, each) for each in names]
+        raise DataError(f"{source} ({kinds[0]}) cannot be given in {target} ({kinds[1]})") from error
+    value = found
     short = written(value)
     ended = "≈" not in short and "/" not in short and len(short.partition(".")[2]) <= 6 and isinstance(number, Fraction)
     american = any(units.get_name(each) in AMERICAN for n in names for each in re.findall(r"[^\W\d]+", n))
     note = " (as in the United States; say imperial for others)" if american else ""
     shown = f"{written(number)} {source}".strip()
     return f"{shown} {'=' if ended else '≈'} {short if ended else _rounded(value)} {target}{note}"
+
+
+def _kind(units: Any, name: str) -> str:
+    """What it measures, as length^2."""
+    parts = units.parse_units(name).dimensionality.items()
+    return (
+        " ".join(f"{what.strip('[]')}^{float(n):g}" if n != 1 else what.strip("[]") for what, n in parts) or "a number"
+    )
 
 
 def _rounded(value: Fraction) -> str:

@@ -108,8 +108,8 @@ def as_data(answer: Answer) -> dict[str, Any]:
 
 
 def from_data(data: dict[str, Any]) -> Answer:
-    """What a worker sent, as the answer that it was. Raises RunError for an error, and ValueError for `end` and the
-    like, which are no answers."""
+    """What a worker sent, as the answer that it was. Raises RunError for an error, and ValueError for what closes
+    answers, and for what no tool of an assistant answers: calls and steps."""
     file, caption = Path(data.get("name", "")), data.get("caption")
     content = base64.b64decode(data.get("base64", ""))
     match data["kind"]:

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
 from lib import run
-from lib.answers import Answer
+from lib.answers import Answer, Text
 from lib.data import files
-from lib.data.requests import Request
+from lib.data.requests import NEEDED, NONE, Request
 from lib.faults import DataError, RunError
 from lib.tools import serving
 from lib.tools.desk import UNSURE, Desk, asks_back
 
 LONGEST = 10_000  # characters of a request
-OPTIONS = 3  # that are offered where it is unsure
+CERTAIN = 0.97  # how probable the tool of a part must be, so that it is a request by itself
+PAIRED = {"calculate", "convert", "lookup", "clock"}  # of which two may be asked in one breath
+_JOINS = re.compile(r"[.;?!]\s+|,?\s+(?:and then|and also|and|then|also)\s+", re.IGNORECASE)
 KEPT = 12  # of what was said before: questions and answers
 
 
@@ -25,7 +27,7 @@ class Use(run.Typed):
 
     documents: Path | None = None
     """A folder of your own texts (or one of them) in which it may search: .txt, .md and .rst."""
-    sure: run.Fraction = 0.6
+    sure: run.Fraction = 0.9
     """How probable a tool must be to be used; below it the assistant asks back."""
     online: bool = False
     """Also ask services of others: Wikipedia, and those that the environment names (README, "The assistant")."""
@@ -69,8 +71,11 @@ def answers(use: Use, assistant: Assistant) -> Iterator[Answer]:
     text = checked(use.text or "")
     chosen = _chosen(text, use.earlier, assistant)
     found = assistant.routed(text)
+    if chosen is None and (parts := _several(found[0][0], assistant)):
+        yield Text("These are several requests; ask one at a time:\n" + "".join(f"- {part}\n" for part in parts))
+        return
     if chosen is None and found[0][1] < use.sure:
-        yield from asks_back([request for request, _ in found[:OPTIONS]])
+        yield from asks_back([request for request, _ in found])
         return
     yield from desk.answers(chosen or found[0][0], use.seed, use.earlier)
 
@@ -87,10 +92,30 @@ def checked(text: str) -> str:
     return found
 
 
+def _several(whole: Request, assistant: Assistant) -> list[str]:
+    """The parts of a request that are requests by themselves, if there are two: each has a tool of which it is sure,
+    and that tool's arguments."""
+    for cut in _JOINS.finditer(whole.text):
+        if any(begin < cut.end() and cut.start() < end for _, begin, end in whole.spans):
+            continue  # within an argument
+        parts = [whole.text[: cut.start()], whole.text[cut.end() :]]
+        routed = [assistant.routed(part)[0] for part in parts if part.strip()]
+        tools = [request.tool for request, p in routed if p >= CERTAIN and _filled(request)]
+        if len(tools) == 2 and (tools[0] != tools[1] or tools[0] in PAIRED):
+            return parts
+    return []
+
+
+def _filled(request: Request) -> bool:
+    """Whether it has all that its tool needs; small talk needs nothing, and is no request beside another one."""
+    slots = {slot for slot, _ in request.arguments()}
+    return request.tool not in ("chat", NONE) and slots >= set(NEEDED[request.tool])
+
+
 def _chosen(text: str, earlier: Sequence[str], assistant: Assistant) -> Request | None:
     """The request that was asked back about, when its number is what is said now."""
     if len(earlier) > 1 and earlier[-1].startswith(UNSURE.strip()) and (number := re.fullmatch(r"([1-9])\W*", text)):
-        options = assistant.routed(earlier[-2])[:OPTIONS]
+        options = assistant.routed(earlier[-2])
         if int(number[1]) <= len(options):
             return options[int(number[1]) - 1][0]
     return None

@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +25,19 @@ ABOUT = {  # what a person may ask for
     "edit": "change a face by its number", "compose": "chorales in four voices", "picture": "flowers by a sentence",
     "summarise": "the gist of a text", "chat": "talk, with a small model", "speak": "read aloud",
 }  # fmt: skip
+UNSURE = "I am not sure what you want. Say a number, or ask in other words:\n"
 # What is asked of the world, not of a small model that would make an answer up.
 FACT = re.compile(
-    r"^(?:(?:so|and|but|please|hey)[, ]+)*"
-    r"(?:who(?:se|m)?|when|where|which|how (?:many|much|tall|old|far|long|big|high|deep|fast))\b"
-    r"(?! are you\b| do you\b| can you\b| made you\b| were you\b| should i\b| can i\b| do i\b)", re.IGNORECASE,
-)  # fmt: skip
-
-
-UNSURE = "I am not sure what you want. Say a number, or ask in other words:\n"
+    r"^(?!.*\b(?:i|me|my|we|us|our|you|your|cares|knows)\b)(?:(?:so|and|but|please|hey)[, ]+)*"
+    r"(?:who(?:se|m)?|when|where|which|how (?:many|much|tall|old|far|long|big|high|deep|fast))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+# Of the clock only now is known.
+NOT_NOW = re.compile(
+    r"\b(?:was|were|did|will|would|going to|won|wins?|record|weather|rain\w*|snow\w*|sunny|sunrise|sunset|warm|cold|"
+    r"hot|temperature|degrees|last|next|ago|arrives?|leaves?|departs?|trains?|flights?|bus|opens?|closes?|starts?|ends?|begins?)\b",
+    re.IGNORECASE,
+)
 
 
 class Desk:
@@ -56,18 +60,14 @@ class Desk:
     def encode(self) -> documents.Encode:
         return documents.encoder(self.data_dir)
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 (there is one desk)
-    def library(self, folder: Path) -> documents.Library:
-        return documents.Library(folder, self.encode)
-
     def answers(self, request: Request, seed: int = 0, earlier: Sequence[str] = ()) -> Iterator[Answer]:
         """Which tool is used, then what it answers. Raises Fault for what the tool cannot do."""
         tool, text = request.tool, request.text
         asked = dict[str, str]()
         for slot, words in request.arguments():
             asked[slot] = f"{asked[slot]}\n{words}" if slot in asked else words
-        if tool == "chat" and FACT.search(text):
-            tool = "lookup"  # a small model would make the answer up
+        if (tool == "chat" and FACT.search(text)) or (tool == "clock" and NOT_NOW.search(text)):
+            tool = "lookup"  # which says what it does not have
         if tool == NONE:
             yield Text("None of my tools can do that. They are: " + "; ".join(ABOUT.values()) + ".\n")
             return
@@ -92,7 +92,7 @@ class Desk:
             case "summarise" if not self.served("OPENAI_BASE_URL"):
                 yield from documents.summary(asked.get("text", ""), self.encode)
             case "chat" | "summarise" if self.served("OPENAI_BASE_URL"):
-                yield from self.endpoint(text, earlier)
+                yield from self.endpoint(text, earlier, [text] * (tool == "summarise"))
             case "picture" if self.served("OPENAI_IMAGE_MODEL"):
                 yield from online.Endpoint().picture(asked.get("prompt", text), self.folder / "picture.png")
             case "speak" if self.served("OPENAI_SPEECH_MODEL"):
@@ -133,37 +133,39 @@ class Desk:
     def read(self, question: str) -> Iterator[Answer]:
         if self.documents is None:
             raise DataError("which documents? Give a folder of texts: --documents FOLDER")
-        yield from self.library(self.documents).answers(question)
+        yield from documents.Library(self.documents, self.encode).answers(question)
 
-    def endpoint(self, text: str, earlier: Sequence[str]) -> Iterator[Answer]:
-        """The endpoint may use what only reads; when it has seen words of others, nothing that asks another host: what
-        stands in them may be meant to make it send something there."""
-        seen = list[str]()
+    def endpoint(self, text: str, earlier: Sequence[str], seen: Sequence[str] = ()) -> Iterator[Answer]:
+        """The endpoint may use what only reads; when it has words of others before it (those `seen`, a document's, what
+        was said before), nothing that asks another host: they may be meant to make it send something there."""
+        others = [*seen, *earlier]
 
         def said(found: Iterator[Answer]) -> str:
             return "".join(answer.text for answer in found if isinstance(answer, Text | Note))
 
-        def fact(asked: Mapping[str, str]) -> str:
-            question = asked.get("question", "")
-            try:
-                return said(lookup.lookup(question, asked.get("subject", ""), self.books))
-            except lookup.Missing:
-                if seen or not self.online:
-                    raise
-            seen.append(question)
-            return said(online.wikipedia(question, self.encode))
+        def once(answers: Callable[[str], Iterator[Answer]]) -> online.Tool:
+            def use(asked: Mapping[str, str]) -> str:
+                others.append(asked.get("question", ""))
+                return said(answers(others[-1]))
 
-        def passages(asked: Mapping[str, str]) -> str:
-            seen.append(asked.get("question", ""))
-            return said(self.read(seen[-1]))
+            return use
+
+        def wikipedia(question: str) -> Iterator[Answer]:
+            if len(others) > 1:
+                raise DataError("no other host is asked behind words of others")
+            yield from online.wikipedia(question, self.encode)
 
         clock = lambda asked: said(exact.clock(asked, "", self.atlas, datetime.datetime.now().astimezone()))  # noqa: E731
-        tools = {
+        fact = lambda asked: said(lookup.lookup(asked.get("question", ""), asked.get("subject", ""), self.books))  # noqa: E731
+        tools: dict[str, tuple[str, list[str], online.Tool]] = {
             "calculate": (ABOUT["calculate"], ["expression"], lambda asked: said(exact.calculate(asked, ""))),
             "convert": (ABOUT["convert"], ["amount", "from", "to"], lambda asked: said(exact.convert(asked, ""))),
             "clock": (ABOUT["clock"], ["place"], clock),
             "lookup": (ABOUT["lookup"], ["question", "subject"], fact),
-        } | ({"documents": (ABOUT["documents"], ["question"], passages)} if self.documents else {})
+            "wikipedia": ("a sentence of Wikipedia", ["question"], once(wikipedia)),
+        }
+        if self.documents:
+            tools["documents"] = (ABOUT["documents"], ["question"], once(self.read))
         offered = {name: (online.schema(name, about, slots), use) for name, (about, slots, use) in tools.items()}
         turns = list(zip(itertools.cycle(("user", "assistant")), (*earlier, text), strict=False))
         yield from online.Endpoint().chat([("system", online.SYSTEM), *turns], offered)

@@ -2,7 +2,9 @@
 of all-MiniLM-L6-v2, which are alike where meanings are (Reimers & Gurevych 2019)."""
 
 import hashlib
+import itertools
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -58,32 +60,35 @@ def encoder(data_dir: Path | None = None) -> Encode:
 
 
 def passages(folder: Path) -> list[Passage]:
-    """The paragraphs of the texts below a folder, or of one file. A link that leads out of the folder is left out.
-    Raises DataError."""
-    root = folder.resolve()
-    every = [root] if root.is_file() else [p for p in _below(root) if p.suffix.lower() in ENDINGS]
-    if not every:
+    """The paragraphs of the texts below a folder, or of one file. No link leads out of it. Raises DataError."""
+    try:
+        root = folder.resolve(strict=True)
+        paths = [root] if root.is_file() else list(itertools.islice(_below(root), FILES + 1))
+        if large := next((path for path in paths if path.stat().st_size > BYTES), None):
+            raise DataError(f"--documents {folder}: {large.name} has more than {BYTES:,} bytes")
+        above = root.parent if root.is_file() else root
+        every = (p for path in paths for p in _passages(path, path.relative_to(above).as_posix()))
+        found = list(itertools.islice(every, PASSAGES + 1))
+    except (OSError, RuntimeError, ValueError) as error:  # it is not there, leads in a circle, or is no path at all
+        raise DataError(f"--documents {folder}: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
         raise DataError(f"--documents {folder}: no texts there ({', '.join(ENDINGS)})")
-    if len(every) > FILES or (large := next((p for p in every if p.stat().st_size > BYTES), None)):
-        what = f"{len(every)} files" if len(every) > FILES else f"{large} of {large.stat().st_size:,} bytes"  # type: ignore[union-attr]
-        raise DataError(f"--documents {folder}: {what}; at most {FILES} files of {BYTES:,} bytes")
-    found = [passage for path in every for passage in _passages(path, path.name if path == root else _name(path, root))]
-    if not 0 < len(found) <= PASSAGES:
-        raise DataError(f"--documents {folder}: {len(found):,} passages; from 1 to {PASSAGES:,}")
+    if len(paths) > FILES or len(found) > PASSAGES:
+        raise DataError(f"--documents {folder}: at most {FILES} files and {PASSAGES:,} passages")
     return found
 
 
-def _below(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise DataError(f"--documents {root} is neither a folder nor a file")
-    return [path for path in files.visible(root) if path.resolve().is_relative_to(root) and path.is_file()]
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+def _below(root: Path) -> Iterator[Path]:
+    """Texts below a folder, sorted; a link to a folder is not followed, nor one to a file outside."""
+    for where, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in files.HOUSEKEEPING)
+        for path in (Path(where) / name for name in sorted(names) if not name.startswith(".")):
+            if path.suffix.lower() in ENDINGS and path.resolve().is_relative_to(root) and path.is_file():
+                yield path
 
 
 def _passages(path: Path, name: str) -> Iterator[Passage]:
+    name = files.printable(name)
     heading, begun, words = "", 0, list[str]()
     lines = files.lines(files.decoded(files.content(path), name))
     for number, line in enumerate([*map(files.printable, lines), ""], start=1):
@@ -96,6 +101,9 @@ def _passages(path: Path, name: str) -> Iterator[Passage]:
         elif line.strip() and not (set(line.strip()) <= set("=-~*") and len(line.strip()) > 2):
             begun = begun if words else number
             words += line.split()
+            while len(words) > WORDS:
+                yield Passage(name, begun, heading, " ".join(words[:WORDS]))
+                words = words[WORDS:]
 
 
 class Library:

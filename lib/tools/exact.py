@@ -2,6 +2,7 @@
 executed, and what would take long is refused before it is begun."""
 
 import datetime
+import math
 import re
 import zoneinfo
 from collections.abc import Iterator, Mapping
@@ -39,15 +40,18 @@ def convert(asked: Mapping[str, str], text: str) -> Iterator[Answer]:
 
 def plot(asked: Mapping[str, str], text: str, out: Path) -> Iterator[Answer]:
     """Raises DataError for what is no function of x, and for a range that is none."""
-    named = next((known for name, known in NAMED.items() if name in text.lower()), "")
-    wanted = asked.get("formula") or named
+    wanted = asked.get("formula", "")
+    if not wanted or wanted.lower() in NAMED:
+        wanted = next(
+            (known for name, known in NAMED.items() if re.search(rf"\b{name}\b", (wanted or text).lower())), ""
+        )
     if not wanted:
         raise DataError("of which function? For instance: plot sin(x) / x from -10 to 10")
     try:
         function = formula.parse(_python(wanted))
     except DataError as error:
         raise DataError(str(error).removeprefix("--formula ")) from error
-    positive = re.search(r"\b(log|sqrt)\b", wanted)
+    positive = re.search(r"log|sqrt", wanted)
     low = _end(asked.get("low"), 0.0 if positive else min(-10.0, _end(asked.get("high"), 10.0) - 20))
     high = _end(asked.get("high"), low + 20)
     if not low < high:
@@ -76,14 +80,17 @@ def _python(text: str) -> str:
 
 
 def _end(text: str | None, otherwise: float) -> float:
+    """An end of a range, as -2, minus two or 2pi."""
     if not text:
         return otherwise
     found = text.lower().strip()
-    sign = -1.0 if found.startswith(("-", "minus ")) else 1.0
     bare = found.removeprefix("minus ").lstrip("-+ ")
-    return sign * (
-        torch.pi if bare == "pi" else float(calculated(bare.replace("pi", "*3.141592653589793").lstrip("*")))
-    )
+    times = math.pi if bare.endswith("pi") else 1.0
+    size = calculated(bare.removesuffix("pi").rstrip("* ") or "1")
+    try:
+        return (-times if found.startswith(("-", "minus ")) else times) * float(size)
+    except OverflowError as error:
+        raise DataError(f"{text} is too far away to be drawn") from error
 
 
 def clock(asked: Mapping[str, str], text: str, places: atlas.Atlas, now: datetime.datetime) -> Iterator[Answer]:

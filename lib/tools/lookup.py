@@ -14,11 +14,19 @@ from lib.faults import DataError
 
 _PLAIN = frozenset(  # words around a subject that ask for nothing but what it is
     """a about an animal another are as can class could define definition describe did do does exactly explain for give
-    had has have hello help hey hi i in is it's kind know let like look mean meaning meant me more no noun of on one
-    person plain please plant say simple so something sort sorts tell term that the thing this to type understand up us
-    verb want was what what's whats which who who's whose word words would you your adjective english dictionary
-    encyclopedia entry info information bit anything""".split()  # noqa: SIM905
+    had has have hello help hey hi i in is it it's kind know let like look mean meaning meant me more no noun of on or
+    one person plain please plant say simple so something sort sorts stands stand tell term that the thing this to type
+    understand up us verb want was what what's whats which who who's whose word words would you your adjective english
+    dictionary encyclopedia entry info information bit anything quick question""".split()  # noqa: SIM905
 )
+_AROUND = _PLAIN | frozenset(  # and around one of its properties
+    """actually and at be belong belongs biggest by called chemical chemistry cities city come comes country countries
+    current currently day days element find found from go government located lie lies live lives living located many map
+    modern money much name named nation national number official people periodic place present s seat situated state
+    system table they there today total town use used uses value we where with world write written earth globe how
+    elements i'd i'm it's lies nowadays needed need pay paid paying spend accepted spoken around close near next
+    """.split()  # noqa: SIM905
+) - {"near", "next", "close", "around"}
 MEANINGS, LIKE = 3, 8  # senses and synonyms that are shown
 
 
@@ -32,21 +40,26 @@ class Missing(DataError):  # noqa: N818 (it is no fault of the data)
 
 
 def lookup(text: str, subject: str, books: Books) -> Iterator[Answer]:
-    """What the books have of the subject that the request `text` asks for. Raises Missing."""
-    asked = " ".join(text.lower().replace(subject.lower(), " {} ", 1).split())
+    """What the books have of the subject that the request `text` asks for. Raises Missing, also where the request has
+    words that are not understood: "population" and "population of wolves" are not the same."""
+    words = rf"(?<!\w){re.escape(subject.lower())}(?!\w)" if subject else r"(?!)"
+    asked = " ".join(re.sub(words, " {} ", text.lower(), count=1).split())
+    left = lambda question: re.findall(r"[^\W_]+(?:'s)?", question.replace("{}", " "))  # noqa: E731
     for pattern, found in _PROPERTIES:
-        if re.search(pattern, asked):
+        if match := re.search(pattern, asked):
             line = found(subject, books)
-            if not line:
+            rest = asked[: match.start()] + asked[match.end() :] if match else asked
+            if not line or "{}" not in asked or not _AROUND.issuperset(left(rest)):
                 raise _missing(text)
             yield Text(line[0] + "\n")
             yield Note(line[1])
             return
-    left = {word for word in re.findall(r"[^\W\d]+(?:'s)?", asked.replace("{}", " ")) if word not in _PLAIN}
-    if not left or re.fullmatch(r"(?:is|are|was|were) \{\} (?:a|an|the|really)? ?[\w ]+\??", asked):
-        yield from _meaning(subject, books, text)
-    else:
+    if "{}" not in asked or not (_PLAIN.issuperset(left(asked)) or re.fullmatch(_IS_IT, asked)):
         raise _missing(text)
+    yield from _meaning(subject, books, text)
+
+
+_IS_IT = r"(?:is|are|was|were) (?:an? |the )?\{\} (?:an?|the) \w+(?: \w+)?[ ?]*"
 
 
 def _missing(text: str) -> Missing:
@@ -59,7 +72,7 @@ def _meaning(subject: str, books: Books, text: str) -> Iterator[Answer]:
     if senses:
         names = dict(zip(PARTS, ("noun", "verb", "adjective", "adverb"), strict=True))
         for i, sense in enumerate(senses[:MEANINGS], start=1):
-            yield Text(f"{i}. {word} ({names[sense.part]}): {sense.definition()}\n")
+            yield Text(f"{i}. {sense.name} ({names[sense.part]}): {sense.definition()}\n")
         yield Note("WordNet 3.1")
         return
     if country := books.atlas.country(subject):
@@ -167,17 +180,24 @@ def _same(subject: str, books: Books) -> Found:
 
 
 _PROPERTIES: list[tuple[str, Callable[[str, Books], Found]]] = [
-    (r"\bcapital\b|seat of government", _capital),
-    (r"\bpopulation\b|inhabitants|how many (?:people|persons|humans) (?:live|are there)|people live in", _people),
-    (r"\bcurrency\b|what money|which money|kind of money|pay with in", _currency),
+    (r"\bcapital\b(?: city)?|seat of government", _capital),
+    (r"\bpopulation\b|inhabitants|how many (?:people|persons|humans) (?:live|are there)", _people),
+    (r"\bcurrency\b|(?:what|which) money|kind of money|what do (?:people|they) pay with", _currency),
     (r"\bcontinent\b", _continent),
-    (r"neighbou?rs|neighbou?ring|borders? (?:with )?\{\}", _neighbours),
+    (r"neighbou?rs|neighbou?ring(?: countries)?|(?:countries|states) border|borders?(?: with)? \{\}", _neighbours),
     (r"time ?zone", _zone),
-    (r"(?:which|what|whose) (?:country|state|nation)\b.*\{\}(?! (?:win|won|has|have|lose|beat))", _country),
-    (r"atomic number of \{\}|atomic number (?:has|does)|number of \{\}.*(?:element|periodic)|protons", _number),
-    (r"atomic (?:weight|mass)|molar mass|(?:weight|mass|heavy|weigh).*\batoms?\b|\batoms?\b.*weigh", _mass),
+    (r"(?:which|what|whose) (?:country|state|nation)\b", _country),
+    (r"atomic number|how many protons|protons", _number),
+    (
+        r"atomic (?:weight|mass)|molar mass|how heavy is an? (?:\w+ )?atom|(?:weight|mass) of an? (?:\w+ )?atom"
+        r"|(?:how much )?does an? (?:\{\} )?atom weigh",
+        _mass,
+    ),
     (r"\bsymbol\b|stands? for in (?:chemistry|the periodic)|\{\} stand for in", _symbol),
     (r"(?:which|what) element|element (?:is )?number", _symbol),
-    (r"synonym|another word|other words? for|same meaning|similar (?:word|meaning)|means the same", _same),
-    (r"where(?: is|'s| are| exactly is| in the world is| on earth is| would i find| can i find| does)? \{\}", _where),
-]  # fmt: skip
+    (r"synonyms?|another word|other words? for|same meaning|similar (?:word|meaning)s?|means the same", _same),
+    (
+        r"where(?: is|'s| are| exactly is| in the world is| on earth is| would i find| can i find)? (?:the )?\{\}",
+        _where,
+    ),
+]

@@ -1,28 +1,31 @@
 """The same tools for other assistants: a server of the Model Context Protocol (modelcontextprotocol.io) on standard
 input and output, by the optional package mcp. There is no other way in: it listens on no port."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 from lib.answers import Answer, Note, Text
-from lib.data.requests import NONE, TOOLS
+from lib.data import files
+from lib.data.requests import NEEDED, NONE, TOOLS
 from lib.faults import Fault, RunError
 from lib.run.worker import as_data
 from lib.tools.desk import ABOUT, Desk
 
 MOST = 10_000  # characters of an argument
 EXTRA = {"lookup": ("question",)}  # what a tool reads besides its slots
+_ONE = threading.Lock()
 LEFT_OUT = {"chat", NONE}  # who asks has a larger model
 
 
 def schemas(documents: bool) -> dict[str, dict[str, Any]]:
-    """{tool: JSON schema of its arguments}, all of them strings; the first is needed."""
+    """{tool: JSON schema of its arguments}, all of them strings."""
     found = {}
     for tool, slots in TOOLS.items():
-        names = [*EXTRA.get(tool, ()), *slots]
         if tool not in LEFT_OUT and (documents or tool != "documents"):
-            needed = names[:1] if tool not in ("clock", "draw", "compose") else []
-            fields = {name: {"type": "string", "maxLength": MOST} for name in names}
+            more = EXTRA.get(tool, ())
+            fields = {name: {"type": "string", "maxLength": MOST} for name in (*more, *slots)}
+            needed = [*more, *NEEDED[tool]]
             found[tool] = {"type": "object", "properties": fields, "required": needed, "additionalProperties": False}
     return found
 
@@ -32,11 +35,13 @@ def called(desk: Desk, tool: str, asked: Mapping[str, Any]) -> tuple[list[dict[s
     known = schemas(desk.documents is not None)
     if tool not in known:
         return [_text(f"no tool {tool[:40]!r}: {', '.join(known)}")], True
-    values = {name: value for name, value in asked.items() if name in known[tool]["properties"]}
-    if values.keys() != asked.keys() or not all(isinstance(x, str) and len(x) <= MOST for x in values.values()):
+    fine = all(name in known[tool]["properties"] and isinstance(x, str) and len(x) <= MOST for name, x in asked.items())
+    if not fine:
         return [_text(f"{tool} takes texts of up to {MOST:,} characters: {', '.join(known[tool]['properties'])}")], True
+    values = {name: files.printable(value) for name, value in asked.items()}
     try:
-        found = list(desk.use(tool, values, values.get("question", " ".join(values.values()))))
+        with _ONE:  # a worker answers one at a time
+            found = list(desk.use(tool, values, values.get("question", " ".join(values.values()))))
     except Fault as error:
         return [_text(str(error))], True
     return [_content(answer) for answer in found], False

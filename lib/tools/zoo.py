@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from lib import runs
@@ -28,7 +29,7 @@ OTHER = re.compile(
 )  # fmt: skip
 _WORDS = {"gray": "grey", "blonde": "blond", "moustache": "mustache", "ginger": "red", "long": "long hair",
           "short": "short hair"}  # fmt: skip
-_AWAY = re.compile(r"\b(?:without|remove|removed|no|off|lose|loses|away|delete|minus)\b", re.IGNORECASE)
+_AWAY = r"\b(?:without|remove|lose|delete|take)\W+(?:\w+\W+){{0,4}}?{0}|{0}\W+(?:off|away)\b"
 
 
 def answers(
@@ -60,7 +61,7 @@ def answers(
 
 
 def _printable(answer: Answer) -> Answer:
-    return Text(files.printable(answer.text)) if isinstance(answer, Text) else answer
+    return replace(answer, text=files.printable(answer.text)) if isinstance(answer, Text | Note) else answer
 
 
 def fields(tool: str, asked: Mapping[str, str], text: str, words: Sequence[str]) -> dict[str, Any]:
@@ -73,11 +74,11 @@ def fields(tool: str, asked: Mapping[str, str], text: str, words: Sequence[str])
             wanted = [value(word, words) for word in labels]
             return {"verb": "draw", "n": number(asked.get("n"), 8, MOST["draw"]), "label": wanted}
         case "edit":
-            if not labels:
-                raise DataError("change what? For instance: put glasses on face 3")
-            name = value(re.sub(r"^(?:without|no) ", "", labels[0], flags=re.IGNORECASE), words)
-            change = "remove" if _AWAY.search(text) else "add"
-            return {"verb": "change", "pictures": [str(number(asked.get("number"), 0, 10**6))], change: name}
+            if len(labels) != 1 or "number" not in asked:
+                raise DataError("one change of one face by its number, for instance: put glasses on face 3")
+            bare = re.sub(r"^(?:without|no) ", "", labels[0], flags=re.IGNORECASE)
+            change = "remove" if bare != labels[0] or re.search(_AWAY.format(re.escape(bare)), text, re.I) else "add"
+            return {"verb": "change", "pictures": [str(number(asked["number"], 0, 10**6))], change: value(bare, words)}
         case "compose":
             n, bars = number(asked.get("n"), 1, MOST["compose"]), number(asked.get("bars"), 8, MOST["bars"])
             return {"verb": "compose", "n": n, "bars": bars}
@@ -120,10 +121,11 @@ def without_numbers(said: Iterator[Answer], text: str) -> Iterator[Answer]:
         whole, held, shown = held + answer.text, "", ""
         if answer.text and (end := re.search(r"(?:\d+|`+)$", whole)):  # it may go on in the next piece
             whole, held = whole[: end.start()], end[0]
-        for piece in re.findall(r"\d+|```|\D", whole):
-            code ^= piece == "```"
-            kept = code or piece in known or (before == "\n" and len(piece) == 1)
-            shown += "…" if piece.isdigit() and not kept else piece
-            before = piece
+        for piece in re.finditer(r"\d+|```|\D", whole):
+            word = piece[0]
+            code ^= word == "```"
+            listed = before == "\n" and whole[piece.end() : piece.end() + 1] in (".", ")")
+            shown += "…" if word.isdigit() and not (code or listed or word in known) else word
+            before = word
         if shown:
             yield Text(shown)
