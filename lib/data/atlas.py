@@ -72,7 +72,7 @@ class Atlas:
             self._cities[plain(city.name)].append(city)
             self._inside[city.country].append(city)
             for other in one["alternatenames"]:
-                if other.isprintable() and len(other) > SHORT:
+                if other.isprintable() and len(other) >= SHORT:
                     self._called.setdefault(plain(other), city)
 
     def country(self, name: str) -> Country | None:

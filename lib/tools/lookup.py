@@ -28,6 +28,7 @@ _AROUND = _PLAIN | frozenset(  # and around one of its properties
     """.split()  # noqa: SIM905
 ) - {"near", "next", "close", "around"}
 MEANINGS, LIKE = 3, 8  # senses and synonyms that are shown
+LARGE = 200_000  # people of a city that is meant rather than another place of its name
 
 
 class Books(NamedTuple):
@@ -72,7 +73,8 @@ def _meaning(subject: str, books: Books, text: str) -> Iterator[Answer]:
     if senses:
         names = dict(zip(PARTS, ("noun", "verb", "adjective", "adverb"), strict=True))
         for i, sense in enumerate(senses[:MEANINGS], start=1):
-            yield Text(f"{i}. {sense.name} ({names[sense.part]}): {sense.definition()}\n")
+            name = next((word for word in sense.words if word.lower() == sense.name), sense.name)
+            yield Text(f"{i}. {name} ({names[sense.part]}): {sense.definition()}\n")
         yield Note("WordNet 3.1")
         return
     if country := books.atlas.country(subject):
@@ -119,11 +121,14 @@ def _where(subject: str, books: Books) -> Found:
     if country := books.atlas.country(subject):
         beside = f"; its neighbours: {', '.join(country.neighbours)}" if country.neighbours else ""
         return f"{country.name} is in {country.continent}{beside}", "GeoNames"
-    if city := books.atlas.city(subject):
-        country = books.atlas.country(city.country)
-        return f"{city.name} is in {city.country}" + (f", {country.continent}" if country else ""), "GeoNames"
+    city = books.atlas.city(subject)
     senses = [x for x in books.dictionary.senses(re.sub("^the ", "", subject, flags=re.I)) if x.words[0][0].isupper()]
-    return (f"{senses[0].words[0]}: {senses[0].definition()}", "WordNet 3.1") if senses else None
+    if senses and (city is None or city.population < LARGE):  # Bali is also a town in Cameroon
+        return f"{senses[0].words[0]}: {senses[0].definition()}", "WordNet 3.1"
+    if city is None:
+        return None
+    country = books.atlas.country(city.country)
+    return f"{city.name} is in {city.country}" + (f", {country.continent}" if country else ""), "GeoNames"
 
 
 def _country(subject: str, books: Books) -> Found:
