@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
+
+from tyro.conf import Positional, arg
 
 from lib import run
 from lib.answers import Answer, Text
@@ -25,12 +27,14 @@ KEPT = 12  # of what was said before: questions and answers
 class Use(run.Typed):
     """Ask the assistant with the latest finished run."""
 
+    text: Positional[Annotated[str | None, arg(metavar="[REQUEST]")]] = None
+    """What you want, in words. If it is not given, there is a conversation, line by line; an empty line ends it."""
     documents: Path | None = None
     """A folder of your own texts (or one of them) in which it may search: .txt, .md and .rst."""
     sure: run.Fraction = 0.9
     """How probable a tool must be to be used; below it the assistant asks back."""
     online: bool = False
-    """Also ask services of others: Wikipedia, and those that the environment names (README, "The assistant")."""
+    """Also ask services of others: Wikipedia, and those that the environment names (README, "An assistant")."""
     seed: run.Seed = 0
     """Decides what models draw, compose and say."""
     out: run.NewFolder = Path(".")
