@@ -47,7 +47,7 @@ def calculate(text: str) -> Value:
             reader.refuse()
         return _small(value)
     except (OverflowError, ZeroDivisionError) as error:  # of rounded numbers
-        raise DataError(f"{text!r}: {error}") from error
+        raise DataError(f"{text!r}: {error.args[-1]}") from error
 
 
 def written(value: Value) -> str:
@@ -224,10 +224,7 @@ def _power(base: Value, exponent: Value) -> Value:
             return _power(root, Fraction(exponent.numerator))
     if base < 0:
         raise DataError(f"{written(base)} has no real power {written(exponent)}")
-    try:
-        return _small(float(base) ** float(exponent))
-    except OverflowError as error:
-        raise DataError(f"{written(base)} to the power of {written(exponent)} is too large") from error
+    return _small(float(base) ** float(exponent))
 
 
 def _root(x: Fraction, n: int) -> Fraction | None:
@@ -240,8 +237,8 @@ def _root(x: Fraction, n: int) -> Fraction | None:
 
 def _cube_root(x: int) -> int:
     """Rounded down, by Newton's way."""
-    y = 1 << -(-x.bit_length() // 3)
-    while (better := (2 * y + x // (y * y)) // 3) < y:
+    y = 1 << -(-x.bit_length() // 3) if x else 0
+    while x and (better := (2 * y + x // (y * y)) // 3) < y:
         y = better
     return y
 
