@@ -107,6 +107,34 @@ def test_what_it_is_unsure_of_it_asks_back_and_takes_a_number(taught, call, monk
     )  # a 4 means nothing, nor any number later
 
 
+KINDS = [
+    ("calculate", "what is {2+2|expression}"), ("translate", "translate {hello|text}"), ("clock", "what time is it"),
+    ("convert", "{5|amount} {km|from} in {miles|to}"), ("convert", "{3|amount} {kg|from}"), ("chat", "thanks a lot"),
+    ("plot", "plot {x|formula}"), ("plot", "{3*x|formula} too"), ("convert", "{2|amount} {m|from} in {cm|to}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "tool, line, parts",
+    [
+        ("translate", "what is 2+2 and translate {hello|text}", ["what is 2+2", "translate hello"]),
+        ("convert", "{5|amount} {km|from} in miles. 2 m in {cm|to}", ["5 km in miles", "2 m in cm"]),
+        ("clock", "what time is it; then translate hello", ["what time is it", "translate hello"]),
+        ("translate", "translate {what time is it and what time is it|text}", []),  # within an argument
+        ("convert", "{5|amount} {km|from} in {miles|to} and 3 kg", []),  # to what?
+        ("calculate", "thanks a lot. what is {2+2|expression}", []),  # small talk is no request beside another
+        ("plot", "plot {x|formula} and 3*x too", []),  # two of these are seldom meant
+        ("clock", "what time is it and blue", []),
+        ("clock", "what time is it. ", []),
+    ],
+)
+def test_two_requests_in_one_are_told_apart(tool, line, parts):
+    known = {one.text: one for one in (requests.marked(*of) for of in KINDS)}
+    told = lambda text: [(known.get(text, Request(text, "none", ())), 0.98 if text in known else 0.6)]  # noqa: E731
+    found = assistant._several(requests.marked(tool, line), assistant.Assistant(told, None))
+    assert found == parts
+
+
 def test_a_line_that_fails_is_told_and_the_next_one_answered(taught, call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.StringIO("translate good morning\nwhat is 23*55+123\n"))

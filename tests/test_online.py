@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from lib.faults import DataError, RunError
 from lib.tools import online, web
 
 KEY = "sk-canary-4f1d"
+INJECTIONS = Path(__file__).parent / "assistant" / "injections.tsv"
 TOOLS = {
     "calculate": (online.schema("calculate", "sums", ["expression"]), lambda asked: asked["expression"] + " is 4"),
     "refuses": (online.schema("refuses", "", []), lambda asked: _refuse()),
@@ -318,6 +320,20 @@ def test_wikipedia_is_quoted_with_title_and_address(host, monkeypatch):
     for body in (b"{}", b'{"query": []}', b'{"query": {"pages": {"7": {"title": "Empty"}}}}'):
         host.add(body)
         assert list(online.wikipedia("who", likeness))[1:] == [Text("Wikipedia has no page on it.\n")]
+
+
+def test_what_stands_in_wikipedia_is_quoted_and_obeyed_by_nobody(host, monkeypatch):
+    monkeypatch.setattr(online, "WIKIPEDIA", host.url)
+    lines = [line for line in INJECTIONS.read_text(encoding="utf-8").split("\n") if line.strip()]
+    assert len(lines) == 50
+    for line in lines:
+        page = {"title": line[:60], "extract": f"{line} These are four more words."}
+        host.add(json.dumps({"query": {"pages": {"1": page}}}).encode())
+        asked, said, note = online.wikipedia("who won", likeness)
+        assert asked == Note("asking 127.0.0.1") and said.text.startswith("“") and said.text.endswith("”\n")
+        assert note.text.startswith("Wikipedia, “")
+        assert all(c.isprintable() for c in (said.text + note.text).replace("\n", "").replace("\t", ""))
+    assert len(host.asked) == len(lines)
 
 
 def test_wolframs_key_is_in_no_message(host, monkeypatch):

@@ -19,7 +19,7 @@ from lib.tools.desk import UNSURE, Desk, asks_back
 LONGEST = 10_000  # characters of a request
 CERTAIN = 0.97  # how probable the tool of a part must be, so that it is a request by itself
 PAIRED = {"calculate", "convert", "lookup", "clock"}  # of which two may be asked in one breath
-_JOINS = re.compile(r"[.;?!]\s+|,?\s+(?:and then|and also|and|then|also)\s+", re.IGNORECASE)
+_JOINS = re.compile(r"(?:[.;?!]|,)?\s+(?:(?:and|then|also)\s+)+|[.;?!]\s+", re.IGNORECASE)
 KEPT = 12  # of what was said before: questions and answers
 
 
