@@ -1,5 +1,6 @@
 """What is asked of the assistant: a request in words, which a router sends to a tool, or asks back."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from lib.tools.desk import UNSURE, Desk, asks_back
 
 LONGEST = 10_000  # characters of a request
 CERTAIN = 0.97  # how probable the tool of a part must be, so that it is a request by itself
+CUTS = 4  # between arguments, that are tried
 PAIRED = {"calculate", "convert", "lookup", "clock"}  # of which two may be asked in one breath
 _JOINS = re.compile(r"(?:[.;?!]|,)?\s+(?:(?:and|then|also)\s+)+|[.;?!]\s+", re.IGNORECASE)
 KEPT = 12  # of what was said before: questions and answers
@@ -99,9 +101,8 @@ def checked(text: str) -> str:
 def _several(whole: Request, assistant: Assistant) -> list[str]:
     """The parts of a request that are requests by themselves, if there are two: each has a tool of which it is sure,
     and that tool's arguments."""
-    for cut in _JOINS.finditer(whole.text):
-        if any(begin < cut.end() and cut.start() < end for _, begin, end in whole.spans):
-            continue  # within an argument
+    within = lambda cut: any(begin < cut.end() and cut.start() < end for _, begin, end in whole.spans)  # noqa: E731
+    for cut in itertools.islice(itertools.filterfalse(within, _JOINS.finditer(whole.text)), CUTS):
         parts = [whole.text[: cut.start()], whole.text[cut.end() :]]
         routed = [assistant.routed(part)[0] for part in parts if part.strip()]
         tools = [request.tool for request, p in routed if p >= CERTAIN and _filled(request)]
