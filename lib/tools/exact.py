@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from lib.answers import Answer, Note, Picture, Text
 from lib.data import atlas, formula, units
+from lib.data.calculation import LONGEST, written
 from lib.data.calculation import calculate as calculated
-from lib.data.calculation import written
 from lib.faults import DataError
 
 NAMED = {"sine": "sin(x)", "sinus": "sin(x)", "cosine": "cos(x)", "parabola": "x**2", "exponential": "exp(x)",
@@ -47,6 +47,8 @@ def plot(asked: Mapping[str, str], text: str, out: Path) -> Iterator[Answer]:
         )
     if not wanted:
         raise DataError("of which function? For instance: plot sin(x) / x from -10 to 10")
+    if len(wanted) > LONGEST:
+        raise DataError(f"a formula of {len(wanted):,} characters: at most {LONGEST}")
     try:
         function = formula.parse(_python(wanted))
     except DataError as error:
