@@ -210,7 +210,8 @@ def test_curves():
     assert "x squared minus 3x" in next(exact.plot({"formula": "x squared minus 3x"}, "", Path("x.png"))).caption
     for asked, told in (
         ({}, "of which function"), ({"formula": "().__class__"}, "not understood"),
-        ({"formula": "(" * 250}, "not understood"), ({"formula": "x" * 301}, "at most 300"), ({"formula": "x", "low": "3", "high": "1"}, "from a smaller"),
+        ({"formula": "(" * 250}, "not understood"), ({"formula": "x" * 301}, "at most 300"),
+        ({"formula": "x", "low": "3", "high": "1"}, "from a smaller"),
         ({"formula": "sqrt(x)", "low": "-3", "high": "-1"}, "has no value"),
         ({"formula": "open(x)"}, "not understood"), ({"formula": "x", "low": "9**9**9"}, "bits"),
     ):  # fmt: skip
