@@ -95,11 +95,11 @@ def books():
         ("which element is number 79", "79", "gold has the symbol Au and the atomic number 79\n"),
         ("what is the capital of Norland", "Norland", "Nordby is the capital of Norland\n"),
         ("how many people live in norland?", "norland", "Norland: 2,000,000 people\n"),
-        ("population of Nordby", "Nordby", "Great Nordby: 900,000 people\n"),
+        ("population of Nordby", "Nordby", "Great Nordby, Norland: 900,000 people\n"),
         ("which country is Lexington in", "Lexington", "Lexington is in Norland\n"),
         ("where is Norland", "Norland", "Norland is in Europe; its neighbours: Sudland\n"),
         ("currency of the Norland", "the Norland", "Norland: Crown\n"),
-        ("what time zone is Lexington in", "Lexington", "Lexington: America/New_York\n"),
+        ("what time zone is Lexington in", "Lexington", "Lexington, Norland: America/New_York\n"),
         ("tell me about Norland", "Norland", "Norland: a country in Europe, capital Nordby\n"),
     ],
 )
@@ -222,9 +222,12 @@ def test_curves():
 def test_clocks(books):
     assert words(exact.clock({}, "", books.atlas, NOON)) == "Sunday, 1 March 2026, 12:00\n"
     there = words(exact.clock({"place": "Lexington"}, "", books.atlas, NOON))
-    assert there == "Lexington: Sunday, 1 March 2026, 07:00 (America/New_York)\n"
+    assert there == "Lexington, Norland: Sunday, 1 March 2026, 07:00 (America/New_York)\n"
     both = words(exact.clock({"place": "norland"}, "", books.atlas, NOON))
-    assert "Nordby: Sunday, 1 March 2026, 13:00" in both and "Great Nordby: Sunday, 1 March 2026, 21:00" in both
+    assert (
+        "Nordby, Norland: Sunday, 1 March 2026, 13:00" in both
+        and "Great Nordby, Norland: Sunday, 1 March 2026, 21:00" in both
+    )
     with pytest.raises(DataError, match="Atlantis is no city"):
         list(exact.clock({"place": "Atlantis"}, "", books.atlas, NOON))
 

@@ -52,6 +52,10 @@ class City(NamedTuple):
     population: int
     zone: str  # of the time, as Europe/Paris
 
+    def place(self) -> str:
+        """Which one of its name it is."""
+        return f"{self.name}, {self.country}"
+
 
 class Atlas:
     def __init__(self, countries: Iterable[dict], cities: Iterable[dict]) -> None:
@@ -94,16 +98,17 @@ class Atlas:
         return other if other and (best is None or other.population > 20 * best.population) else best
 
     def zones(self, name: str) -> dict[str, str]:
-        """{name: time zone} of the place: of a city its own, of a country those of its capital and its largest city."""
+        """{city, country: time zone} of the place: of a city its own, of a country those of its capital and its
+        largest city."""
         found = plain(name)
         if found in ("utc", "gmt"):
             return {found.upper(): "UTC"}
         if country := self.country(PARTS.get(found, name)):
             inside = self._inside[country.name]
             capital = [city for city in inside if plain(city.name) == plain(country.capital)][:1]
-            return {city.name: city.zone for city in [*capital, *inside[:1]]}
+            return {city.place(): city.zone for city in [*capital, *inside[:1]]}
         city = self.city(name)
-        return {city.name: city.zone} if city else {}
+        return {city.place(): city.zone} if city else {}
 
 
 def _meant(word: str, city: City) -> bool:

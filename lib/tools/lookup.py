@@ -96,8 +96,10 @@ def _capital(subject: str, books: Books) -> Found:
 
 
 def _people(subject: str, books: Books) -> Found:
-    place = books.atlas.country(subject) or books.atlas.city(subject)
-    return (f"{place.name}: {place.population:,} people", "GeoNames") if place else None
+    country, city = books.atlas.country(subject), books.atlas.city(subject)
+    if country:
+        return f"{country.name}: {country.population:,} people", "GeoNames"
+    return (f"{city.place()}: {city.population:,} people", "GeoNames") if city else None
 
 
 def _currency(subject: str, books: Books) -> Found:
