@@ -110,6 +110,7 @@ def test_what_it_is_unsure_of_it_asks_back_and_takes_a_number(taught, call, monk
 KINDS = [
     ("calculate", "what is {2+2|expression}"), ("translate", "translate {hello|text}"), ("clock", "what time is it"),
     ("convert", "{5|amount} {km|from} in {miles|to}"), ("convert", "{3|amount} {kg|from}"), ("chat", "thanks a lot"),
+    ("calculate", "{5|expression}?"), ("plot", "plot {x|formula} from -2"),
     ("plot", "plot {x|formula}"), ("plot", "{3*x|formula} too"), ("convert", "{2|amount} {m|from} in {cm|to}"),
 ]  # fmt: skip
 
@@ -124,6 +125,7 @@ KINDS = [
         ("convert", "{5|amount} {km|from} in {miles|to} and 3 kg", []),  # to what?
         ("calculate", "thanks a lot. what is {2+2|expression}", []),  # small talk is no request beside another
         ("plot", "plot {x|formula} and 3*x too", []),  # two of these are seldom meant
+        ("plot", "plot {x|formula} from -2 and 5?", []),
         ("clock", "what time is it and blue", []),
         ("clock", "what time is it. ", []),
     ],

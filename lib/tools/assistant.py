@@ -104,7 +104,9 @@ def _several(whole: Request, assistant: Assistant) -> list[str]:
     within = lambda cut: any(begin < cut.end() and cut.start() < end for _, begin, end in whole.spans)  # noqa: E731
     for cut in itertools.islice(itertools.filterfalse(within, _JOINS.finditer(whole.text)), CUTS):
         parts = [whole.text[: cut.start()], whole.text[cut.end() :]]
-        routed = [assistant.routed(part)[0] for part in parts if part.strip()]
+        if any(len(part.split()) < 2 for part in parts):
+            continue  # the end of a range
+        routed = [assistant.routed(part)[0] for part in parts]
         tools = [request.tool for request, p in routed if p >= CERTAIN and _filled(request)]
         if len(tools) == 2 and (tools[0] != tools[1] or tools[0] in PAIRED):
             return parts
