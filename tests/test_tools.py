@@ -384,6 +384,13 @@ def test_what_a_model_cannot_be_asked(tool, asked, text, told):
         zoo.fields(tool, asked, text, KNOWN)
 
 
+@pytest.mark.parametrize(
+    "text, n", [("third", 3), ("21st", 21), ("a", 1), ("a dozen", 12), (None, 8), ("forty two", 42)]
+)
+def test_numbers_of_faces(text, n):
+    assert zoo.number(text, 8, 64) == n
+
+
 def test_the_word_german_may_be_translated():
     assert zoo.fields("translate", {"text": "I speak German"}, "translate I speak German", KNOWN) == {
         "text": "I speak German"

@@ -29,6 +29,7 @@ OTHER = re.compile(
 )  # fmt: skip
 _WORDS = {"gray": "grey", "blonde": "blond", "moustache": "mustache", "ginger": "red", "long": "long hair",
           "short": "short hair"}  # fmt: skip
+_ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _AWAY = r"\b(?:without|remove|lose|delete|take)\W+(?:\w+\W+){{0,4}}?{0}|{0}\W+(?:off|away)\b"
 
 
@@ -101,10 +102,12 @@ def value(word: str, words: Sequence[str]) -> str:
 
 
 def number(text: str | None, otherwise: int, most: int) -> int:
-    """A whole number in digits or words. Raises DataError for one that is too large."""
-    if not text or text.lower() in ("some", "a few"):
+    """A whole number in digits or words, also as 3rd or third. Raises DataError for one that is too large."""
+    word = re.sub(r"(?<=\d)(?:st|nd|rd|th)$", "", (text or "").lower())
+    if word in ("", "some", "a few"):
         return otherwise
-    found = 1 if text.lower() in ("a", "an", "another", "a single", "single") else calculate(text)
+    one = word in ("a", "an", "another", "single", "a single")
+    found = _ORDINALS.index(word) if word in _ORDINALS else 1 if one else calculate(word)
     if found != int(found) or not 0 <= found <= most:
         raise DataError(f"{text}: a whole number from 0 to {most:,}")
     return int(found)
