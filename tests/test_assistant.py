@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments import exp_assistant as exp
 from lib import random, tree
-from lib.data import requests, templates, tokens
+from lib.data import atlas, dictionary, requests, templates, tokens
 from lib.data.requests import Request, Span
 from lib.models import bert
 from lib.tools import assistant
@@ -55,6 +55,14 @@ def test_a_run_its_figures_and_its_pictures(taught):
     assert {"val/tool", "val/arguments", "val_f1/amount", "train/loss"} <= set(found.Tags()["scalars"])
     assert {"samples/confusion", "test/confusion"} <= set(found.Tags()["images"])
     assert "samples/least_sure/text_summary" in found.Tags()["tensors"]
+
+
+@pytest.fixture(autouse=True)
+def books(monkeypatch):
+    """Nothing in them, so that none is fetched whatever a small model takes for a question of facts."""
+    empty = {f"{kind}.{part}": b"" for kind in ("index", "data") for part in dictionary.PARTS}
+    monkeypatch.setattr(atlas, "load", lambda data_dir: atlas.Atlas([], []))
+    monkeypatch.setattr(dictionary, "load", lambda data_dir: dictionary.Dictionary(empty))
 
 
 def sample(call, taught, *words, **more):

@@ -17,7 +17,7 @@ STEPS = 3
 TINY = {**exact.COMMON, "device": "cuda", **dict.fromkeys(("steps", "save_every", "log_every", "eval_every"), STEPS)}
 # Words of `sample`, several times where it does different things.
 USES = {
-    "assistant": [["what is 23*55+123"]],
+    "assistant": [["what is 23*55+123", "--sure", 0.999]],  # it asks back: no tool has data here
     "autoencoder": [["reconstruct", 0, 1], ["way", 0, 1], ["decode", 0.5, 0.5]],
     "bert-entities": [["Ann leaves Rome"]],
     "bert-sentiment": [["this [MASK] is good"]],

@@ -220,16 +220,16 @@ def test_curves():
 
 
 def test_clocks(books):
-    assert words(exact.clock({}, "", books.atlas, NOON)) == "Sunday, 1 March 2026, 12:00\n"
-    there = words(exact.clock({"place": "Lexington"}, "", books.atlas, NOON))
+    assert words(exact.clock({}, lambda: books.atlas, NOON)) == "Sunday, 1 March 2026, 12:00\n"
+    there = words(exact.clock({"place": "Lexington"}, lambda: books.atlas, NOON))
     assert there == "Lexington, Norland: Sunday, 1 March 2026, 07:00 (America/New_York)\n"
-    both = words(exact.clock({"place": "norland"}, "", books.atlas, NOON))
+    both = words(exact.clock({"place": "norland"}, lambda: books.atlas, NOON))
     assert (
         "Nordby, Norland: Sunday, 1 March 2026, 13:00" in both
         and "Great Nordby, Norland: Sunday, 1 March 2026, 21:00" in both
     )
     with pytest.raises(DataError, match="Atlantis is no city"):
-        list(exact.clock({"place": "Atlantis"}, "", books.atlas, NOON))
+        list(exact.clock({"place": "Atlantis"}, lambda: books.atlas, NOON))
 
 
 # ---- texts ----

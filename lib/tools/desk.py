@@ -84,7 +84,7 @@ class Desk:
             case "plot":
                 yield from exact.plot(asked, text, self.folder / "plot.png")
             case "clock":
-                yield from exact.clock(asked, text, self.atlas, datetime.datetime.now().astimezone())
+                yield from exact.clock(asked, lambda: self.atlas, datetime.datetime.now().astimezone())
             case "lookup":
                 yield from self.looked_up(text, asked.get("subject", text))
             case "documents":
@@ -155,7 +155,7 @@ class Desk:
                 raise DataError("no other host is asked behind words of others")
             yield from online.wikipedia(question, self.encode)
 
-        clock = lambda asked: said(exact.clock(asked, "", self.atlas, datetime.datetime.now().astimezone()))  # noqa: E731
+        clock = lambda asked: said(exact.clock(asked, lambda: self.atlas, datetime.datetime.now().astimezone()))  # noqa: E731
         fact = lambda asked: said(lookup.lookup(asked.get("question", ""), asked.get("subject", ""), self.books))  # noqa: E731
         tools: dict[str, tuple[str, list[str], online.Tool]] = {
             "calculate": (ABOUT["calculate"], ["expression"], lambda asked: said(exact.calculate(asked, ""))),

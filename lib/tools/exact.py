@@ -5,7 +5,7 @@ import datetime
 import math
 import re
 import zoneinfo
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -95,14 +95,14 @@ def _end(text: str | None, otherwise: float) -> float:
         raise DataError(f"{text} is too far away to be drawn") from error
 
 
-def clock(asked: Mapping[str, str], text: str, places: atlas.Atlas, now: datetime.datetime) -> Iterator[Answer]:
-    """`now`: with a time zone, that of here."""
+def clock(asked: Mapping[str, str], places: Callable[[], atlas.Atlas], now: datetime.datetime) -> Iterator[Answer]:
+    """`places`: is asked where a place is; `now`: with a time zone, that of here."""
     place = asked.get("place", "")
     if not place:
         yield Text(f"{now:%A}, {now.day} {now:%B %Y, %H:%M}\n")
         yield Note("this machine's clock")
         return
-    zones = places.zones(place)
+    zones = places().zones(place)
     if not zones:
         raise DataError(f"{place} is no city or country that I know")
     for name, zone in {zone: name for name, zone in zones.items()}.items():
