@@ -220,7 +220,7 @@ def test_curves():
 
 
 def test_clocks(books):
-    assert words(exact.clock({}, lambda: books.atlas, NOON)) == "Sunday, 1 March 2026, 12:00\n"
+    assert words(exact.clock({}, lambda: books.atlas, NOON)) == "Here: Sunday, 1 March 2026, 12:00\n"
     there = words(exact.clock({"place": "Lexington"}, lambda: books.atlas, NOON))
     assert there == "Lexington, Norland: Sunday, 1 March 2026, 07:00 (America/New_York)\n"
     both = words(exact.clock({"place": "norland"}, lambda: books.atlas, NOON))

@@ -99,7 +99,7 @@ def clock(asked: Mapping[str, str], places: Callable[[], atlas.Atlas], now: date
     """`places`: is asked where a place is; `now`: with a time zone, that of here."""
     place = asked.get("place", "")
     if not place:
-        yield Text(f"{now:%A}, {now.day} {now:%B %Y, %H:%M}\n")
+        yield Text(f"Here: {now:%A}, {now.day} {now:%B %Y, %H:%M}\n")
         yield Note("this machine's clock")
         return
     zones = places().zones(place)
