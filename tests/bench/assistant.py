@@ -69,8 +69,12 @@ def routing(encode: documents.Encode, assistant: Assistant, args: Args) -> Itera
     yield f"tf-idf and regression on {MADE:,} made ones", float(counted.score(words.transform(texts), right))
     if args.smollm:
         yield "SmolLM2-135M, the likeliest name behind a list of tools", likeliest(texts, right, args)
-    found = [assistant.routed(text)[0][0].tool for text in texts]
-    yield "exp_assistant", float((np.array([names.index(tool) for tool in found]) == right).mean())
+    found = [assistant.routed(text)[0] for text in texts]
+    hits = np.array([names.index(one.tool) for one, _ in found]) == right
+    yield "exp_assistant", float(hits.mean())
+    sure = np.array([p for _, p in found]) >= exp.Use.sure
+    yield f"of these answered, not asked back about (--sure {exp.Use.sure})", float(sure.mean())
+    yield "right of those", float(hits[sure].mean())
 
 
 @torch.no_grad()
