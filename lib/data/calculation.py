@@ -184,13 +184,7 @@ class _Reader:
             elif _LARGE.get(word, 0) >= 1000 and _LARGE[word] < last:
                 last = _LARGE[word]
                 total, current, room = total + max(current, 1) * last, 0, 1000
-            elif (
-                word == ","
-                and begun
-                and room >= 100
-                and self.tokens[self.at + 1 : self.at + 2]
-                and (self.tokens[self.at + 1] in _SMALL)
-            ):
+            elif word == "," and begun and room >= 100 and not _SMALL.keys().isdisjoint(self.tokens[self.at + 1 :][:1]):
                 pass  # the "and" of hundreds and what is smaller
             elif begun and word not in _SMALL and word not in _LARGE:
                 return Fraction(total + current)

@@ -22,15 +22,13 @@ _ENDINGS = (("ies", "y"), ("es", "e"), ("es", ""), ("s", ""), ("ing", ""), ("ing
 
 
 class Sense(NamedTuple):
-    """`name`: what was looked up, or its stem; `words` mean the same; `gloss`: definition and examples; `above`: the
-    words of what it is a kind of; `alike`: those of similar adjectives; `used`: how often the word was met in this part
-    of speech, in texts tagged by hand."""
+    """`name`: what was looked up, or its stem; `words` mean the same; `gloss`: definition and examples; `alike`: the
+    words of similar adjectives; `used`: how often the word was met in this part of speech, in texts tagged by hand."""
 
     name: str
     part: str
     words: tuple[str, ...]
     gloss: str
-    above: tuple[str, ...]
     alike: tuple[str, ...]
     used: int
 
@@ -72,11 +70,11 @@ class Dictionary:
         words, at = int(fields[3], 16), 4
         names = tuple(fields[at + 2 * i].replace("_", " ").partition("(")[0] for i in range(words))
         pointers = fields[at + 2 * words + 1 :]
-        others: dict[str, list[str]] = {"@": [], "&": []}
+        alike = list[str]()
         for sign, where in zip(pointers[::4], pointers[1::4], strict=False):
-            if deep and sign[0] in others:
-                others[sign[0]] += self._sense("", part, int(where), deep=False).words
-        return Sense(name.replace("_", " "), part, names, gloss.strip(), tuple(others["@"]), tuple(others["&"]), used)
+            if deep and sign == "&":
+                alike += self._sense("", part, int(where), deep=False).words
+        return Sense(name.replace("_", " "), part, names, gloss.strip(), tuple(alike), used)
 
 
 def load(data_dir: Path | None = None) -> Dictionary:

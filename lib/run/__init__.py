@@ -26,10 +26,10 @@ from lib.run.fields import (
 from lib.run.replicas import View
 from lib.run.run import Run
 from lib.run.settings import Args, device, dtype, load_config
-from lib.run.use import Typed, Use, chosen
+from lib.run.use import Conversation, Typed, Use, chosen
 
 __all__ = [
-    "Amount", "Args", "Carried", "Count", "Example", "Fraction", "Free", "Given", "Named", "Natural", "NewFile",
-    "NewFolder", "OnPage", "OnTerminal", "Place", "Plane", "Range", "Run", "Seed", "Share", "Typed", "Use", "View",
+    "Amount", "Args", "Carried", "Conversation", "Count", "Example", "Fraction", "Free", "Given", "Named", "Natural",
+    "NewFile", "NewFolder", "OnPage", "OnTerminal", "Place", "Plane", "Range", "Run", "Seed", "Share", "Typed", "Use", "View",
     "Vocabulary", "chosen", "device", "dtype", "load", "load_config", "main", "read_json", "write_json",
 ]  # fmt: skip

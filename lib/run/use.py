@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from lib import runs
 from lib.run import settings
-from lib.run.fields import check
+from lib.run.fields import Carried, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,22 @@ class Typed(Use):
     def after(self, said: str) -> Self:
         """What the next line that is typed is asked of, when this one was answered with `said`."""
         return self
+
+
+@dataclass(frozen=True)
+class Conversation(Typed):
+    """What is answered with what was said before in mind."""
+
+    earlier: Carried[tuple[str, ...]] = ()
+    """What was said before: a question, its answer, and so on in turn."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.earlier) % 2:
+            raise ValueError("--earlier: the last question has no answer")
+
+    def after(self, said: str) -> Self:
+        return dataclasses.replace(self, earlier=(*self.earlier, self.text or "", said.removesuffix("\n")))
 
 
 def chosen(

@@ -26,7 +26,7 @@ KEPT = 12  # of what was said before: questions and answers
 
 
 @dataclass(frozen=True)
-class Use(run.Typed):
+class Use(run.Conversation):
     """Ask the assistant with the latest finished run."""
 
     text: Positional[Annotated[str | None, arg(metavar="[REQUEST]")]] = None
@@ -43,21 +43,15 @@ class Use(run.Typed):
     """The folder where pictures and sounds are saved."""
     serve_mcp: run.OnTerminal[bool] = False
     """Serve the tools to other assistants, by the Model Context Protocol on standard input and output."""
-    earlier: run.Carried[tuple[str, ...]] = ()
-    """What was said before: a request, its answer, and so on in turn."""
 
     hint: ClassVar[str] = "One request a line; an empty line ends."
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.earlier) % 2:
-            raise ValueError("--earlier: the last request has no answer")
 
     def open(self) -> bool:
         return super().open() and not self.serve_mcp
 
     def after(self, said: str) -> Self:
-        return replace(self, earlier=(*self.earlier, self.text or "", said.removesuffix("\n"))[-KEPT:])
+        now = super().after(said)
+        return replace(now, earlier=now.earlier[-KEPT:])
 
 
 class Assistant(NamedTuple):

@@ -89,10 +89,10 @@ class Desk:
                 yield from self.looked_up(text, asked.get("subject", text))
             case "documents":
                 yield from self.read(asked.get("question", text))
-            case "summarise" if not self.served("OPENAI_BASE_URL"):
-                yield from documents.summary(asked.get("text", ""), self.encode)
             case "chat" | "summarise" if self.served("OPENAI_BASE_URL"):
                 yield from self.endpoint(text, earlier, [text] * (tool == "summarise"))
+            case "summarise":
+                yield from documents.summary(asked.get("text", ""), self.encode)
             case "picture" if self.served("OPENAI_IMAGE_MODEL"):
                 yield from online.Endpoint().picture(asked.get("prompt", text), self.folder / "picture.png")
             case "speak" if self.served("OPENAI_SPEECH_MODEL"):

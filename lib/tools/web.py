@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lib.faults import RunError
@@ -143,5 +143,5 @@ def parsed(url: str, left: Clock, **more: Any) -> dict[str, Any]:
     return found
 
 
-def query(base: str, **values: Mapping[str, str] | str | int) -> str:
+def query(base: str, **values: str | int) -> str:
     return f"{base}?{urllib.parse.urlencode(values)}"

@@ -26,6 +26,7 @@ from lib.models import gpt, smollm
 from lib.tools import documents
 from lib.tools.assistant import Assistant, answers
 from lib.tools.desk import ABOUT
+from tests.bench import tuned
 
 HERE = Path(__file__).parents[1] / "assistant"
 MADE, PER_TOOL = 1700, 6
@@ -82,8 +83,7 @@ def likeliest(texts: Sequence[str], right: np.ndarray, args: Args) -> float:
     """By the first token of each tool's name, which differ."""
     model = smollm.load("default", args.data_dir)
     names = list(TOOLS)
-    first = [model.tokenizer.encode(f" {name}", add_special_tokens=False).ids[0] for name in names]
-    assert len(set(first)) == len(first)
+    first = tuned.names(model)
     listed = ", ".join(names)
     hits = 0
     for text, wanted in zip(texts, right, strict=True):
