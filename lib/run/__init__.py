@@ -30,6 +30,6 @@ from lib.run.use import Conversation, Typed, Use, chosen
 
 __all__ = [
     "Amount", "Args", "Carried", "Conversation", "Count", "Example", "Fraction", "Free", "Given", "Named", "Natural",
-    "NewFile", "NewFolder", "OnPage", "OnTerminal", "Place", "Plane", "Range", "Run", "Seed", "Share", "Typed", "Use", "View",
-    "Vocabulary", "chosen", "device", "dtype", "load", "load_config", "main", "read_json", "write_json",
+    "NewFile", "NewFolder", "OnPage", "OnTerminal", "Place", "Plane", "Range", "Run", "Seed", "Share", "Typed", "Use",
+    "View", "Vocabulary", "chosen", "device", "dtype", "load", "load_config", "main", "read_json", "write_json",
 ]  # fmt: skip
